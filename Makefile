@@ -1,0 +1,41 @@
+# make demo   train, evaluate and apply a small network on embedded synthetic faces
+# make test   run the tests
+# Both create .venv themselves and need Python 3.10 or newer; nothing else is installed or changed.
+PYTHON ?= python3
+VENV   ?= .venv
+DEMO   ?= demo_out
+PY     := $(VENV)/bin/python
+
+.PHONY: demo test deep lint clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.base
+	$(PY) newtrain.py --config options/demo.yaml --checkpoints_dir $(DEMO)
+	$(PY) evaluate.py --name demo --checkpoints_dir $(DEMO) --results_dir $(DEMO) --strip 6
+	@echo "The picture strip (input, restored, target) is $(DEMO)/demo_synthetic/strip.png"
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
+
+deep: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m deep
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "python -m venv failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+
+$(VENV)/.base: requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache

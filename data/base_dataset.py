@@ -1,0 +1,212 @@
+"""What every data set shares: reproducible samples, held-out pictures, unreadable files."""
+from __future__ import annotations
+
+import argparse
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.image import BadImage, list_images, read_image
+
+SPLITS = ("train", "val", "test")
+MAX_DRAWS = 10
+logger = logging.getLogger("facezoo")
+
+
+class BaseDegradation:
+    """Makes the degraded picture out of the target."""
+
+    @staticmethod
+    def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
+        """Add the flags of this degradation; its constructor names them as keyword arguments."""
+
+    def check(self, load_size: int) -> None:
+        """Raise ValueError if targets of this size cannot be degraded."""
+
+    def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Degraded copy of a uint8 (H, W, 3) array, of the same shape; chance comes from `rng`."""
+        raise NotImplementedError
+
+
+class BaseDataset(Dataset):
+    """A sequence of items of which each gives a sample that depends on (seed, epoch, index) only.
+
+    A data set is one file with one subclass, which implements `sample`. Its constructor takes
+    keyword-only values named like the flags they come from.
+
+    Args:
+        items: what `sample` turns into pictures: file names, numbers, ...
+        split: `train`, `val` or `test`.
+        load_size: side of the square pictures, in pixels.
+        degrade: makes `lq`; None leaves it out.
+        max_dataset_size: use the first so many items only.
+
+    Raises:
+        ValueError: a value out of range, or `load_size` does not suit the degradation.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
+        """Add the flags of this data set."""
+
+    def __init__(self, *, items: Sequence[Any], split: str = "train", seed: int = 0,
+                 load_size: int = 128, degrade: BaseDegradation | None = None,
+                 max_dataset_size: float | None = None):
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if load_size < 1:
+            raise ValueError(f"--load_size must be at least 1, got {load_size}")
+        if max_dataset_size is not None and max_dataset_size < 1:
+            raise ValueError(f"--max_dataset_size must be at least 1, got {max_dataset_size}")
+        if degrade is not None:
+            degrade.check(load_size)
+        self.items = items[:int(min(max_dataset_size or len(items), len(items)))]
+        self.split, self.seed, self.load_size, self.degrade = split, seed, load_size, degrade
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Sample of an index or an (epoch, index) pair, as `sample` describes it, plus `bad`.
+
+        `bad` lists the unreadable files met on the way. Training then draws another index, a few
+        times; the other splits, or too many failures, give a dict with nothing but `bad`.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        bad: list[str] = []
+        for _ in range(MAX_DRAWS if self.split == "train" else 1):
+            try:
+                return {**self.sample(index, rng), "bad": bad}
+            except BadImage as error:
+                bad.append(str(error))
+                index = int(rng.integers(len(self)))
+        return {"bad": bad}
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One sample; all its chance comes from `rng`.
+
+        Returns:
+            `gt` and/or `lq`: uint8 (load_size, load_size, 3); `path`: name relative to the root;
+            where known, `labels`: uint8 (load_size, load_size), `landmarks`: float32 (N, 2).
+
+        Raises:
+            BadImage: the item's file cannot be used.
+        """
+        raise NotImplementedError
+
+    def pair(self, gt: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """`gt` and the `lq` made from it."""
+        return {"gt": gt} if self.degrade is None else {"gt": gt, "lq": self.degrade(gt, rng)}
+
+
+class FileDataset(BaseDataset):
+    """Pictures of a folder and its subfolders, a few of them held out for validation.
+
+    Args:
+        dataroot: the folder. `test` takes all of it, `train` what is not held out.
+        val_dataroot: validate on all pictures of this folder instead of holding any out.
+        num_val_images: how many to hold out; see `hold_out`.
+
+    Raises:
+        ValueError: folder missing or without pictures; what BaseDataset refuses.
+    """
+
+    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 128,
+                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
+                 num_val_images: int = 50, val_dataroot: str | None = None):
+        if not dataroot:
+            raise ValueError("--dataroot must name a folder of images, got nothing")
+        self.root = Path(val_dataroot if val_dataroot and split == "val" else dataroot)
+        names = relative_names(self.root)
+        if split != "test" and not val_dataroot:
+            held_out = hold_out(names, num_val_images)
+            names = [name for name in names if (name in held_out) == (split == "val")]
+        super().__init__(items=names, split=split, seed=seed, load_size=load_size, degrade=degrade,
+                         max_dataset_size=max_dataset_size)
+
+    def read(self, index: int) -> np.ndarray:
+        """Picture of an item, uint8 (H, W, 3), as it lies on disk."""
+        return read_image(self.root / self.items[index])
+
+
+class BadImageCounter:
+    """Counts the distinct unreadable files and ends the run when they are too many.
+
+    Args:
+        limit_fraction: --max_bad_images, the share of the data set that may be unreadable.
+        dataset_size: number of items.
+    """
+
+    def __init__(self, limit_fraction: float, dataset_size: int):
+        if not 0 <= limit_fraction <= 1:
+            raise ValueError(f"--max_bad_images must be from 0 to 1, got {limit_fraction}")
+        self.limit_fraction, self.dataset_size = limit_fraction, dataset_size
+        self.messages: dict[str, None] = {}     # an ordered set
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def add(self, messages: Sequence[str]) -> None:
+        """Take in the `bad` list of a batch; each file is logged once.
+
+        Raises:
+            ValueError: more than the allowed share is unreadable.
+        """
+        for message in messages:
+            if message not in self.messages:
+                self.messages[message] = None
+                logger.warning("skipping an unreadable image: %s", message)
+        if len(self) > self.limit_fraction * self.dataset_size:
+            first = "; ".join(list(self.messages)[:3])
+            raise ValueError(f"--max_bad_images allows {self.limit_fraction:.3%} of "
+                             f"{self.dataset_size} images to be unreadable, found {len(self)} "
+                             f"so far: {first}")
+
+
+def relative_names(folder: str | Path) -> list[str]:
+    """Names of the pictures below a folder, relative to it, with forward slashes, sorted.
+
+    Raises:
+        ValueError: see `utils.image.list_images`.
+    """
+    return [path.relative_to(folder).as_posix() for path in list_images(folder)]
+
+
+def hold_out(names: Sequence[str], count: int) -> set[str]:
+    """The names kept for validation: those with the smallest CRC-32.
+
+    The choice depends on the names only, not on their order. At most a tenth is taken, but at
+    least one of two or more; a count of 0 takes none.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if count < 0:
+        raise ValueError(f"--num_val_images must not be negative, got {count}")
+    if len(names) < 2 or count == 0:
+        return set()
+    ranked = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))
+    return set(ranked[:min(count, max(1, len(names) // 10))])
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples: arrays to tensors of the same type, `path` and `bad` to lists.
+
+    Pictures stay uint8 (B, H, W, 3); the device turns them into floats. Samples without a picture
+    are dropped, so the batch may be smaller, or hold nothing but `path` and `bad`.
+    """
+    batch: dict[str, Any] = {"path": [], "bad": [text for each in samples for text in each["bad"]]}
+    whole = [each for each in samples if "path" in each]
+    for key in whole[0] if whole else ():
+        if key == "path":
+            batch[key] = [each[key] for each in whole]
+        elif key != "bad":
+            batch[key] = torch.from_numpy(np.stack([each[key] for each in whole]))
+    return batch

@@ -1,0 +1,92 @@
+"""Any tree of pictures, with or without degraded counterparts."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data.base_dataset import BaseDegradation, FileDataset, relative_names
+from utils.image import bicubic, flip, read_image
+
+
+class FolderDataset(FileDataset):
+    """Pictures resized to load_size x load_size, flipped half of the time in training.
+
+    Args:
+        flip: flip left-right at random in training.
+        lq_dataroot: folder of degraded pictures, of any size, named like those of `dataroot` up
+            to the extension; None degrades the target.
+
+    Raises:
+        ValueError: pictures without counterpart; --lq_dataroot together with --val_dataroot; what
+            FileDataset refuses.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
+        parser.add_argument("--lq_dataroot", default=None,
+                            help="degraded images, paired with --dataroot by name (default: made "
+                                 "by --degradation)")
+        if is_train:
+            parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+                                help="flip left-right at random")
+
+    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 128,
+                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
+                 num_val_images: int = 50, val_dataroot: str | None = None, flip: bool = True,
+                 lq_dataroot: str | None = None):
+        if lq_dataroot and val_dataroot:
+            raise ValueError("--lq_dataroot pairs with --dataroot only; drop --val_dataroot "
+                             "and let --num_val_images hold pairs out")
+        super().__init__(dataroot=dataroot, split=split, seed=seed, load_size=load_size,
+                         degrade=None if lq_dataroot else degrade,
+                         max_dataset_size=max_dataset_size, num_val_images=num_val_images,
+                         val_dataroot=val_dataroot)
+        self.flip = flip and split == "train"
+        self.lq_of = match_stems(dataroot, lq_dataroot) if lq_dataroot else {}
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        name, size = self.items[index], self.load_size
+        gt = self.read(index)
+        lq = read_image(self.lq_of[name]) if self.lq_of else None
+        if self.flip and rng.random() < 0.5:
+            gt, lq = flip(gt), None if lq is None else flip(lq)
+        images = self.pair(bicubic(gt, size, size), rng)
+        if lq is not None:
+            images["lq"] = bicubic(lq, size, size)
+        return {**images, "path": name}
+
+
+def match_stems(folder: str | Path, lq_folder: str | Path,
+                flags: tuple[str, str] = ("--dataroot", "--lq_dataroot")) -> dict[str, Path]:
+    """Degraded file of each picture of `folder`: same relative path but for the extension.
+
+    Args:
+        flags: the options that named the two folders, for the message.
+
+    Raises:
+        ValueError: a picture without counterpart, on either side, or two of one name.
+    """
+    gt_names = _by_stem(folder, relative_names(folder))
+    lq_names = _by_stem(lq_folder, relative_names(lq_folder))
+    missing = [f"{len(stems)} only in {where} ({', '.join(sorted(stems)[:3])})"
+               for where, stems in ((folder, gt_names.keys() - lq_names.keys()),
+                                    (lq_folder, lq_names.keys() - gt_names.keys())) if stems]
+    if missing:
+        raise ValueError(f"{flags[1]} and {flags[0]} must hold images of the same names: "
+                         f"{', '.join(missing)}")
+    return {name: Path(lq_folder) / lq_names[stem] for stem, name in gt_names.items()}
+
+
+def _by_stem(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
+    by_stem: dict[str, str] = {}
+    for name in names:
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if stem in by_stem:
+            raise ValueError(f"{folder}: {by_stem[stem]} and {name} differ in the extension only, "
+                             f"so they cannot be paired by name")
+        by_stem[stem] = name
+    return by_stem

@@ -1,0 +1,411 @@
+"""Where every part of a synthetic portrait lies; nothing here touches a pixel.
+
+Coordinates are units of the picture side: x to the right from 0 to 1, y downwards from 0 to 1. Points
+of the head in three dimensions have x = 0 at the middle of the face and z towards the camera.
+"Left" always means the left of the picture, and comes first where two sides share an array.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from data.synthetic_traits import Traits
+
+# The 512 px five-point template of the published restorers (eyes, nose tip, mouth corners) / 512.
+TEMPLATE5 = np.array(
+    [[0.37692, 0.46865], [0.62286, 0.46913], [0.50124, 0.61332], [0.39309, 0.72541],
+     [0.61150, 0.72491]]
+)
+
+# Mean head, left half where it is symmetric: x, y, z. Outline from the crown to the chin.
+_OUTLINE = np.array(
+    [[0.000, 0.045, -0.10], [-0.125, 0.068, -0.10], [-0.218, 0.140, -0.10], [-0.262, 0.240, -0.09],
+     [-0.272, 0.350, -0.08], [-0.266, 0.465, -0.08], [-0.252, 0.590, -0.07], [-0.217, 0.715, -0.04],
+     [-0.152, 0.815, 0.00], [-0.078, 0.875, 0.03], [0.000, 0.894, 0.04]]
+)
+_EAR = np.array(
+    [[-0.250, 0.455, -0.12], [-0.274, 0.432, -0.12], [-0.302, 0.436, -0.12], [-0.316, 0.470, -0.12],
+     [-0.312, 0.520, -0.12], [-0.298, 0.560, -0.12], [-0.284, 0.592, -0.12], [-0.266, 0.598, -0.12],
+     [-0.248, 0.575, -0.12]]
+)
+_BROW = np.array(
+    [[-0.200, 0.402, 0.00], [-0.170, 0.383, 0.03], [-0.130, 0.376, 0.05], [-0.086, 0.381, 0.06],
+     [-0.044, 0.392, 0.065]]
+)
+_NOSE = np.array(
+    [[0.0, 0.462, 0.070], [0.0, 0.513, 0.090], [0.0, 0.562, 0.115], [0.0, 0.613, 0.140],
+     [-0.050, 0.648, 0.065], [-0.027, 0.659, 0.080], [0.0, 0.665, 0.090], [0.027, 0.659, 0.080],
+     [0.050, 0.648, 0.065]]
+)
+_EYE_CENTRE = np.array([-0.123, 0.471, 0.03])
+# From the outer corner over the upper lid, relative to the centre.
+_EYE = np.array(
+    [[-0.051, 0.003, -0.02], [-0.020, -0.019, 0.0], [0.018, -0.020, 0.0], [0.050, 0.007, 0.0],
+     [0.018, 0.017, 0.0], [-0.018, 0.017, 0.0]]
+)
+_MOUTH = np.array(
+    [[-0.110, 0.726, 0.035], [-0.068, 0.711, 0.060], [-0.026, 0.702, 0.075], [0.0, 0.706, 0.078],
+     [0.026, 0.702, 0.075], [0.068, 0.711, 0.060], [0.110, 0.726, 0.035], [0.070, 0.747, 0.060],
+     [0.032, 0.760, 0.072], [0.0, 0.763, 0.075], [-0.032, 0.760, 0.072], [-0.070, 0.747, 0.060],
+     [-0.098, 0.726, 0.040], [-0.034, 0.728, 0.070], [0.0, 0.730, 0.072], [0.034, 0.728, 0.070],
+     [0.098, 0.726, 0.040], [0.034, 0.728, 0.070], [0.0, 0.730, 0.072], [-0.034, 0.728, 0.070]]
+)
+_LIP_LINE = 0.728
+_RIGHT_EYE_ORDER = [3, 2, 1, 0, 5, 4]       # iBUG counts both eyes clockwise from their left corner
+
+# Points of the head: the 68 landmarks in iBUG order (300-W), then outline and ears.
+_EYES = slice(36, 48)
+
+
+def mirrored(points: np.ndarray) -> np.ndarray:
+    """The same points on the other side of the face, in the same order."""
+    return points * np.array([-1.0, 1.0, 1.0])[: points.shape[-1]]
+
+
+@lru_cache(maxsize=64)
+def _spline_matrix(count: int, samples: int, closed: bool) -> np.ndarray:
+    """(samples, count) weights of a Catmull-Rom spline through `count` points."""
+    span = count if closed else count - 1
+    t = np.arange(samples) * span / (samples if closed else samples - 1)
+    start = np.minimum(t.astype(int), span - 1)
+    u = (t - start)[:, None]
+    weights = 0.5 * np.concatenate(
+        [-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2], axis=1
+    )
+    matrix = np.zeros((samples, count))
+    for k in range(4):
+        column = start + k - 1
+        column = column % count if closed else np.clip(column, 0, count - 1)
+        np.add.at(matrix, (np.arange(samples), column), weights[:, k])
+    return matrix
+
+
+def spline(points: np.ndarray, samples: int, closed: bool = False) -> np.ndarray:
+    """(..., samples, D) points of a smooth curve through `points` (..., P, D), ends included."""
+    return _spline_matrix(points.shape[-2], samples, closed) @ points
+
+
+def _assemble(outline: np.ndarray, ear: np.ndarray, brow: np.ndarray, nose: np.ndarray,
+              eye: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """(106, 3) points of the head from its left half."""
+    skull = np.concatenate([outline, mirrored(outline[1:-1])[::-1]])
+    return np.concatenate([
+        spline(skull, 20 * 16, closed=True)[80:241:10], brow, mirrored(brow)[::-1], nose,
+        eye, mirrored(eye)[_RIGHT_EYE_ORDER], mouth, skull, ear, mirrored(ear),
+    ])
+
+
+@lru_cache(maxsize=1)
+def _model() -> tuple[np.ndarray, np.ndarray]:
+    """Mean head (106, 3) and the directions (20, 318) in which _weights moves it."""
+    parts = {"outline": _OUTLINE, "ear": _EAR, "brow": _BROW, "nose": _NOSE, "eye": _EYE,
+             "mouth": _MOUTH}
+    x_only, y_only, z_only = np.eye(3)
+    low = np.clip((_OUTLINE[:, 1:2] - 0.45) / 0.3, 0, 1)
+    chin = np.clip((_OUTLINE[:, 1:2] - 0.55) / 0.33, 0, 1) * y_only
+    lids = _EYE * np.array([0, 1, 1, 0, 1, 1])[:, None] * y_only
+    bend = (_MOUTH[:, :1] / 0.11) ** 2
+    height = _MOUTH[:, 1:2] - _LIP_LINE
+    rows = np.arange(20)
+    upper, lower = np.isin(rows, range(1, 6))[:, None], np.isin(rows, range(7, 12))[:, None]
+    gap = np.zeros((20, 1))
+    gap[[19, 18, 17], 0] = gap[[11, 9, 7], 0] = 0.028, 0.04, 0.028
+    gap[[10, 8], 0] = 0.036
+    lift = np.zeros((20, 1))
+    lift[[13, 14, 15], 0] = lift[[2, 3, 4], 0] = -0.012
+    along_brow = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])[:, None]
+    moves = [
+        {"outline": _OUTLINE * x_only, "ear": _EAR * x_only},                       # face width
+        {"outline": _OUTLINE * low * x_only},                                       # jaw width
+        {"outline": chin, "mouth": 0.3 * np.ones((20, 1)) * y_only},                # longer chin
+        {"brow": np.ones((5, 1)) * y_only},                                         # lower brows
+        {"brow": np.array([[0], [-0.6], [-1], [-0.5], [0.2]]) * y_only},            # arch
+        {"brow": along_brow * y_only},                                              # angry brows
+        {"eye": np.ones((6, 1)) * -x_only, "brow": 2 * _BROW * x_only},             # eyes apart
+        {"nose": np.array([[0], [0.3], [0.6], [1], [1], [1], [1], [1], [1]]) * y_only,
+         "mouth": 0.5 * np.ones((20, 1)) * y_only},                                 # longer nose
+        {"nose": _NOSE * x_only},                                                   # wider nose
+        {"nose": 0.25 * _NOSE * z_only * np.isin(np.arange(9), [1, 2, 3])[:, None]},   # higher nose
+        {"eye": _EYE * x_only + lids},                                              # larger eyes
+        {"eye": lids},                                                              # wider open
+        {"eye": _EYE[:, :1] * y_only},                                              # slant
+        {"mouth": _MOUTH * x_only},                                                 # wider mouth
+        {"mouth": upper * height * y_only},                                         # fuller lips
+        {"mouth": lower * height * y_only},
+        {"mouth": -0.024 * (bend - 0.25) * y_only},                                 # smile
+        {"mouth": gap * y_only, "outline": 0.03 * chin},                            # open mouth
+        {"mouth": lift * y_only},                                                   # laugh
+        {"ear": (_EAR - [-0.262, 0.47, 0]) * (x_only + y_only)},                    # larger ears
+    ]
+    still = {name: np.zeros_like(part) for name, part in parts.items()}
+    directions = np.stack([_assemble(**{**still, **move}).ravel() for move in moves])
+    mean = _assemble(**{**parts, "eye": _EYE + _EYE_CENTRE})
+    return mean, directions
+
+
+def _weights(traits: Traits) -> list[float]:
+    """How far to go in each direction of _model."""
+    smile = max(traits.smile, 0.0)
+    thin = 1 - 0.3 * smile
+    narrow = traits.openness * traits.eye_height * (1 - 0.25 * smile)
+    return [
+        traits.face_width - 1, traits.jaw_width - 1, traits.chin,
+        traits.brow_height - 0.022 * traits.brow_raise, traits.brow_arch, traits.brow_tilt,
+        traits.spacing, traits.nose_length, traits.nose_width - 1, traits.nose_height - 1,
+        traits.eye_size - 1, max(narrow, 0.12) - 1, traits.slant,
+        traits.mouth_width * (1 + 0.16 * traits.smile) - 1,
+        min(max(traits.upper_lip * thin, 0.35), 1.6) - 1,
+        min(max(traits.lower_lip * thin, 0.45), 1.5) - 1,
+        traits.smile, traits.mouth_open, traits.mouth_open * smile, traits.ear_size - 1,
+    ]
+
+
+def head_points(traits: Traits) -> np.ndarray:
+    """(106, 3) points of the unposed head: 68 landmarks in iBUG order, outline, ears."""
+    mean, directions = _model()
+    return mean + (np.array(_weights(traits)) @ directions).reshape(mean.shape)
+
+
+def five_points(landmarks68: np.ndarray) -> np.ndarray:
+    """(5, D) eye centres, nose tip and mouth corners out of (68, D) landmarks."""
+    eyes = landmarks68[_EYES].reshape(2, 6, -1).mean(1)
+    return np.concatenate([eyes, landmarks68[[30, 48, 54]]])
+
+
+class Pose:
+    """Turns points of the head into picture coordinates: rotation, then alignment as in FFHQ."""
+
+    def __init__(self, traits: Traits, points: np.ndarray) -> None:
+        cy, sy = np.cos(traits.yaw), np.sin(traits.yaw)
+        cp, sp = np.cos(traits.pitch), np.sin(traits.pitch)
+        turn = np.array([[cy, 0.0, sy], [-sy * sp, cp, cy * sp]])
+        given = five_points(points) @ turn.T @ [1, 1j]
+        wanted = TEMPLATE5 @ [1, 1j]
+        centre, target = given.sum() / 5, wanted.sum() / 5
+        given = given - centre
+        # Least-squares similarity in complex numbers, then the aligner's own error on top.
+        fit = np.vdot(given, wanted - target) / np.vdot(given, given)
+        fit = fit * traits.zoom * np.exp(1j * traits.roll)
+        rotate = np.array([[fit.real, -fit.imag], [fit.imag, fit.real]])
+        self.matrix = (rotate @ turn).T
+        offset = target + traits.shift - fit * centre
+        self.offset = np.array([offset.real, offset.imag])
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) points of the head to (..., 2) picture coordinates."""
+        return points @ self.matrix + self.offset
+
+
+class Curves(NamedTuple):
+    """The drawn lines of a head in picture coordinates; (2, P, 2) are left and right."""
+
+    outline: np.ndarray         # (96, 2) closed
+    ears: np.ndarray            # (2, 30, 2) closed, upper root first
+    upper_lids: np.ndarray      # (2, 15, 2) from the outer corner
+    lower_lids: np.ndarray      # (2, 15, 2) from the inner corner
+    brows: np.ndarray           # (2, 16, 2) upper edge from the outer end
+    nose_base: np.ndarray       # (13, 2) rightwards
+    upper_lip: np.ndarray       # (25, 2) outer edge rightwards
+    lower_lip: np.ndarray       # (25, 2) outer edge leftwards
+    mouth_top: np.ndarray       # (17, 2) inner edge of the upper lip rightwards
+    mouth_bottom: np.ndarray    # (17, 2) inner edge of the lower lip leftwards
+
+
+@lru_cache(maxsize=1)
+def _curve_matrix() -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
+    """(N, 106) matrix from points of the head to all points of Curves, and the shapes of those."""
+    recipes = [
+        ([list(range(68, 88))], 96, True), ([list(range(88, 97)), list(range(97, 106))], 30, True),
+        ([[36, 37, 38, 39], [45, 44, 43, 42]], 15, False),
+        ([[39, 40, 41, 36], [42, 47, 46, 45]], 15, False),
+        ([[17, 18, 19, 20, 21], [26, 25, 24, 23, 22]], 16, False), ([list(range(31, 36))], 13, False),
+        ([list(range(48, 55))], 25, False), ([[54, 55, 56, 57, 58, 59, 48]], 25, False),
+        ([list(range(60, 65))], 17, False), ([[64, 65, 66, 67, 60]], 17, False),
+    ]
+    blocks, shapes = [], []
+    for sides, samples, closed in recipes:
+        for columns in sides:
+            block = np.zeros((samples, 106))
+            block[:, columns] = _spline_matrix(len(columns), samples, closed)
+            blocks.append(block)
+        shapes.append((samples, 2) if len(sides) == 1 else (2, samples, 2))
+    return np.concatenate(blocks), tuple(shapes)
+
+
+def head_curves(points: np.ndarray) -> Curves:
+    """Smooth curves through the placed points of a head (106, 2)."""
+    matrix, shapes = _curve_matrix()
+    dense, start, curves = matrix @ points, 0, []
+    for shape in shapes:
+        count = shape[0] * shape[1] // (1 if len(shape) == 3 else 2)
+        curves.append(dense[start:start + count].reshape(shape))
+        start += count
+    return Curves(*curves)
+
+
+class Ribbon(NamedTuple):
+    """A band of hair between two curves that run the way the hair lies, roots first: (65, 2) each."""
+
+    inner: np.ndarray
+    outer: np.ndarray
+
+    def at(self, along: np.ndarray, across: np.ndarray) -> np.ndarray:
+        """(..., 2) points at `along` in [0, 1] from root to tip, `across` from inner to outer."""
+        step = np.minimum(np.maximum(along * 64, 0), 64).astype(int)
+        inner = self.inner[step]
+        return inner + across[..., None] * (self.outer[step] - inner)
+
+    def outline(self, tips: np.ndarray | None = None) -> np.ndarray:
+        """Closed outline; its end is cut back by `tips` (T,), fractions of the length."""
+        if tips is None:
+            return np.concatenate([self.inner, self.outer[::-1]])
+        keep = 65 - int(64 * tips.max())
+        end = self.at(1 - tips, np.linspace(0, 1, len(tips)))
+        return np.concatenate([self.inner[:keep], end, self.outer[:keep][::-1]])
+
+
+_PUFF_X = np.array([0, 0.5, 0.8, 1, 1, 1, 1.1, 1.2, 1.3])
+_PUFF_Y = np.array([0.9, 1, 0.6, 0.2, 0, 0, 0, 0, 0])
+_HAIR_INNER = np.array(
+    [[0.0, 0.0, 0.03], [0.11, 0.012, 0.03], [0.195, 0.075, 0.0], [0.242, 0.37, -0.05],
+     [0.258, 0.47, -0.08], [0.252, 0.60, -0.08], [0.245, 0.74, -0.06], [0.24, 0.90, -0.06],
+     [0.235, 1.10, -0.06]]
+)
+_HAIR_OUTER = np.array(
+    [[0.0, 0.035, -0.1], [0.14, 0.055, -0.1], [0.237, 0.13, -0.1], [0.282, 0.25, -0.1],
+     [0.293, 0.40, -0.09], [0.298, 0.56, -0.09], [0.304, 0.72, -0.09], [0.312, 0.89, -0.09],
+     [0.32, 1.10, -0.09]]
+)
+# What is left on a receding head: a wreath round the ears.
+_WREATH_INNER = np.array([[0.255, 0.22, -0.07], [0.252, 0.26, -0.06], [0.25, 0.31, -0.06]])
+_WREATH_OUTER = np.array([[0.268, 0.18, -0.09], [0.277, 0.21, -0.09], [0.286, 0.25, -0.09]])
+
+
+def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon]:
+    """The hair in front of the head, back to front; empty for a bald head.
+
+    Args:
+        whole: also what is tucked behind the ears, without bangs.
+    """
+    if traits.style == "bald":
+        return []
+    end = 4.3 if traits.tucked and not whole else traits.hair_length
+    curves = np.stack([curve for side in (-1, 1) for curve in _side_hair(traits, side, end)])
+    dense = pose(spline(curves, 65))
+    # The hair ends at control point number `end`.
+    t = np.arange(65) * (end / 8)
+    low = np.minimum(t.astype(int), 63)
+    cut = dense[:, low] + (t - low)[:, None] * (dense[:, low + 1] - dense[:, low])
+    ribbons = [Ribbon(cut[0], cut[1]), Ribbon(cut[2], cut[3])]
+    if traits.bangs and not whole:
+        low, wide = 0.365 + 0.5 * traits.brow_height, 0.245 * traits.face_width
+        left = np.array([[-0.12, 0.06 - traits.volume, -0.08], [-0.21, 0.16, 0.0],
+                         [-wide, 0.28, 0.0], [-wide, low + 0.02, -0.01]])
+        ribbons.append(Ribbon(*pose(spline(np.stack([left, mirrored(left)]), 65))))
+    return ribbons
+
+
+def _side_hair(traits: Traits, side: int, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Inner and outer edge (9, 3) of the hair from the parting over one side of the head."""
+    inner, outer = _HAIR_INNER.copy(), _HAIR_OUTER.copy()
+    # The parted hair lies deeper over the forehead on the wide side.
+    sweep = traits.sweep if side * traits.part < 0 else 0.3 * traits.sweep
+    inner[:3, 1] += [traits.hairline, traits.hairline + 0.6 * sweep, traits.hairline + sweep]
+    inner[0, 0], outer[0, 0] = traits.part * side, 0.6 * traits.part * side
+    if traits.style == "receding":
+        inner[:3], outer[:3] = _WREATH_INNER, _WREATH_OUTER
+    puff = traits.volume
+    if end < 4.8:
+        puff = puff * np.minimum(np.maximum((end + 0.4 - np.arange(9)) / 2, 0), 1)
+    outer[:, 0] += puff * _PUFF_X
+    outer[:, 1] -= puff * _PUFF_Y
+    if end < 4.8:
+        # Short hair closes on the sideburn in front of the ear.
+        outer[4:] = inner[4:] + [0.012, 0, 0]
+    scale = [side * traits.face_width, 1, 1]
+    return inner * scale, outer * scale
+
+
+def beard_ribbons(landmarks: np.ndarray, traits: Traits) -> list[Ribbon]:
+    """Beard and moustache, each from the left of the picture to the right, roots at the inside."""
+    jaw, mouth, nose = landmarks[:17], landmarks[48:60], landmarks[31:36]
+    chin = jaw[8] - mouth[9]
+    inner = np.stack([
+        jaw[2] + [0.012, 0], jaw[3] + 0.2 * (mouth[0] - jaw[3]), jaw[4] + 0.45 * (mouth[0] - jaw[4]),
+        mouth[0] + [-0.022, 0.012], mouth[11] + 0.28 * chin, mouth[9] + 0.25 * chin,
+        mouth[7] + 0.28 * chin, mouth[6] + [0.022, 0.012], jaw[12] + 0.45 * (mouth[6] - jaw[12]),
+        jaw[13] + 0.2 * (mouth[6] - jaw[13]), jaw[14] + [-0.012, 0],
+    ])
+    outer = jaw[[2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 14]]
+    outer = outer + (outer - nose[2]) * (0.12 * max(traits.beard - 0.4, 0))
+    top = np.stack([mouth[0] + [-0.018, 0.008], nose[0] + 0.45 * (mouth[1] - nose[0]),
+                    nose[2] + [0, 0.010], nose[4] + 0.45 * (mouth[5] - nose[4]),
+                    mouth[6] + [0.018, 0.008]])
+    low = mouth[[0, 1, 3, 5, 6]] + [[-0.008, 0.014], [0, 0], [0, 0], [0, 0], [0.008, 0.014]]
+    return [Ribbon(spline(inner, 65), spline(outer, 65)), Ribbon(spline(top, 65), spline(low, 65))]
+
+
+def ellipse(centre, radius_x: float, radius_y: float, turn: float = 0.0, power: float = 1.0,
+            samples: int = 20) -> np.ndarray:
+    """(samples, 2) outline of an ellipse; `power` below 1 makes it squarer."""
+    circle = _circle(samples, power) * (radius_x, radius_y)
+    if turn:
+        cos, sin = np.cos(turn), np.sin(turn)
+        circle = circle @ np.array([[cos, sin], [-sin, cos]])
+    return circle + centre
+
+
+@lru_cache(maxsize=32)
+def _circle(samples: int, power: float) -> np.ndarray:
+    angle = np.arange(samples) * (2 * np.pi / samples)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.sign(circle) * np.abs(circle) ** power
+
+
+def brush(curve: np.ndarray, width: float) -> np.ndarray:
+    """(..., 2P, 2) outline of curves (..., P, 2) drawn with a brush that is thin at both ends."""
+    along = np.empty_like(curve)
+    along[..., 1:-1, :] = curve[..., 2:, :] - curve[..., :-2, :]
+    along[..., 0, :] = curve[..., 1, :] - curve[..., 0, :]
+    along[..., -1, :] = curve[..., -1, :] - curve[..., -2, :]
+    offset = along[..., ::-1] * (_brush_profile(curve.shape[-2]) * width)
+    offset /= np.hypot(along[..., :1], along[..., 1:]) + 1e-9
+    return np.concatenate([curve + offset, (curve - offset)[..., ::-1, :]], axis=-2)
+
+
+@lru_cache(maxsize=16)
+def _brush_profile(count: int) -> np.ndarray:
+    profile = np.sin(np.linspace(0.12, np.pi - 0.12, count))
+    return profile[:, None] * np.array([-0.5, 0.5])
+
+
+def lenses(traits: Traits, pose: Pose, width: float, height: float, power: float) -> np.ndarray:
+    """(2, 32, 2) closed outlines of the glasses; each starts at the nose, mirroring the other."""
+    flat = ellipse([-0.123 - traits.spacing, 0.482], width, height, power=power, samples=32)
+    left = np.concatenate([flat, np.full((32, 1), 0.06)], axis=1)
+    return pose(np.stack([left, mirrored(left)]))
+
+
+def hat_outlines(traits: Traits, pose: Pose) -> dict[str, np.ndarray]:
+    """Closed outlines "dome", "band" and, for a cap or a brimmed hat, "brim"."""
+    low = np.array([[-0.288, 0.315, -0.09], [-0.2, 0.272, -0.01], [0.0, 0.25, 0.05],
+                    [0.2, 0.272, -0.01], [0.288, 0.315, -0.09]])
+    tall = {"beanie": 0.0, "cap": 0.03, "brim": -0.02}[traits.hat]
+    top = np.array([[0.305, 0.20, -0.1], [0.265, 0.05 + tall, -0.1], [0.14, -0.05 + tall, -0.1],
+                    [0.0, -0.075 + tall, -0.1]])
+    scale = [traits.face_width * (1.0 + traits.volume), 1, 1]
+    low, top = low * scale, np.concatenate([top, mirrored(top[:-1])[::-1]]) * scale
+    rim = spline(low, 24)
+    arch = spline(np.concatenate([low[-1:], top, low[:1]]), 40)
+    outlines = {"dome": pose(np.concatenate([rim, arch])),
+                "band": pose(np.concatenate([rim, rim[::-1] - [0, 0.055, 0]]))}
+    if traits.hat == "cap":
+        edge = np.array([[0.235, 0.298, 0.02], [0.16, 0.325, 0.15], [0.0, 0.335, 0.19]])
+        edge = spline(np.concatenate([edge, mirrored(edge[:-1])[::-1]]), 24)
+        outlines["brim"] = pose(np.concatenate([rim[3:21], edge]))
+    if traits.hat == "brim":
+        angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        ring = np.stack([0.47 * np.cos(angle), 0.235 + 0.07 * np.sin(angle), 0.3 * np.sin(angle)], 1)
+        outlines["brim"] = pose(ring)
+    return outlines

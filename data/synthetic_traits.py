@@ -1,0 +1,232 @@
+"""Who stands in a synthetic portrait: every random choice about the person, the moment, the light.
+
+Colours are RGB in [0, 255]; lengths are offsets in units of the picture side; angles are radians.
+"""
+
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dice:
+    """A stream of random draws that depends on (seed, index) only."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        self.rng = np.random.default_rng([seed, index])
+        # One by one the draws would cost as much as the drawing.
+        self._values = chain.from_iterable(iter(lambda: self.rng.random(256).tolist(), None))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * next(self._values)
+
+    def bell(self, width: float) -> float:
+        """Near-normal draw around 0 that never leaves [-width, width]; deviation width / 3."""
+        return width * (2.0 * (next(self._values) + next(self._values) + next(self._values)) - 3) / 3
+
+    def chance(self, probability: float) -> bool:
+        return next(self._values) < probability
+
+    def pick(self, weights: dict[str, float]) -> str:
+        mark = next(self._values) * sum(weights.values())
+        for name, weight in weights.items():
+            mark -= weight
+            if mark < 0:
+                return name
+        return name
+
+
+class Traits(NamedTuple):
+    """Everything that is drawn by lot about one person and one moment, except the picture's noise.
+
+    Factors are around 1, offsets around 0 in units of the picture side, angles in radians, amounts
+    in [0, 1], colours RGB in [0, 255].
+    """
+
+    feminine: float
+    age: float
+    face_width: float
+    jaw_width: float
+    chin: float
+    eye_size: float
+    eye_height: float
+    slant: float
+    spacing: float
+    nose_width: float
+    nose_length: float
+    nose_height: float
+    mouth_width: float
+    upper_lip: float
+    lower_lip: float
+    brow_height: float
+    brow_arch: float
+    brow_tilt: float
+    brow_width: float
+    ear_size: float
+    neck_width: float
+    smile: float
+    mouth_open: float
+    brow_raise: float
+    openness: float
+    gaze: tuple[float, float]
+    yaw: float
+    pitch: float
+    roll: float
+    zoom: float
+    shift: complex
+    skin: np.ndarray
+    hair: np.ndarray
+    iris: np.ndarray
+    lips: np.ndarray
+    makeup: float
+    freckles: bool
+    beard: float
+    style: str
+    hair_length: float
+    volume: float
+    wave: float
+    part: float
+    sweep: float
+    hairline: float
+    bangs: bool
+    tucked: bool
+    bun: bool
+    glasses: str
+    hat: str
+    earring: str
+    necklace: str
+    collar: str
+
+
+_SKIN = np.array([[234, 192, 166], [227, 180, 150], [217, 167, 134], [204, 150, 112],
+                  [170, 117, 82], [130, 87, 61], [98, 65, 48]], dtype=float)
+_HAIR = {
+    "black": (34, 29, 28), "espresso": (58, 41, 32), "brown": (94, 63, 42),
+    "chestnut": (122, 74, 44), "dark blond": (156, 120, 80), "blond": (212, 176, 120),
+    "red": (164, 82, 42), "grey": (150, 148, 146), "white": (212, 210, 206), "dyed": (0, 0, 0),
+}
+_IRIS = {"dark": (58, 36, 24), "brown": (100, 64, 36), "hazel": (126, 98, 52),
+         "green": (92, 122, 84), "blue": (92, 138, 178), "grey": (128, 142, 152)}
+
+
+def any_colour(dice: Dice, low: float = 20, high: float = 235) -> np.ndarray:
+    """A cloth or wall colour: a grey of random depth pulled towards a random hue."""
+    grey = dice.uniform(low, high)
+    hue = np.array([dice.uniform(low, high) for _ in range(3)])
+    return grey + dice.uniform(0, 0.8) * (hue - grey)
+
+
+def _colours(dice: Dice, age: float, feminine: float) -> dict[str, object]:
+    tone = 6 * dice.uniform() ** 1.3
+    step = min(int(tone), 5)
+    skin = _SKIN[step] + (tone - step) * (_SKIN[step + 1] - _SKIN[step])
+    skin = skin * [1 + dice.bell(0.05), 1 + dice.bell(0.04), 1 + dice.bell(0.08)]
+    dark = tone > 3
+    weights = {"black": 3.0 if dark else 1.0, "espresso": 3.0 if dark else 1.5,
+               "brown": 1.0 if dark else 3.0,
+               "chestnut": 0.3 if dark else 2.5, "dark blond": 0.05 if dark else 2.5,
+               "blond": 0.1 if dark else 2.5, "red": 0.05 if dark else 1.5,
+               "grey": 6.0 if age > 0.7 else 0.0, "white": 5.0 if age > 0.85 else 0.0, "dyed": 0.4}
+    name = dice.pick(weights)
+    hair = any_colour(dice, 30, 220) if name == "dyed" else np.array(_HAIR[name], dtype=float)
+    hair = hair * (1 + dice.bell(0.2)) + dice.bell(6)
+    eyes = ({"dark": 3, "brown": 2, "hazel": 0.2} if dark else
+            {"dark": 1, "brown": 2, "hazel": 1, "green": 1, "blue": 2, "grey": 1})
+    iris = np.array(_IRIS[dice.pick(eyes)]) * (1 + dice.bell(0.25))
+    makeup = dice.uniform() * feminine if feminine > 0.5 else 0.0
+    rose = np.array([0.86, 0.62, 0.65]) + [0, dice.bell(0.08), dice.bell(0.08)]
+    paint = np.array([0.85, 0.38, 0.46]) + [dice.bell(0.1), dice.bell(0.15), dice.bell(0.15)]
+    return {"skin": np.clip(skin, 30, 252), "hair": np.clip(hair, 12, 235), "iris": iris,
+            "lips": rose + makeup ** 2 * (paint - rose), "makeup": makeup,
+            "freckles": not dark and dice.chance(0.15)}
+
+
+def _hair(dice: Dice, age: float, feminine: float) -> dict[str, object]:
+    if feminine > 0.5:
+        weights = {"long": 9, "bob": 4, "tied": 4, "curly": 2, "short": 1.5, "buzz": 0.1}
+    else:
+        weights = {"short": 9, "buzz": 4, "curly": 2, "bald": 0.6 + 2 * age, "long": 1, "bob": 0.6,
+                   "receding": 4 * age * age}
+    style = dice.pick(weights)
+    length = {"long": dice.uniform(7.2, 8.0), "bob": dice.uniform(5.3, 6.6),
+              "curly": dice.uniform(4.2, 7.0) if feminine > 0.5 else dice.uniform(4.0, 4.8)}
+    volume = {"long": 0.035, "bob": 0.04, "short": 0.035, "curly": 0.085, "receding": 0.02,
+              "buzz": 0.004, "tied": 0.008}
+    return {
+        "style": style,
+        "hair_length": length.get(style, dice.uniform(3.9, 4.4)),
+        "volume": volume.get(style, 0.0) * dice.uniform(0.6, 1.4),
+        "wave": 1.0 if style == "curly" else max(0.0, dice.uniform(-0.5, 0.8)),
+        "part": dice.uniform(-0.13, 0.13),
+        "sweep": dice.uniform(0.0, 0.07) if style in ("long", "bob", "short") else 0.0,
+        "hairline": 0.205 + dice.bell(0.03) + (0.03 if feminine < 0.5 and age < 0.3 else 0.0),
+        "bangs": style in ("long", "bob") and dice.chance(0.3),
+        "tucked": style == "long" and dice.chance(0.35),
+        "bun": style == "tied" and dice.chance(0.4),
+        "beard": max(0.0, dice.uniform(-1.0, 1.0)) if feminine < 0.5 else 0.0,
+    }
+
+
+def _extras(dice: Dice, feminine: float) -> dict[str, str]:
+    jewel = 0.5 if feminine > 0.5 else 0.06
+    return {
+        "glasses": dice.pick({"": 80, "clear": 15, "dark": 4}),
+        "hat": dice.pick({"": 85, "beanie": 5, "cap": 4, "brim": 4}),
+        "earring": dice.pick({"": 1 - jewel, "stud": jewel / 3, "hoop": jewel / 3,
+                              "drop": jewel / 3}),
+        "necklace": dice.pick({"": 1 - jewel, "chain": jewel / 2, "beads": jewel / 2}),
+        "collar": dice.pick({"crew": 3, "vee": 3, "shirt": 2, "high": 1, "bare": feminine}),
+    }
+
+
+def draw_traits(dice: Dice) -> Traits:
+    """A random person in a random moment."""
+    age = dice.uniform()
+    feminine = dice.uniform(0, 0.45) if dice.chance(0.5) else dice.uniform(0.55, 1)
+    mood = dice.uniform()
+    smile = max(0.0, dice.uniform(-0.6, 1.0)) if mood > 0.15 else dice.uniform(-0.5, 0)
+    opened = dice.uniform(0.2, 1.0) if dice.chance(0.45 if smile > 0.3 else 0.15) else 0.0
+    return Traits(
+        feminine=feminine, age=age,
+        face_width=1 + dice.bell(0.15) - 0.02 * feminine,
+        jaw_width=1.05 + dice.bell(0.2) - 0.1 * feminine,
+        chin=dice.bell(0.05) - 0.015 * feminine,
+        eye_size=1 + dice.bell(0.2) + 0.06 * feminine,
+        eye_height=1 + dice.bell(0.35) + 0.1 * feminine,
+        slant=dice.bell(0.16), spacing=dice.bell(0.012),
+        nose_width=1.08 + dice.bell(0.3) - 0.14 * feminine,
+        nose_length=dice.bell(0.03), nose_height=1 + dice.bell(0.5),
+        mouth_width=1 + dice.bell(0.16),
+        upper_lip=1.05 + dice.bell(0.6) + 0.25 * feminine - 0.25 * age,
+        lower_lip=0.95 + dice.bell(0.5) + 0.2 * feminine - 0.2 * age,
+        brow_height=dice.bell(0.016) - 0.008 * feminine,
+        brow_arch=0.006 + dice.bell(0.014) + 0.006 * feminine, brow_tilt=dice.bell(0.015),
+        brow_width=1.25 + dice.bell(0.6) - 0.4 * feminine,
+        ear_size=1 + dice.bell(0.25), neck_width=1.05 + dice.bell(0.16) - 0.17 * feminine,
+        smile=smile, mouth_open=opened, brow_raise=max(0.0, dice.uniform(-1, 0.8)),
+        openness=dice.uniform(0.75, 1.15) if dice.chance(0.94) else dice.uniform(0.1, 0.5),
+        gaze=(dice.bell(0.9), dice.bell(0.5)),
+        yaw=dice.bell(0.5), pitch=dice.bell(0.3), roll=dice.bell(0.12),
+        zoom=1 + dice.bell(0.06), shift=complex(dice.bell(0.02), dice.bell(0.02)),
+        **_colours(dice, age, feminine), **_hair(dice, age, feminine), **_extras(dice, feminine),
+    )
+
+
+class Light(NamedTuple):
+    """Light on the scene: unit vector towards the lamp (y down, z to the camera) and strengths."""
+
+    direction: np.ndarray
+    key: np.ndarray
+    ambient: np.ndarray
+    gloss: float
+
+
+def draw_light(dice: Dice) -> Light:
+    """A lamp from above and in front, somewhat to one side, and the tint of what it does not reach."""
+    side, height = dice.bell(1.1), dice.uniform(0.15, 0.75)
+    direction = np.array([np.sin(side) * np.cos(height), -np.sin(height),
+                          np.cos(side) * np.cos(height)])
+    warmth, sky = dice.bell(0.12), dice.bell(0.12)
+    ambient = dice.uniform(0.28, 0.6)
+    key = (1.1 - ambient + dice.bell(0.1)) * np.array([1 + warmth, 1.0, 1 - warmth])
+    return Light(direction, key, ambient * np.array([1 - sky, 1.0, 1 + sky]), dice.uniform(10, 60))

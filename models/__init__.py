@@ -1,0 +1,48 @@
+"""Recipes by name: `models/<name>_model.py` holds exactly one subclass of BaseModel."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils import plugins
+
+
+def names() -> list[str]:
+    """Names accepted by --model, from the files in this folder."""
+    return plugins.names(Path(__file__).parent, "model")
+
+
+def find(name: str) -> Any:
+    """The recipe class called `name`.
+
+    Raises:
+        ValueError: no such recipe; names the nearest ones.
+    """
+    from models.base_model import BaseModel
+    return plugins.load("models", name, "model", BaseModel, flag="--model")
+
+
+def option_setter(name: str) -> Callable[..., None]:
+    """The function that adds a recipe's own flags to a parser."""
+    return find(name).modify_commandline_options
+
+
+def create(opt: Any, device: Any) -> Any:
+    """Build the recipe that `opt.model` names on a device; call its `setup` next."""
+    return find(opt.model)(opt, device)
+
+
+def load_trained(opt: Any, device: Any) -> tuple[Any, Path]:
+    """The recipe with the weights that the options name, ready to restore; and the weight file.
+
+    Raises:
+        ValueError, FileNotFoundError: no such weights, or they do not fit.
+    """
+    from utils import checkpoint
+    path = checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
+                                   opt.name, opt.epoch, opt.load_iter)
+    opt.pretrain_model_path = str(path)
+    model = create(opt, device)
+    model.setup()
+    return model, path

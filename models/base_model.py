@@ -1,0 +1,249 @@
+"""What every recipe shares: networks, optimisers, precision, saving and resuming."""
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils import checkpoint, distributed
+from utils import device as devices
+from utils.amp import Precision
+from utils.image import bicubic, to_tensor
+from utils.schedule import learning_rate_factor
+
+logger = logging.getLogger("facezoo")
+
+
+class BaseModel:
+    """A recipe: networks, losses and the order of updates.
+
+    A subclass writes `__init__`, `train_step` and `restore`, adds its flags, and is found by its
+    file's name. Class attributes:
+        dataset: data used where --dataroot is given but no --dataset_name.
+        degradation: how low-quality pictures are made, where --degradation is not given.
+        every_gradient: each `train_step` gives every trained parameter a gradient.
+        size_multiple: --load_size must be a multiple of it.
+
+    Attributes:
+        networks: by letter, to be called; in mixed precision and DDP these are wrappers.
+        bare: by letter, the networks themselves.
+        step: number of the current optimiser step, the first is 1.
+    """
+    dataset = "celeba"
+    degradation = "bicubic"
+    every_gradient = True
+    size_multiple = 1
+
+    # -- options ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        """Add the recipe's own flags to a parser."""
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        """Values this recipe gives to common flags, below YAML and command line."""
+        return {}
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        """Raise ValueError for options that do not go together."""
+        if opt.load_size % cls.size_multiple:
+            raise ValueError(f"--load_size must be a multiple of {cls.size_multiple} for --model "
+                             f"{opt.model}, got {opt.load_size}")
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        """Advice for a weight file that does not fit, e.g. the options it was trained with."""
+        return ""
+
+    # -- building, called by __init__ of a recipe -------------------------------------------------
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        self.opt, self.device, self.is_train = opt, device, opt.is_train
+        self.memory_format = devices.memory_format(device, opt.memory_format)
+        self.networks: dict[str, nn.Module] = {}
+        self.bare: dict[str, nn.Module] = {}
+        self.precision: Precision | None = None
+        self.step = 0
+        self._plans: dict[str, tuple[list[str], Callable, dict[str, Any]]] = {}
+        self._base_rates: dict[str, list[float]] = {}
+        self._not_saved: set[str] = set()
+
+    def add_network(self, name: str, network: nn.Module, saved: bool = True) -> None:
+        """Take a network, with its fp32 initial weights, to the device.
+
+        Args:
+            saved: False for fixed networks that come from a file of their own.
+        """
+        network.to(device=self.device, memory_format=self.memory_format)
+        self.bare[name] = self.networks[name] = network
+        if not saved:
+            self._not_saved.add(name)
+        count = sum(p.numel() for p in network.parameters())
+        logger.info("network %s: %s, %s parameters", name, type(network).__name__, f"{count:,}")
+        if self.opt.verbose:
+            logger.info("%s", network)
+
+    def add_optimizer(self, name: str, *, lr: float, betas: tuple[float, float],
+                      networks: Iterable[str] | None = None,
+                      groups: Callable[[nn.Module], Iterable[dict]] | None = None) -> None:
+        """Plan an Adam for the network of this name; it is built by `setup`.
+
+        Args:
+            networks: letters of the networks it trains, if not the one called `name`.
+            groups: parameter groups of a network (dicts with `params`, optionally `lr`).
+        """
+        groups = groups or (lambda network: [{"params": list(network.parameters())}])
+        self._plans[name] = (list(networks or [name]), groups, {"lr": lr, "betas": betas})
+
+    # -- what a recipe defines --------------------------------------------------------------------
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """One iteration: forward, losses, `update` of each optimiser.
+
+        Args:
+            batch: "lq" and "gt" (B, 3, H, W) in [-1, 1] on the device, and what else the dataset
+                gives.
+
+        Returns:
+            Detached scalar losses by name; they stay on the device.
+        """
+        raise NotImplementedError
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """Restored faces (B, 3, H, W) for low-quality ones in [-1, 1]; range not clipped."""
+        raise NotImplementedError
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """Make a picture of any size fit the network: bicubic to --load_size squared.
+
+        Args:
+            image: uint8 RGB (H, W, 3).
+
+        Returns:
+            uint8 RGB (load_size, load_size, 3).
+        """
+        return bicubic(image, self.opt.load_size, self.opt.load_size)
+
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Turn the uint8 pictures of a batch that is on the device into float ones, in its layout.
+        """
+        return {key: to_tensor(value, self.memory_format)
+                if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 4
+                else value for key, value in batch.items()}
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def setup(self, state: dict[str, Any] | None = None) -> None:
+        """Load start weights, cast, build the optimisers, restore a training state, go parallel.
+
+        The order matters: masters are made from the loaded weights, fused optimisers must be
+        restored before their first step, and DDP comes last.
+
+        Args:
+            state: what `state_dict` returned earlier, or a published training state.
+        """
+        if self.opt.pretrain_model_path and state is None:
+            self.load_weights("G", self.opt.pretrain_model_path)
+        if self.is_train:
+            opt = self.opt
+            self.precision = Precision(
+                self.device, opt_level=opt.opt_level, loss_scale=opt.loss_scale,
+                amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
+                master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip)
+            self.networks = self.precision.prepare(self.bare, self._plans, self.every_gradient)
+            self._base_rates = {name: [group["lr"] for group in update.optimizer.param_groups]
+                                for name, update in self.precision.updates.items()}
+        if state is not None:
+            self.load_state_dict(state)
+        if self.is_train:
+            trained = {name for names, _, _ in self._plans.values() for name in names}
+            self.networks = {name: distributed.wrap(network, self.device) if name in trained
+                             else network for name, network in self.networks.items()}
+        else:
+            self.eval()
+
+    def load_weights(self, name: str, path: str | Path) -> None:
+        """Load a weight file strictly into network `name`; published key names and wrappers."""
+        network = self.bare[name]
+        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe_weights)
+        network.load_state_dict(state)
+        logger.info("network %s: weights from %s", name, path)
+
+    def train(self) -> None:
+        for network in self.bare.values():
+            network.train()
+
+    def eval(self) -> None:
+        for network in self.bare.values():
+            network.eval()
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
+        """Set the step's number and learning rates."""
+        self.step = step
+        factor = learning_rate_factor(
+            self.opt.lr_policy, (step - 1) / steps_per_epoch, total_steps / steps_per_epoch,
+            self.opt.n_epochs, self.opt.n_epochs_decay, self.opt.lr_decay_epochs)
+        for name, update in self.precision.updates.items():
+            for group, rate in zip(update.optimizer.param_groups, self._base_rates[name],
+                                   strict=True):
+                group["lr"] = rate * factor
+
+    def update(self, name: str, loss: Tensor) -> None:
+        """Zero, scaled backward and step of one optimiser."""
+        self.precision.updates[name].step(loss)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Current rate of the first parameter group of each optimiser."""
+        return {name: update.optimizer.param_groups[0]["lr"]
+                for name, update in self.precision.updates.items()}
+
+    def bad_steps(self) -> int:
+        """Steps so far whose loss was not finite; waits for the device."""
+        return sum(int(update.bad_steps) for update in self.precision.updates.values())
+
+    def weights_are_finite(self) -> bool:
+        """False once an overflow or a diverged step has spoilt a network; waits for the device."""
+        tensors = [tensor for state in self.weights().values() for tensor in state.values()
+                   if tensor.is_floating_point()]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors)).sum()))
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """State dict of every saved network, fp32, by letter."""
+        return {name: self.precision.state_of(network) if self.precision else network.state_dict()
+                for name, network in self.bare.items() if name not in self._not_saved}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the recipe needs to go on exactly."""
+        updates = self.precision.updates
+        return {"networks": self.weights(), "amp": self.precision.state_dict(),
+                "optimizers": {name: u.optimizer.state_dict() for name, u in updates.items()},
+                "bad_steps": {name: u.bad_steps for name, u in updates.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned, strictly."""
+        for name, network in self.bare.items():
+            if name in self._not_saved:
+                continue
+            if name not in state["networks"]:
+                raise ValueError(f"the training state holds no network {name}; it was written by "
+                                 f"another model than {self.opt.model}")
+            saved = state["networks"][name]
+            checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
+                                   self.describe_weights(saved))
+            self.precision.load_state_of(network, saved)
+        for name, update in self.precision.updates.items():
+            self.precision.load_optimizer(name, state["optimizers"][name])
+            update.bad_steps += int(state.get("bad_steps", {}).get(name, 0))
+        self.precision.load_state_dict(state.get("amp", {}))

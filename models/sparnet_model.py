@@ -1,0 +1,95 @@
+"""SPARNet: face super-resolution by spatial attention residual networks."""
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel
+from models.networks.blocks import NORMS
+from models.networks.init import init_weights
+from models.networks.sparnet import ATTENTION_MAP_SIZE, ATTENTIONS, SPARNet
+
+
+class SPARNetModel(BaseModel):
+    """SPARNet, x8 face super-resolution with an L1 loss (arXiv 2012.01211).
+
+    Train:   python newtrain.py --model sparnet --scale_factor 8 --dataroot FACES
+    Setting: batch 32, Adam 2e-4 (0.9, 0.99), 20 epochs of CelebA faces, 128 x 128
+    Source:  chaofengc/Face-SPARNet
+    """
+    size_multiple = 8       # three halvings; other sizes come back larger than they went in
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        parser.add_argument("--res_depth", type=int, default=10,
+                            help="blocks of the body; 1 is the published light network")
+        parser.add_argument("--att_name", default="spar", choices=ATTENTIONS,
+                            help="one attention map, or one per channel")
+        parser.add_argument("--bottleneck_size", type=int, default=4,
+                            help="side of the innermost attention map: 2, 4, 8 or 16")
+        parser.add_argument("--Gnorm", default="bn", choices=NORMS,
+                            help="normalisation of the generator")
+        if is_train:
+            parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        # The meta device makes building free: this only runs the constructor's checks.
+        with torch.device("meta"):
+            smallest = cls._build(opt).min_size
+        if opt.load_size < smallest:
+            raise ValueError(f"--load_size must be at least {smallest} with --bottleneck_size "
+                             f"{opt.bottleneck_size}, got {opt.load_size}")
+
+    @staticmethod
+    def _build(opt: argparse.Namespace) -> SPARNet:
+        return SPARNet(res_depth=opt.res_depth, att_name=opt.att_name, norm=opt.Gnorm,
+                       bottleneck_size=opt.bottleneck_size)
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        return options_of(state)
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        network = self._build(opt)
+        if self.is_train:
+            init_weights(network, opt.init_type, opt.init_gain)
+        self.add_network("G", network)
+        if self.is_train:
+            self.add_optimizer("G", lr=opt.lr, betas=(opt.beta1, 0.99))
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        pixel = F.l1_loss(self.restore(batch["lq"]), batch["gt"])
+        self.update("G", self.opt.lambda_pix * pixel)
+        return {"Pix": self.opt.lambda_pix * pixel.detach()}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return self.networks["G"](lq)
+
+
+def options_of(state: dict[str, Tensor]) -> str:
+    """The options a SPARNet state dict was made with, read off its names and shapes.
+
+    Returns:
+        e.g. "these weights need --res_depth 1 --att_name spar3d --bottleneck_size 4 --Gnorm bn";
+        empty where the names are not SPARNet's.
+    """
+    attention = state.get("encoder.1.att_func.out_block.0.conv2d.weight")
+    if attention is None:
+        return ""
+    blocks = {match[1] for key in state if (match := re.match(r"res_layers\.(\d+)\.", key))}
+    levels = {int(match[1]) for key in state
+              if (match := re.match(r"encoder\.1\.att_func\.b1_(\d+)\.", key))}
+    gain = "encoder.1.conv1.norm.norm.weight" in state
+    running = "encoder.1.conv1.norm.norm.running_mean" in state
+    norm = "bn" if running else "in (or gn)" if gain else "none (or pixel)"
+    return (f"these weights need --res_depth {len(blocks)} "
+            f"--att_name {'spar' if attention.shape[0] == 1 else 'spar3d'} "
+            f"--bottleneck_size {ATTENTION_MAP_SIZE >> max(levels)} --Gnorm {norm}")

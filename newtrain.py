@@ -1,0 +1,378 @@
+"""Train a restoration network: python newtrain.py --model sparnet --scale_factor 8 --dataroot DIR
+
+Everything about the task is in the recipe (models/<name>_model.py); this file is the loop.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import json
+import logging
+import math
+import shutil
+import signal
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import models
+from data.base_dataset import BadImageCounter
+from data.loader import create_eval_loader, create_train_loader
+from data.sampler import StepBatchSampler
+from metrics.evaluation import evaluate_loader, means
+from metrics.psnr_ssim import PROTOCOLS
+from options.base_options import summary, to_yaml
+from options.train_options import TrainOptions
+from utils import checkpoint, distributed, entry
+from utils import device as devices
+from utils.files import write_text
+from utils.image import image_grid, to_image
+from utils.progress import LossWindow, Progress, SpeedMeter, clock
+
+logger = logging.getLogger("facezoo")
+STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
+DIVERGED = 4        # exit status when too many losses were not finite
+
+
+class Diverged(Exception):
+    """Too many steps with a non-finite loss."""
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT for the end of the running step; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.name:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+class Trainer:
+    """One run: data, recipe, and the loop over optimiser steps."""
+
+    def __init__(self, opt: Namespace, device: torch.device) -> None:
+        self.opt, self.device = opt, device
+        self.folder = Path(opt.checkpoints_dir) / opt.name
+        self.began = time.perf_counter()
+        self.best: float | None = None
+        options = vars(opt)
+        self.dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, options)
+        self.val_dataset = data.create_dataset(opt.dataset_name, "val", opt.degradation, options)
+        self.bad_images = BadImageCounter(opt.max_bad_images,
+                                          len(self.dataset) + len(self.val_dataset))
+        self.model = models.create(opt, device)
+        state = self._find_state() if opt.continue_train else None
+        self.sampler = StepBatchSampler(
+            len(self.dataset), opt.batch_size, opt.seed, shuffle=not opt.serial_batches,
+            rank=distributed.rank(), world_size=distributed.world_size())
+        self.total_steps = opt.train_steps or opt.total_epochs * self.sampler.steps_per_epoch
+        self.model.setup(state)
+        self.step = self._restore_position(state) if state else 0
+        self.sampler.start_step, self.sampler.total_steps = self.step, self.total_steps
+        warmup = min(opt.warmup_steps, max(0, self.total_steps - self.step) // 2)
+        self.speed = SpeedMeter(device, warmup)
+        self.window, self.bad_steps = LossWindow(), self.model.bad_steps()
+        self.losses: dict[str, float] = {}
+        self.validated: dict[str, float] = {}
+
+    # -- resuming ---------------------------------------------------------------------------------
+
+    def _find_state(self) -> dict[str, Any] | None:
+        state = checkpoint.load_state(self.folder)
+        if state is None:
+            names = [name for name in self.model.bare if name not in self.model._not_saved]
+            state = checkpoint.load_published_state(self.folder, "latest", names,
+                                                    list(self.model._plans))
+        if state is None:
+            logger.info("nothing to continue in %s; starting at step 1", self.folder)
+        elif state.get("model", self.opt.model) != self.opt.model:
+            raise ValueError(f"--continue_train: {self.folder} was trained with --model "
+                             f"{state['model']}, not {self.opt.model}; choose another --name")
+        return state
+
+    def _restore_position(self, state: dict[str, Any]) -> int:
+        per_epoch = self.sampler.steps_per_epoch
+        if "published" in state:
+            step = state["published"]["epoch"] * per_epoch + state["published"]["iter"]
+        else:
+            step = state["step"]
+            if state["steps_per_epoch"] != per_epoch:
+                step = round(step / state["steps_per_epoch"] * per_epoch)
+                logger.warning("an epoch has %d steps now instead of %d (other data, batch size "
+                               "or number of cards); going on at the same epoch, step %d",
+                               per_epoch, state["steps_per_epoch"], step)
+            ranks = state["rng"]
+            devices.set_rng_state(self.device, ranks[distributed.rank() % len(ranks)])
+            self.best = state["best"]
+        logger.info("continuing after step %d, epoch %d", step, step // per_epoch + 1)
+        return step
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run(self, stop: StopSignal) -> str:
+        """Train to the last step or to a signal; returns the signal's name, if any."""
+        opt, model = self.opt, self.model
+        loader = create_train_loader(self.dataset, self.sampler, num_threads=opt.num_threads,
+                                     seed=opt.seed, pin_memory=devices.pins_memory(self.device))
+        self.batches = devices.Prefetcher(loader, self.device, model.prepare)
+        self.progress = Progress(self.folder, self.step, self.total_steps, opt.tensorboard)
+        self.reported, self.report_time, self.report_wait = self.step, time.perf_counter(), 0.0
+        model.train()
+        self.speed.resume()
+        try:
+            for batch in self.batches:
+                self.bad_images.add(batch["bad"])
+                if not batch["path"]:
+                    raise ValueError(f"every picture drawn for step {self.step + 1} is unreadable: "
+                                     f"{'; '.join(batch['bad'][:3])}")
+                self._train_step(batch)
+                interrupted = self._stop_requested(stop)
+                self._after_step(interrupted)
+                if interrupted:
+                    return stop.name or "another rank's signal"
+        finally:
+            self.progress.close()
+        return ""
+
+    def _train_step(self, batch: dict[str, Any]) -> None:
+        self.step += 1
+        self.model.start_step(self.step, self.sampler.steps_per_epoch, self.total_steps)
+        self.window.add(self.model.train_step(batch))
+        self.speed.count_step()
+
+    def _due(self, every: int, last: bool = True) -> bool:
+        """Whether something that happens every so many steps, 0 for never, happens now."""
+        return bool(every) and (self.step % every == 0 or (last and self.step == self.total_steps))
+
+    def _after_step(self, interrupted: bool) -> None:
+        opt = self.opt
+        last = self.step == self.total_steps
+        if self._due(opt.print_freq) or interrupted:
+            self._report()
+        pictures, validation = self._due(opt.visual_freq, last=False), self._due(opt.eval_freq)
+        numbered = self._due(opt.save_iter_freq, last=False)
+        per_epoch = self.sampler.steps_per_epoch
+        epoch_end = self._due(opt.save_epoch_freq * per_epoch, last=False)
+        saving = self._due(opt.save_latest_freq) or last or interrupted
+        if not (pictures or validation or numbered or epoch_end or saving):
+            return
+        self.speed.pause()
+        paused = time.perf_counter()
+        if pictures:
+            self._show_pictures()
+        if validation and not interrupted:
+            self._validate()
+        if numbered:
+            self._save_weights(f"iter_{self.step}")
+        if epoch_end:
+            self._save_weights(f"epoch_{self.step // per_epoch}")
+        if saving or numbered or epoch_end:
+            self._save()
+        self.speed.resume()
+        self.report_time += time.perf_counter() - paused
+
+    def _stop_requested(self, stop: StopSignal) -> bool:
+        """Every rank must leave at the same step, so several agree when they report anyway."""
+        if distributed.world_size() == 1:
+            return bool(stop.name)
+        return self._due(self.opt.print_freq) and distributed.any_rank(bool(stop.name),
+                                                                       self.device)
+
+    # -- reporting --------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Print one line; this is where the host waits for the device."""
+        steps = self.step - self.reported
+        if not steps:
+            return
+        self.losses = self.window.take()
+        self._check_losses()
+        now, wait = time.perf_counter(), self.batches.wait_seconds
+        elapsed = max(now - self.report_time, 1e-9)
+        images = steps * self.opt.batch_size * distributed.world_size()
+        self.progress.step({
+            "step": self.step, "epoch": self.sampler.epoch_of(self.step - 1) + 1,
+            "loss": sum(self.losses.values()), "losses": self.losses,
+            "learning_rate": self.model.learning_rates(),
+            "seconds_per_step": elapsed / steps, "fps": images / elapsed,
+            "data_wait": min(1.0, (wait - self.report_wait) / elapsed),
+            "peak_memory": devices.peak_memory(self.device)})
+        self.reported, self.report_time, self.report_wait = self.step, now, wait
+
+    def _check_losses(self) -> None:
+        """Count the steps with a non-finite loss; too many mean that training has diverged."""
+        found = self.model.bad_steps()
+        if found > self.bad_steps:
+            self.progress.say(f"warning: {found - self.bad_steps} step(s) up to step {self.step} "
+                              f"had a non-finite loss and were skipped where the device allows; "
+                              f"{found} so far, --max_bad_steps is {self.opt.max_bad_steps}")
+            self.bad_steps = found
+        if found > self.opt.max_bad_steps:
+            raise Diverged(
+                f"{found} steps had a non-finite loss, more than --max_bad_steps "
+                f"{self.opt.max_bad_steps}. Training has diverged: lower --lr, set --grad_clip 1, "
+                f"use --loss_scale dynamic, --opt_level O1 or O0; --continue_train goes on from the "
+                f"last save")
+
+    def _validation_batches(self, limit: int | None = None) -> Any:
+        dataset = self.val_dataset if limit is None else torch.utils.data.Subset(
+            self.val_dataset, range(min(limit, len(self.val_dataset))))
+        loader = create_eval_loader(dataset, batch_size=min(self.opt.batch_size, 16))
+        for batch in devices.Prefetcher(loader, self.device, self.model.prepare):
+            self.bad_images.add(batch["bad"])
+            if batch["path"]:
+                yield batch
+
+    def _validate(self) -> None:
+        """PSNR and SSIM on the held-out part; the best weights so far are kept."""
+        if distributed.is_main() and len(self.val_dataset):
+            self.model.eval()
+            protocol = PROTOCOLS["published"]
+            rows = [row for row, _ in evaluate_loader(self.model.restore,
+                                                      self._validation_batches(), [protocol])]
+            self.model.train()
+            mean = means(rows)
+            values = {f"{key}{suffix}": mean[method][protocol.name][key] for key in ("psnr", "ssim")
+                      for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
+            best = math.isfinite(values["psnr"]) and (self.best is None
+                                                      or values["psnr"] > self.best)
+            self.validated = values
+            self.progress.validation(self.step, values, best)
+            if best:
+                self.best = values["psnr"]
+                self._save_weights("best")
+        distributed.barrier()
+
+    def _show_pictures(self) -> None:
+        if not (self.progress.writer and len(self.val_dataset)):
+            return
+        self.model.eval()
+        batch = next(self._validation_batches(limit=4), None)
+        if batch is not None:
+            with torch.inference_mode():
+                restored = to_image(self.model.restore(batch["lq"]))
+            rows = list(zip(to_image(batch["lq"]), restored, to_image(batch["gt"]), strict=True))
+            self.progress.picture("lq_restored_gt", image_grid(rows), self.step)
+        self.model.train()
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def _save_weights(self, suffix: str) -> None:
+        if distributed.is_main():
+            checkpoint.save_weights(self.folder, suffix, self.model.weights())
+            checkpoint.prune(self.folder, self.opt.keep_last)
+
+    def _save(self) -> None:
+        """Write the weights and the resumable state, unless the weights are ruined."""
+        rng = distributed.gather_from_ranks(devices.rng_state(self.device))
+        if not distributed.is_main():
+            return
+        if not self.model.weights_are_finite():
+            self.progress.say(f"warning: not saving at step {self.step}, weights are not finite; "
+                              f"the files keep an earlier step")
+            return
+        self._save_weights("latest")
+        checkpoint.save_state(self.folder, {
+            **self.model.state_dict(), "model": self.opt.model, "step": self.step,
+            "steps_per_epoch": self.sampler.steps_per_epoch, "rng": rng, "best": self.best,
+            "options": {key: value for key, value in vars(self.opt).items()}})
+
+    def result(self) -> dict[str, Any]:
+        """The figures the launch scripts report, all measured in this run."""
+        per_step = self.speed.seconds_per_step()
+        world = distributed.world_size()
+        return {"model": self.opt.model, "step": self.step, "steps_timed": self.speed.steps,
+                "fps": self.opt.batch_size * world / per_step if per_step else None,
+                "sec_per_step": per_step, "warmup": self.opt.warmup_steps,
+                "batch_size": self.opt.batch_size, "world_size": world,
+                "device": self.device.type, "device_name": devices.name_of(self.device),
+                "opt_level": self.model.precision.opt_level,
+                "precision": self.model.precision.describe(),
+                "losses": self.losses, "loss": sum(self.losses.values()) if self.losses else None,
+                **self.validated, "best_psnr": self.best, "bad_steps": self.bad_steps,
+                "bad_images": len(self.bad_images),
+                "peak_memory": devices.peak_memory(self.device),
+                "seconds": time.perf_counter() - self.began}
+
+
+def prepare_folder(opt: Namespace) -> None:
+    """Make the run's folder; an earlier run under the same name is moved aside, never lost."""
+    folder = Path(opt.checkpoints_dir) / opt.name
+    if not opt.continue_train and any(folder.glob("*.pth")):
+        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        os.replace(folder, aside)
+        logger.info("the earlier run %s is kept as %s", folder, aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):      # of a save that was killed
+        leftover.unlink(missing_ok=True)
+    if not opt.continue_train:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    write_text(folder / "train_opt.yaml", to_yaml(opt))
+
+
+def train(opt: Namespace) -> int:
+    """The run that the options describe; returns the exit status."""
+    distributed.adopt_modelzoo_environment()
+    if opt.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(opt.local_rank))
+    entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
+    logger.info("%s", summary(opt))
+    if opt.dataset_name == "synthetic":
+        logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
+    stop = StopSignal()
+    device = devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
+                                 npu_strict=opt.npu_strict, deterministic=opt.deterministic)
+    distributed.start(device)
+    try:
+        devices.seed_everything(opt.seed, device)
+        if distributed.is_main():
+            prepare_folder(opt)
+        distributed.barrier()
+        trainer = Trainer(opt, device)
+        return conclude(trainer, trainer.run(stop))
+    except Diverged as error:
+        print(f"newtrain.py: error: {error}", file=sys.stderr)
+        return DIVERGED
+    finally:
+        distributed.stop()
+
+
+def conclude(trainer: Trainer, interrupted: str) -> int:
+    """Write result.json and the closing lines; returns the exit status."""
+    if trainer.step > trainer.total_steps or not trainer.speed.steps:
+        logger.info("nothing left to time: the run stands at step %d of %d", trainer.step,
+                    trainer.total_steps)
+    trainer.speed.pause()
+    result = {**trainer.result(), "interrupted": interrupted}
+    if distributed.is_main():
+        write_text(trainer.folder / "result.json", json.dumps(result, indent=1) + "\n")
+    if interrupted:
+        logger.info("stopped by %s after step %d; everything is saved, go on with "
+                    "--continue_train", interrupted, trainer.step)
+        return STOPPED
+    logger.info("finished step %d in %s; weights and result.json are in %s", trainer.step,
+                clock(result["seconds"]), trainer.folder)
+    for label, key in (("images/sec", "fps"), ("sec/step", "sec_per_step"), ("loss", "loss"),
+                       ("PSNR (Y)", "psnr"), ("SSIM (Y)", "ssim")):
+        if result.get(key) is not None:
+            logger.info("final %s: %.4f", label, result[key])
+    return 0
+
+
+if __name__ == "__main__":
+    options = TrainOptions(models, data, "newtrain.py").parse()
+    sys.exit(entry.run(train, options, "newtrain.py"))

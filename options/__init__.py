@@ -1,0 +1,1 @@
+"""Command-line options in the original repository's style; argparse and YAML only."""

@@ -1,0 +1,186 @@
+"""Options every entry shares, and how values come together.
+
+Order: defaults < the YAML file of --config < the command line. A model, a dataset and a
+degradation each add their own flags through `modify_commandline_options(parser, is_train)`.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from options.parser import OneLineParser, count, fraction, positive_int
+
+NOT_SAVED = ("config", "local_rank", "is_train")
+
+
+class BaseOptions:
+    """Parses the command line of an entry.
+
+    Args:
+        models, data: the two packages, passed in so that options import neither.
+        prog: name in messages.
+    """
+    is_train = False
+    description = ""
+
+    def __init__(self, models: Any, data: Any, prog: str | None = None) -> None:
+        self.models, self.data, self.prog = models, data, prog
+
+    # -- flags ------------------------------------------------------------------------------------
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flags all entries share."""
+        group = parser.add_argument_group("run")
+        group.add_argument("--config", metavar="FILE",
+                           help="YAML file with option values; the command line overrides it")
+        group.add_argument("--name", help="name of the run, a folder below --checkpoints_dir "
+                                          "(default: MODEL_DATASET)")
+        group.add_argument("--checkpoints_dir", "--output_path", "--train_url",
+                           default="./check_points", metavar="DIR", help="where runs are kept")
+        group.add_argument("--seed", type=count, default=123, help="seed of every random stream")
+        group.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False,
+                           help="print the networks, and tracebacks of user errors")
+        group = parser.add_argument_group("model")
+        group.add_argument("--model", default="sparnet",
+                           help=f"recipe to use: {', '.join(self.models.names())}")
+        group.add_argument("--load_size", type=positive_int, default=128,
+                           help="side of the square pictures the network sees, in pixels")
+        group = parser.add_argument_group("data")
+        group.add_argument("--dataset_name",
+                           help=f"one of {', '.join(self.data.names())} (default: the model's "
+                                "own where --dataroot is given, else synthetic)")
+        group.add_argument("--degradation",
+                           help=f"how low-quality pictures are made from good ones: "
+                                f"{', '.join(self.data.degradation_names())} "
+                                "(default: the model's own)")
+        group.add_argument("--dataroot", "--data_path", "--data_url", metavar="DIR",
+                           help="folder of face pictures; without it embedded synthetic faces "
+                                "are used")
+        group.add_argument("--max_dataset_size", type=positive_int, metavar="N",
+                           help="use only the first N pictures (default: all)")
+        group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="SHARE",
+                           help="share of unreadable pictures that is skipped before stopping")
+        group.add_argument("--batch_size", type=positive_int, default=32,
+                           help="pictures per card and step")
+        group.add_argument("--num_threads", "--workers", type=count, metavar="N",
+                           help="data loading processes per card (default: the cores of this "
+                                "card's share, at most 8)")
+        group = parser.add_argument_group("device")
+        group.add_argument("--device", default="auto",
+                           help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
+        group.add_argument("--memory_format", default="auto",
+                           choices=("auto", "channels_last", "contiguous"),
+                           help="tensor layout; auto is channels_last except on NPU")
+        group.add_argument("--allow_hf32", action=argparse.BooleanOptionalAction, default=False,
+                           help="NPU and CUDA may shorten fp32 inputs of products (HF32, TF32)")
+        group.add_argument("--npu_jit", action=argparse.BooleanOptionalAction, default=False,
+                           help="compile NPU operators per shape; may help first-generation cards")
+        group.add_argument("--npu_strict", action=argparse.BooleanOptionalAction, default=False,
+                           help="an operator falling back from NPU to CPU is an error")
+        group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
+                           help="deterministic kernels and collectives only; slower")
+        group.add_argument("--local_rank", "--local-rank", type=count, default=None,
+                           help="card of this process, as older launchers pass it")
+
+    # -- parsing ----------------------------------------------------------------------------------
+
+    def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """Read the command line; on any mistake print one line and exit with status 2."""
+        parser = OneLineParser(prog=self.prog, description=self.description, add_help=False)
+        self.initialize(parser)
+        # Pre-set, these three stay None unless the command line names them.
+        first, _ = parser.parse_known_args(
+            argv, argparse.Namespace(model=None, dataset_name=None, degradation=None))
+        try:
+            values = self._config_values(first)
+            choice = self._add_plugin_flags(parser, first, values)
+            parser.add_argument("-h", "--help", action="help", help="show this text and exit")
+            source = first.config or "implied options"
+            parser.set_defaults(**dict(parser.from_yaml(name, value, source)
+                                       for name, value in values.items()
+                                       if name not in NOT_SAVED))
+            opt, unknown = parser.parse_known_args(argv)
+            parser.reject_unknown(unknown)
+            for key, value in choice.items():
+                setattr(opt, key, value)
+            opt.is_train = self.is_train
+            self.finish(opt, parser)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        return opt
+
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        return read_yaml(first.config) if first.config else {}
+
+    def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
+                          values: dict[str, Any]) -> dict[str, str]:
+        """Find the model, dataset and degradation in force and let them add their flags."""
+        aliases = {name: action.dest for name, action in parser.by_name().items()}
+        configured = {aliases.get(name, name): value for name, value in values.items()}
+
+        def pick(key: str) -> Any:
+            given = getattr(first, key)
+            return configured.get(key, parser.get_default(key)) if given is None else given
+
+        model = pick("model")
+        recipe = self.models.find(model)
+        dataset = pick("dataset_name") or (recipe.dataset if pick("dataroot") else "synthetic")
+        degradation = pick("degradation") or recipe.degradation
+        group = parser.add_argument_group(f"model {model}")
+        self.models.option_setter(model)(group, self.is_train)
+        group = parser.add_argument_group(f"dataset {dataset}")
+        self.data.option_setter(dataset)(group, self.is_train)
+        group = parser.add_argument_group(f"degradation {degradation}")
+        self.data.degradation_option_setter(degradation)(group, self.is_train)
+        parser.set_defaults(**recipe.defaults(self.is_train))
+        return {"model": model, "dataset_name": dataset, "degradation": degradation}
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        """Resolve what depends on other options; raise ValueError for bad combinations."""
+        if opt.num_threads is None:
+            cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
+        if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):
+            raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
+        recipe = self.models.find(opt.model)
+        recipe.check_options(opt)
+
+
+# ---- YAML ---------------------------------------------------------------------------------------
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Option values of a YAML file.
+
+    Raises:
+        ValueError: missing, not YAML, or not a mapping from names to values.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} is not valid YAML ({error})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"--config {path} must hold `name: value` lines, got "
+                         f"{type(content).__name__}")
+    return content
+
+
+def to_yaml(opt: argparse.Namespace) -> str:
+    """The resolved options as YAML that --config takes back."""
+    values = {key: value for key, value in sorted(vars(opt).items()) if key not in NOT_SAVED}
+    return ("# Resolved options of a run; feed back with --config FILE.\n"
+            + yaml.safe_dump(values, sort_keys=True, allow_unicode=True))
+
+
+def summary(opt: argparse.Namespace) -> str:
+    """The resolved options as a table for the log."""
+    lines = [f"{key:>22}: {value}" for key, value in sorted(vars(opt).items())
+             if key not in NOT_SAVED]
+    return "\n".join(["--- options " + "-" * 40, *lines, "-" * 52])

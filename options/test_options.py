@@ -1,0 +1,124 @@
+"""Options of evaluate.py and enhance.py."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from options.base_options import BaseOptions, read_yaml
+from options.parser import OneLineParser, count
+
+# What a run's own options say about its network; where the data lies is the caller's business.
+NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
+               "num_threads", "max_dataset_size", "max_bad_images", "verbose", "seed",
+               "synthetic_size", "memory_format"}
+
+
+class TestOptions(BaseOptions):
+    """Adds the choice of weights. Options of the run called --name are taken over from its
+    folder, so that a network is rebuilt as it was trained."""
+    __test__ = False    # not a test class, whatever pytest thinks of the name
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        parser.set_defaults(batch_size=8)
+        group = parser.add_argument_group("weights")
+        group.add_argument("--pretrain_model_path", "--pth_path", metavar="FILE",
+                           help="weights of network G, ours or published")
+        group.add_argument("--epoch", default="best",
+                           help="without --pretrain_model_path: which weights of the run --name, "
+                                "`best`, `latest` or an epoch number; best falls back to latest")
+        group.add_argument("--load_iter", type=count, default=0,
+                           help="the numbered weights of this step instead, 0 for none")
+
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        """The options the run's weights were trained with come below those of --config."""
+        implied: dict[str, Any] = {}
+        folder = run_folder_of(first)
+        saved = folder / "train_opt.yaml" if folder else None
+        if saved is not None and saved.exists():
+            implied = {key: value for key, value in read_yaml(saved).items()
+                       if key not in NOT_IMPLIED}
+        return {**implied, **super()._config_values(first), "__implied__": set(implied)}
+
+    def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
+                          values: dict[str, Any]) -> dict[str, str]:
+        implied = values.pop("__implied__")
+        choice = super()._add_plugin_flags(parser, first, values)
+        for name in implied - set(parser.by_name()):    # training-only flags of that run
+            values.pop(name, None)
+        return choice
+
+
+class EvaluateOptions(TestOptions):
+    """Options of evaluate.py."""
+    description = ("PSNR and SSIM of a network on a dataset, or of two folders of pictures, next "
+                   "to bicubic enlargement.")
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        group = parser.add_argument_group("evaluation")
+        group.add_argument("--restored", metavar="DIR",
+                           help="measure the pictures of this folder instead of a network's")
+        group.add_argument("--gt", metavar="DIR", help="targets that belong to --restored, by name")
+        group.add_argument("--lq", metavar="DIR",
+                           help="low-quality pictures that belong to --restored, for the bicubic "
+                                "row")
+        group.add_argument("--protocol", default="both", choices=("published", "standard", "both"),
+                           help="published: truncated Y channel; standard: RGB in floating point")
+        group.add_argument("--results_dir", default="./results", metavar="DIR",
+                           help="where tables and pictures go")
+        group.add_argument("--save_images", action=argparse.BooleanOptionalAction, default=False,
+                           help="also write the restored pictures")
+        group.add_argument("--strip", type=count, default=8, metavar="N",
+                           help="pictures in the comparison strip, 0 for none")
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        super().finish(opt, parser)
+        if (opt.restored is None) != (opt.gt is None):
+            raise ValueError("--restored and --gt belong together: give both or neither")
+        if opt.lq is not None and opt.restored is None:
+            raise ValueError("--lq belongs to --restored and --gt; for a network's own input use "
+                             "--dataset_name folder --lq_dataroot")
+        if opt.restored is None and not (opt.pretrain_model_path or opt.name):
+            raise ValueError("give --pretrain_model_path FILE or --name RUN, or two folders with "
+                             "--restored and --gt")
+
+
+class EnhanceOptions(TestOptions):
+    """Options of enhance.py."""
+    description = "Restore pictures: a file, a folder or a pattern."
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        group = parser.add_argument_group("enhancement")
+        group.add_argument("--input", "-i", metavar="PATH",
+                           help="picture, folder (with its subfolders) or quoted pattern")
+        group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
+                           default="./results/enhanced",
+                           metavar="DIR", help="folder for the restored pictures")
+        group.add_argument("--ext", default="png", choices=("png", "jpg", "webp", "same"),
+                           help="format of the results; same keeps each input's")
+        group.add_argument("--compare", action=argparse.BooleanOptionalAction, default=False,
+                           help="also write low quality and result side by side, below compare/")
+        group.add_argument("--simulate_lq", action=argparse.BooleanOptionalAction, default=False,
+                           help="degrade the inputs first, as in training, to try a network on "
+                                "good pictures")
+        group.add_argument("--rounding", default="round", choices=("round", "truncate"),
+                           help="how floats become bytes; the published code truncates")
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        super().finish(opt, parser)
+        opt.input = opt.input or opt.dataroot
+        if not opt.input:
+            raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
+        if not (opt.pretrain_model_path or opt.name):
+            raise ValueError("give --pretrain_model_path FILE or --name RUN")
+
+
+def run_folder_of(opt: argparse.Namespace) -> Path | None:
+    """Folder of the run the weights come from: that of --name, or of the weight file."""
+    path = getattr(opt, "pretrain_model_path", None)
+    if path:
+        return Path(path).parent
+    return Path(opt.checkpoints_dir) / opt.name if opt.name else None

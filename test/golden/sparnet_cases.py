@@ -1,0 +1,179 @@
+"""How the golden cases of SPARNet are built: network, losses and metrics, training steps."""
+from __future__ import annotations
+
+import zlib
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import spectral_norm
+
+from metrics.psnr_ssim import psnr, ssim, truncated_luma
+from models.losses.gan import (
+    discriminator_loss,
+    fake_term,
+    feature_matching_loss,
+    generator_loss,
+    generator_term,
+    real_term,
+)
+from models.networks.sparnet import SPARNet
+from models.sparnet_model import SPARNetModel
+from utils import device as devices
+from utils.golden import Check, compare_all, fill, make_input, run_network
+from utils.image import bicubic, to_image
+
+
+PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channels": 512}}
+
+
+def build(config: dict[str, Any]) -> SPARNet:
+    # scale_factor and load_size only say how the data set makes its pictures.
+    plan = PLANS[config["model"]]
+    network = SPARNet(res_depth=config["res_depth"], att_name=config["att_name"],
+                      norm=config["Gnorm"], bottleneck_size=config["bottleneck_size"], **plan)
+    if config.get("spectral_norm"):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                spectral_norm(module)
+    return network
+
+
+def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    return run_network(case, build(case["config"]), device, folder,
+                       memory_format=devices.memory_format(device))
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
+    """The recipe as newtrain.py runs it, in fp32."""
+    opt = Namespace(
+        is_train=True, model="sparnet", verbose=False, pretrain_model_path=None,
+        res_depth=config["res_depth"], att_name=config["att_name"], Gnorm=config["Gnorm"],
+        bottleneck_size=config["bottleneck_size"], load_size=config["load_size"],
+        lambda_pix=config["lambda_pix"], lr=config["lr"], beta1=config["beta1"],
+        init_type="normal", init_gain=0.02, memory_format="auto", opt_level="O0", loss_scale=None,
+        amp_backend="auto", amp_dtype="auto", optimizer="auto", master_init="rounded",
+        keep_fp32="safe", grad_clip=0.0, lr_policy="constant", n_epochs=10, n_epochs_decay=10,
+        lr_decay_epochs=50)
+    model = SPARNetModel(opt, device)
+    fill(model.bare["G"])
+    model.setup()
+    model.train()
+    return model
+
+
+def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    model = recipe(config, device)
+    net = model.bare["G"]
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
+              for entry in case["inputs"])
+    losses, grads, sr = {}, {}, []
+    hook = net.register_forward_hook(lambda _, args, result: sr.append(result.detach().clone()))
+    for step in range(1, config["steps"] + 1):
+        model.start_step(step, 10 ** 6, 10 ** 6)
+        losses[f"loss_Pix_step{step}"] = model.train_step({"lq": lq, "gt": gt})["Pix"]
+        if step == 1:
+            grads = {key: p.grad.clone() for key, p in net.named_parameters()}
+    hook.remove()
+    after = net.state_dict()
+    moments = model.precision.updates["G"].optimizer.state
+    values = {
+        "outputs": losses, "grads_step1": grads, "params_after": after, "buffers_after": after,
+        "param_deltas": {key: after[key] - start[key] for key in grads},
+        "adam_exp_avg": {k: moments[p]["exp_avg"] for k, p in net.named_parameters()},
+        "adam_exp_avg_sq": {k: moments[p]["exp_avg_sq"] for k, p in net.named_parameters()}}
+    checks = compare_all(case, [case["sr_step1"]] if "sr_step1" in case else [],
+                         {"sr_step1": sr[0]})
+    for group, actual in values.items():
+        prefix = "" if group == "outputs" else f"{group} "
+        checks += compare_all(case, case.get(group, []), actual, prefix)
+    return checks
+
+
+# ---- losses, metrics, resizing ------------------------------------------------------------------
+
+def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    x = {entry["name"]: make_input(**entry).to(device) for entry in case["inputs"]}
+    scales = range(config["num_D"])
+    real, fake = ([x[f"{kind}_score{i}"] for i in scales] for kind in ("real", "fake"))
+
+    def features(kind: str, scale: int) -> list[torch.Tensor]:
+        return [x[name] for name in sorted(x) if name.startswith(f"{kind}_feat{scale}_")]
+
+    real_features = [features("real", i) for i in scales]
+    fake_features = [features("fake", i) for i in scales]
+    pixel = F.l1_loss(x["sr"], x["hr"])
+    values = {
+        "fm_scale0": feature_matching_loss(real_features[:1], fake_features[:1]),
+        "loss_FM": config["lambda_fm"] * feature_matching_loss(real_features, fake_features),
+        "loss_Pix_sparnet": config["lambda_pix_sparnet"] * pixel,
+        "loss_Pix_sparnethd": config["lambda_pix_sparnethd"] * pixel}
+    for mode in {record["name"].split(".")[0] for record in case["outputs"]
+                 if "." in record["name"]}:
+        values.update({
+            f"{mode}.d_real_scale0": real_term(real[0], mode),
+            f"{mode}.d_fake_scale0": fake_term(fake[0], mode),
+            f"{mode}.g_scale0": generator_term(fake[0], mode),
+            f"{mode}.loss_D": discriminator_loss(real, fake, mode),
+            f"{mode}.loss_G": config["lambda_g"] * generator_loss(fake, mode)})
+    checks = compare_all(case, case["outputs"], values)
+    for index, entry in enumerate(case.get("metrics", [])):
+        checks += metric(entry, f"metric {index} ")
+    for entry in case.get("resize", {}).get("cases", []):
+        checks += resize(case, entry)
+    return checks
+
+
+def metric_pictures(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Target and test picture as the recipe in the case describes them."""
+    if "gt_input" not in entry:
+        blocks = np.random.RandomState(zlib.crc32(b"metric_int_gt")).randint(0, 256, (8, 6, 3))
+        gt = blocks.repeat(8, axis=0).repeat(8, axis=1)
+        noise = np.random.RandomState(zlib.crc32(b"metric_int_noise")).randint(-25, 26, gt.shape)
+        return gt.astype(np.uint8), np.clip(gt + noise, 0, 255).astype(np.uint8)
+    noise = make_input(**entry["noise_input"])
+    gt = F.interpolate(make_input(**entry["gt_input"])[None], size=noise.shape[1:],
+                       mode="bilinear", align_corners=False)[0]
+    test = (gt + entry["noise_gain"] * noise).clamp(-1, 1)
+    return to_image(gt, "truncate"), to_image(test, "truncate")
+
+
+def metric(entry: dict[str, Any], prefix: str) -> list[Check]:
+    gt, test = metric_pictures(entry)
+    gt_y, test_y = truncated_luma(gt), truncated_luma(test)
+    values = {"gt_uint8_sum": int(gt.sum()), "test_uint8_sum": int(test.sum()),
+              "gt_y_sum": gt_y.sum(), "test_y_sum": test_y.sum(),
+              "psnr_y": psnr(gt_y, test_y), "ssim_y": ssim(gt_y, test_y),
+              "psnr_rgb": psnr(gt, test)}
+    return [Check(prefix + name, abs(values[name] - entry[name]), 1e-9 * abs(entry[name]))
+            for name in values if name in entry]
+
+
+def resize(case: dict[str, Any], entry: dict[str, Any]) -> list[Check]:
+    state = np.random.RandomState(zlib.crc32(entry["name"].encode()))
+    source = state.randint(0, 256, entry["source_shape"]).astype(np.uint8)
+    result = bicubic(source, *entry["target"])
+    sums = [("source_sum", source), ("result_sum", result)]
+    # The mean is a float64 sum in another order; the pixels themselves are compared exactly.
+    exact = {**entry, "samples": entry["samples"]}
+    exact.pop("mean")
+    exact.pop("std")
+    return [*compare_all(case, [exact], {entry["name"]: result.astype(np.float64)}, "resize "),
+            *(Check(f"resize {entry['name']} {name}", abs(int(image.sum()) - entry[name]), 0.0)
+              for name, image in sums if name in entry)]
+
+
+CASES = [
+    ("sparnet*", "losses", losses),
+    ("sparnet*", "*training*", train_step),
+    ("sparnet*", "SPARNet* generator*", network),
+]

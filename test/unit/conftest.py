@@ -1,0 +1,79 @@
+"""Shared fixtures; every test runs without GPU, network, weights or data."""
+from __future__ import annotations
+
+import os
+
+# As in every entry: an installed torch_npu must not be loaded by `import torch`.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import data
+import models
+from options.train_options import TrainOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+# The smallest network and pictures that exercise everything.
+TINY = ["--load_size", "64", "--scale_factor", "8", "--batch_size", "2", "--num_threads", "0",
+        "--num_val_images", "2", "--device", "cpu"]
+TINY_MODEL = {"sparnet": ["--res_depth", "0", "--bottleneck_size", "16"]}
+
+
+def tiny_arguments(name: str) -> list[str]:
+    """Command-line arguments that make a recipe small enough for a unit test."""
+    return ["--model", name, *TINY, *TINY_MODEL.get(name, [])]
+
+
+@pytest.fixture
+def tiny_options(tmp_path: Path) -> Callable[..., object]:
+    """Options of a tiny training run: tiny_options("sparnet", "--opt_level", "O2")."""
+    def make(name: str = "sparnet", *arguments: str) -> object:
+        return TrainOptions(models, data, "test").parse(
+            [*tiny_arguments(name), "--checkpoints_dir", str(tmp_path / "runs"), "--name", "tiny",
+             *arguments])
+    return make
+
+
+@pytest.fixture
+def tiny_run(tiny_options: Callable) -> Callable[..., tuple[object, dict]]:
+    """A recipe that is ready to train and a batch from its dataset."""
+    def make(name: str = "sparnet", *arguments: str) -> tuple[object, dict]:
+        from data.base_dataset import collate
+        opt = tiny_options(name, *arguments)
+        torch.manual_seed(0)
+        model = models.create(opt, torch.device("cpu"))
+        model.setup()
+        model.train()
+        dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
+        batch = model.prepare(collate([dataset[0], dataset[1]]))
+        model.start_step(1, 100, 100)
+        return model, batch
+    return make
+
+
+@pytest.fixture
+def run_script() -> Callable[..., subprocess.CompletedProcess]:
+    """Run one of the repository's entries: run_script("newtrain.py", "--help")."""
+    def run(script: str, *arguments: object, timeout: float = 240,
+            **settings: object) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings.pop("env", {})}
+        return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)],
+                              capture_output=True, text=True, timeout=timeout, env=environment,
+                              **settings)
+    return run
+
+
+@pytest.fixture
+def train(run_script: Callable, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """newtrain.py with a tiny SPARNet; the run is tmp_path/runs/tiny."""
+    def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess:
+        return run_script("newtrain.py", *tiny_arguments("sparnet"), "--checkpoints_dir",
+                          tmp_path / "runs", "--name", "tiny", "--no-tensorboard", *arguments,
+                          **settings)
+    return run

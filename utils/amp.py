@@ -1,0 +1,540 @@
+"""Mixed precision: O0, O1 and the apex-style O2, natively on plain torch or through Ascend's apex.
+
+O2 means fp16 weights, fp32 batch norm, fp32 master weights inside the optimiser and a constant loss
+scale. The native form reproduces apex's numbers. Source: NVIDIA/apex `amp` with Ascend's patch.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils import device as devices
+from utils import distributed
+
+logger = logging.getLogger("facezoo")
+LEVELS = ("O0", "O1", "O2")
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+NORMS_WITHOUT_HALF = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
+                      nn.GroupNorm, nn.LayerNorm)
+
+
+# ---- casting ------------------------------------------------------------------------------------
+
+def convert(value: Any, dtype: torch.dtype) -> Any:
+    """Cast the floating tensors inside nested lists, tuples and dicts; the rest stays."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: convert(item, dtype) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [convert(item, dtype) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class LowPrecision(nn.Module):
+    """Run a network in a low precision; outputs come back as fp32, so losses are fp32.
+
+    Args:
+        autocast: O1, operators choose their type; otherwise O2, inputs are cast to `dtype`.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, device_type: str,
+                 autocast: bool) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+        self.device_type, self.autocast = device_type, autocast
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.autocast:
+            with torch.autocast(self.device_type, dtype=self.dtype):
+                outputs = self.network(*args, **kwargs)
+        else:
+            outputs = self.network(*convert(args, self.dtype), **convert(kwargs, self.dtype))
+        return convert(outputs, torch.float32)
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+
+
+def _is_island(module: nn.Module, keep: str, device_type: str) -> bool:
+    """Whether the module computes in fp32 between an input and an output of low precision."""
+    if keep == "apex" or _is_batch_norm(module):
+        return False
+    return (isinstance(module, NORMS_WITHOUT_HALF) or getattr(module, "fp32_island", False)
+            or (isinstance(module, nn.PReLU) and device_type == "npu"))
+
+
+def _has_spectral_norm(module: nn.Module) -> bool:
+    return hasattr(module, "weight_orig") and hasattr(module, "weight_u")
+
+
+def cast_network(network: nn.Module, dtype: torch.dtype, keep: str, device_type: str) -> None:
+    """Turn a network's weights and buffers into `dtype`, in place, as O2 does.
+
+    Args:
+        keep: "apex" keeps only affine batch norms in fp32; "safe" also other norms, the power
+            iteration of spectral norm, PReLU on the NPU and modules with `fp32_island = True`.
+    """
+    for module in network.modules():
+        if _is_batch_norm(module):
+            continue
+        if _is_island(module, keep, device_type):
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: (convert(args, torch.float32),
+                                         convert(kwargs, torch.float32)), with_kwargs=True)
+            module.register_forward_hook(lambda _, args, outputs: convert(outputs, dtype))
+            continue
+        spectral = keep != "apex" and _has_spectral_norm(module)
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is None or not tensor.is_floating_point() or (
+                        spectral and name in ("weight_orig", "weight_u", "weight_v")):
+                    continue
+                tensor.data = tensor.data.to(dtype)
+        if spectral:    # runs after the hook that divides by the largest singular value
+            module.register_forward_pre_hook(
+                lambda owner, _: setattr(owner, "weight", owner.weight.to(dtype)))
+
+
+# ---- loss scale ---------------------------------------------------------------------------------
+
+class LossScaler:
+    """apex's scaler for fp32 master gradients, one per optimiser.
+
+    A constant scale tests nothing and skips nothing. `dynamic` starts at 65536, halves and skips on
+    overflow, doubles after 2000 clean steps, up to 2**24; it costs one read-back per step.
+    """
+    window, largest = 2000, 2.0 ** 24
+
+    def __init__(self, scale: float | str) -> None:
+        self.dynamic = scale == "dynamic"
+        self.loss_scale = 65536.0 if self.dynamic else float(scale)
+        self.unskipped = 0
+
+    def unscale(self, grads: list[Tensor]) -> bool:
+        """Divide the gradients by the scale in place; True when the step must be skipped."""
+        if not grads:
+            return False
+        if not self.dynamic:
+            torch._foreach_mul_(grads, 1.0 / self.loss_scale)
+            return False
+        found = grads[0].new_zeros(())
+        inverse = grads[0].new_full((), 1.0 / self.loss_scale)
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, found, inverse)
+        return bool(found.item())
+
+    def update(self, overflow: bool) -> None:
+        """Adapt the scale after a step."""
+        if self.dynamic and overflow:
+            self.loss_scale, self.unskipped = self.loss_scale / 2, 0
+            return
+        self.unskipped += 1
+        if self.dynamic and self.unskipped == self.window:
+            self.loss_scale = min(self.loss_scale * 2, self.largest)
+            self.unskipped = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss_scaler0": {"loss_scale": self.loss_scale, "unskipped": self.unskipped}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A constant scale stays what the options say; a dynamic one continues where it was."""
+        if self.dynamic:
+            self.loss_scale = float(state["loss_scaler0"]["loss_scale"])
+        self.unskipped = int(state["loss_scaler0"]["unskipped"])
+
+
+# ---- one optimiser's step -----------------------------------------------------------------------
+
+class Update:
+    """Zero, scaled backward, unscale, clip and step of one optimiser.
+
+    Args:
+        weights: the trained parameters, as the networks hold them.
+        masters: their fp32 counterparts inside the optimiser; the same tensors where fp32.
+        scaler: LossScaler, a torch GradScaler (O1), or None.
+        grad_clip: largest gradient norm, 0 for no limit.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter],
+                 masters: list[nn.Parameter], scaler: Any, grad_clip: float,
+                 device: torch.device) -> None:
+        self.optimizer, self.scaler, self.grad_clip, self.device = (
+            optimizer, scaler, grad_clip, device)
+        self.weights, self.masters = weights, masters
+        self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
+        # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
+        self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+
+    def zero(self) -> None:
+        """Always through the optimiser: NpuFusedAdam steps with stale gradients otherwise."""
+        self.optimizer.zero_grad()
+        for weight, _ in self.pairs:
+            weight.grad = None
+
+    def step(self, loss: Tensor) -> None:
+        """One optimiser step on a scalar loss. Where the loss is not finite nothing is changed,
+        if that can be had without stalling the device, and `bad_steps` counts it."""
+        bad = ~torch.isfinite(loss.detach())
+        self.zero()
+        if isinstance(self.scaler, LossScaler):
+            (loss.float() * self.scaler.loss_scale).backward()
+        elif self.scaler is not None:
+            self.scaler.scale(loss).backward()
+        else:
+            loss.backward()
+        if distributed.world_size() > 1:    # gradients are averaged: one bad loss spoils them all
+            bad = distributed.sum_over_ranks(bad.int()) > 0
+        self.bad_steps += bad
+        self._apply(bad)
+
+    def _apply(self, bad: Tensor) -> None:
+        if self.scaler is not None and not isinstance(self.scaler, LossScaler):
+            self.scaler.unscale_(self.optimizer)    # O1: the scaler itself skips bad steps
+            self._clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        overflow = False
+        self._gather()
+        if self.scaler is not None:
+            overflow = self.scaler.unscale([m.grad for m in self.masters if m.grad is not None])
+            self.scaler.update(overflow)
+        if overflow or (self.device.type == "cpu" and bad):
+            return
+        self._clip()
+        self._step_optimizer(bad)
+        if self.pairs:
+            with torch.no_grad():
+                torch._foreach_copy_([w for w, _ in self.pairs], [m for _, m in self.pairs])
+
+    def _gather(self) -> None:
+        """Copy low-precision gradients into the masters' fp32 ones."""
+        for weight, master in self.pairs:
+            if weight.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:       # NpuFusedAdam keeps its gradients as parts of one buffer
+                master.grad.copy_(weight.grad)
+
+    def _clip(self) -> None:
+        if not self.grad_clip:
+            return
+        if hasattr(self.optimizer, "clip_grad_norm_fused_"):
+            self.optimizer.clip_grad_norm_fused_(self.grad_clip)
+        else:
+            nn.utils.clip_grad_norm_(self.masters, self.grad_clip)
+
+    def _step_optimizer(self, bad: Tensor) -> None:
+        if not self.skips_on_device:
+            self.optimizer.step()
+            return
+        self.optimizer.found_inf = bad.float()
+        self.optimizer.step()
+        del self.optimizer.found_inf
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradients of the last step, before clipping only if clipping is off."""
+        norms = torch._foreach_norm([m.grad for m in self.masters if m.grad is not None])
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
+class ApexUpdate(Update):
+    """The same step through Ascend's apex, which owns masters, casting and loss scale."""
+
+    def __init__(self, amp: Any, loss_id: int, *args: Any) -> None:
+        super().__init__(*args)
+        self.amp, self.loss_id = amp, loss_id
+
+    def step(self, loss: Tensor) -> None:
+        self.bad_steps += ~torch.isfinite(loss.detach())
+        self.optimizer.zero_grad()
+        with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id) as scaled:
+            scaled.backward()
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(list(self.amp.master_params(self.optimizer)), self.grad_clip)
+        self.optimizer.step()
+
+
+# ---- the whole ----------------------------------------------------------------------------------
+
+def find_apex() -> tuple[Any, str]:
+    """Ascend's apex.amp, or None with what was found instead.
+
+    Raises: nothing; PyPI's unrelated `apex`, NVIDIA's without amp and broken builds are told apart.
+    """
+    try:
+        package = importlib.import_module("apex")
+    except ModuleNotFoundError as error:
+        if error.name == "apex":
+            return None, "no package called apex is installed"
+        return None, f"apex cannot be imported ({error})"
+    except Exception as error:  # old builds die in many ways (torch._six ...)
+        return None, f"apex cannot be imported ({type(error).__name__}: {error})"
+    try:
+        amp = importlib.import_module("apex.amp")
+    except ModuleNotFoundError as error:
+        if error.name != "apex.amp":
+            return None, f"apex.amp cannot be imported ({error})"
+        if hasattr(package, "optimizers") or importlib.util.find_spec("apex.optimizers"):
+            return None, "this is NVIDIA's apex, which removed amp in 2025"
+        return None, "this is another package called apex (PyPI's web toolkit), not the amp one"
+    except Exception as error:
+        return None, f"apex.amp cannot be imported ({type(error).__name__}: {error})"
+    if "combine_grad" not in inspect.signature(amp.initialize).parameters:
+        return None, "this is NVIDIA's apex; Ascend's amp.initialize takes combine_grad"
+    return amp, "Ascend apex"
+
+
+class Precision:
+    """Precision of a whole recipe: casts its networks, makes its optimisers, keeps the masters.
+
+    Args:
+        opt_level: "O0", "O1", "O2" or "auto" (O2 on NPU and CUDA, O0 on the CPU).
+        loss_scale: "dynamic", a number as text, or None for the level's default.
+        amp_backend: "auto" or "native" (plain torch), "apex" (Ascend's, NPU only).
+        amp_dtype: "auto", "fp16" or "bf16".
+        optimizer: "auto" or "fused" (the device's fused Adam), "adam".
+        master_init: "rounded" as apex, or "exact": masters start from the unrounded weights.
+        keep_fp32: "safe" or "apex", see `cast_network`.
+
+    Raises:
+        ValueError: a combination the device cannot do.
+    """
+
+    def __init__(self, device: torch.device, *, opt_level: str = "auto",
+                 loss_scale: str | float | None = None, amp_backend: str = "auto",
+                 amp_dtype: str = "auto", optimizer: str = "auto", master_init: str = "rounded",
+                 keep_fp32: str = "safe", grad_clip: float = 0.0) -> None:
+        self.device, self.optimizer_kind, self.grad_clip = device, optimizer, grad_clip
+        self.master_init, self.keep_fp32 = master_init, keep_fp32
+        automatic = opt_level == "auto"
+        self.opt_level = devices.default_opt_level(device) if automatic else opt_level
+        self.loss_scale = self._checked_scale(loss_scale)
+        self.dtype = self._checked_dtype(amp_dtype)
+        self.apex = self._checked_apex(amp_backend)
+        self.updates: dict[str, Update] = {}
+        self._masters: dict[int, nn.Parameter] = {}     # by identity of the network's parameter
+        logger.info("precision: %s%s", self.describe(),
+                    f" (auto on {device.type})" if automatic else "")
+
+    def describe(self) -> str:
+        if self.opt_level == "O0":
+            return "O0, fp32"
+        kind = str(self.dtype).removeprefix("torch.")
+        how = "Ascend apex" if self.apex else "native"
+        return f"{self.opt_level}, {kind}, {how}, loss scale {self.loss_scale}"
+
+    def _checked_scale(self, given: str | float | None) -> str | float:
+        if given is None:
+            return 128.0 if self.opt_level == "O2" else "dynamic"
+        if self.opt_level == "O0":
+            logger.warning("--loss_scale has no effect with --opt_level O0")
+        if given == "dynamic":
+            if devices.saturates(self.device) and self.opt_level == "O2":
+                raise ValueError("--loss_scale dynamic: this chip turns overflow into its largest "
+                                 "number, so native O2 cannot see it; give a number (128), or use "
+                                 "--opt_level O1")
+            return "dynamic"
+        try:
+            scale = float(given)
+        except ValueError:
+            scale = 0.0
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"--loss_scale must be dynamic or a positive number, got {given!r}")
+        return scale
+
+    def _checked_dtype(self, given: str) -> torch.dtype:
+        if self.opt_level == "O0":
+            if given != "auto":
+                logger.warning("--amp_dtype has no effect with --opt_level O0")
+            return torch.float32
+        if given == "auto":
+            given = "bf16" if self.device.type == "cpu" and self.opt_level == "O1" else "fp16"
+        if given == "bf16" and self.device.type == "npu":
+            raise ValueError("--amp_dtype bf16: NPU batch norm, PReLU and reflection padding have "
+                             "no bf16 kernels; use fp16")
+        if given == "bf16" and self.opt_level == "O2":
+            raise ValueError("--amp_dtype bf16 belongs to --opt_level O1; O2 is fp16")
+        return DTYPES[given]
+
+    def _checked_apex(self, backend: str) -> Any:
+        if backend != "apex":
+            return None
+        if self.device.type != "npu":
+            raise ValueError(f"--amp_backend apex needs an Ascend NPU, the device is "
+                             f"{self.device.type}; use native")
+        amp, found = find_apex()
+        if amp is None:
+            raise ValueError(f"--amp_backend apex: {found}; see requirements-npu.txt, or use native")
+        if self.opt_level == "O0":
+            raise ValueError("--amp_backend apex needs --opt_level O1 or O2")
+        return amp
+
+    # -- set-up: networks are on the device with their fp32 weights loaded ------------------------
+
+    def prepare(self, networks: dict[str, nn.Module],
+                plans: dict[str, tuple[list[str], Callable[[nn.Module], Iterable[dict]], dict]],
+                every_gradient: bool) -> dict[str, nn.Module]:
+        """Cast the trained networks and build the optimisers.
+
+        Args:
+            networks: every network of the recipe; those without optimiser stay fp32.
+            plans: per optimiser the names of its networks, a function from network to parameter
+                groups, and Adam's settings (lr, betas).
+            every_gradient: each step gives every parameter a gradient, which NpuFusedAdam needs.
+
+        Returns:
+            The networks to call, by name: wrapped where inputs or outputs are cast.
+        """
+        trained = {name: networks[name] for names, _, _ in plans.values() for name in names}
+        if self.apex:
+            return self._prepare_apex(networks, trained, plans)
+        if self.opt_level == "O2":
+            for network in trained.values():
+                self._make_masters(network)
+        for name, (members, group, settings) in plans.items():
+            weights, groups = [], []
+            for member in members:
+                for entry in group(networks[member]):
+                    params = [p for p in entry["params"] if p.requires_grad]
+                    weights += params
+                    groups.append({**entry, "params": [self.master(p) for p in params]})
+            optimizer = self._build_optimizer(name, groups, settings, every_gradient)
+            self.updates[name] = Update(optimizer, weights, [self.master(w) for w in weights],
+                                        self._make_scaler(), self.grad_clip, self.device)
+        if self.opt_level == "O0":
+            return dict(networks)
+        return {name: LowPrecision(network, self.dtype, self.device.type, self.opt_level == "O1")
+                if name in trained else network for name, network in networks.items()}
+
+    def _make_masters(self, network: nn.Module) -> None:
+        originals = {name: p.detach().clone() for name, p in network.named_parameters()}
+        cast_network(network, self.dtype, self.keep_fp32, self.device.type)
+        for name, weight in network.named_parameters():
+            if weight.dtype != torch.float32:
+                start = originals[name] if self.master_init == "exact" else weight.detach().float()
+                self._masters[id(weight)] = nn.Parameter(start)
+
+    def _make_scaler(self) -> Any:
+        if self.opt_level == "O2":
+            return LossScaler(self.loss_scale)
+        if self.opt_level == "O1" and self.dtype is torch.float16:
+            fixed = {} if self.loss_scale == "dynamic" else {
+                "init_scale": self.loss_scale, "growth_interval": 2 ** 31 - 1}
+            return devices.grad_scaler(self.device, **fixed)
+        return None
+
+    def _build_optimizer(self, name: str, groups: list[dict], settings: dict,
+                         every_gradient: bool) -> torch.optim.Optimizer:
+        kind, (fused, found) = self.optimizer_kind, devices.fused_adam(self.device)
+        if self.device.type == "npu" and not every_gradient:
+            fused, found = None, ("NpuFusedAdam fails where a step leaves a parameter without "
+                                  "gradient, as this recipe's steps do")
+        if kind == "fused" and fused is None:
+            raise ValueError(f"--optimizer fused: {found}; use --optimizer adam")
+        if kind in ("auto", "fused") and fused is not None:
+            logger.info("optimizer %s: %s", name, found)
+            return fused(groups, **settings)
+        logger.info("optimizer %s: torch Adam", name)
+        return torch.optim.Adam(groups, **settings)
+
+    def _prepare_apex(self, networks: dict[str, nn.Module], trained: dict[str, nn.Module],
+                      plans: dict) -> dict[str, nn.Module]:
+        """amp.initialize runs once over all networks and optimisers, before DDP."""
+        optimizers = importlib.import_module("apex.optimizers")
+        weights = {name: [p for member in members for p in networks[member].parameters()
+                          if p.requires_grad] for name, (members, _, _) in plans.items()}
+        built = [optimizers.NpuFusedAdam(
+            [entry for member in members for entry in group(networks[member])], **settings)
+            for members, group, settings in plans.values()]
+        models, built = self.apex.initialize(
+            list(trained.values()), built, opt_level=self.opt_level, loss_scale=self.loss_scale,
+            combine_grad=True, num_losses=len(built))
+        for loss_id, (name, optimizer) in enumerate(zip(plans, built, strict=True)):
+            masters = [p for entry in optimizer.param_groups for p in entry["params"]]
+            self.updates[name] = ApexUpdate(
+                self.apex, loss_id, optimizer, weights[name], masters, None, self.grad_clip,
+                self.device)
+            self._masters.update(zip(map(id, weights[name]), masters, strict=True))
+        logger.info("optimizer: apex.optimizers.NpuFusedAdam")
+        return {**networks, **dict(zip(trained, models, strict=True))}
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def master(self, weight: nn.Parameter) -> nn.Parameter:
+        """The fp32 tensor the optimiser moves for this parameter of a network."""
+        return self._masters.get(id(weight), weight)
+
+    def state_of(self, network: nn.Module) -> dict[str, Tensor]:
+        """The network's state dict in fp32, weights taken from the masters (no copies made)."""
+        weights = dict(network.named_parameters())
+        state = {}
+        for name, tensor in network.state_dict().items():
+            tensor = self.master(weights[name]).detach() if name in weights else tensor
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
+        return state
+
+    @torch.no_grad()
+    def load_state_of(self, network: nn.Module, state: dict[str, Tensor]) -> None:
+        """Put an fp32 state dict with exactly this network's keys into weights and masters."""
+        network.load_state_dict(state)
+        for name, weight in network.named_parameters():
+            if (master := self.master(weight)) is not weight:
+                master.copy_(state[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Level and loss scales; per optimiser in apex's layout (O2) or torch's (O1)."""
+        state: dict[str, Any] = {"opt_level": self.opt_level}
+        if self.apex:
+            return {**state, **self.apex.state_dict()}
+        for name, update in self.updates.items():
+            if update.scaler is not None:
+                state[name] = update.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Also takes apex's flat layout, and a file of another level: then scales start anew."""
+        if self.apex:
+            flat = {key: value for key, value in state.items() if key.startswith("loss_scaler")}
+            if flat:
+                self.apex.load_state_dict(flat)
+            return
+        for index, (name, update) in enumerate(self.updates.items()):
+            saved = state.get(name)
+            if saved is None and f"loss_scaler{index}" in state:
+                saved = {"loss_scaler0": state[f"loss_scaler{index}"]}
+            if saved is not None and update.scaler is not None and (
+                    isinstance(update.scaler, LossScaler) == ("loss_scaler0" in saved)):
+                update.scaler.load_state_dict(saved)
+
+    def load_optimizer(self, name: str, state: dict[str, Any]) -> None:
+        """Restore an optimiser before its first step.
+
+        NpuFusedAdam counts a tensor `step` twice for its first parameter, so steps become integers
+        for it; torch's Adam wants tensors. Fused kernels walk through memory without looking at
+        strides, so the moments take their parameter's layout.
+        """
+        assert not self.updates[name].optimizer.state, "NpuFusedAdam ignores a load after a step"
+        fused_npu = hasattr(self.updates[name].optimizer, "clip_grad_norm_fused_")
+        for entry in state["state"].values():
+            if fused_npu and isinstance(entry.get("step"), Tensor):
+                entry["step"] = int(entry["step"].item())
+            elif not fused_npu and "step" in entry and not isinstance(entry["step"], Tensor):
+                entry["step"] = torch.tensor(float(entry["step"]))
+        optimizer = self.updates[name].optimizer
+        optimizer.load_state_dict(state)
+        for param, entry in optimizer.state.items():
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.shape == param.shape and value.dim():
+                    entry[key] = torch.empty_like(param).copy_(value)

@@ -1,0 +1,258 @@
+"""Weights in the published layout and training states that resume exactly.
+
+A run's folder holds, for a suffix S = latest, best, iter_<step>, epoch_<n>:
+    S_net_<name>.pth    bare fp32 state dict on the CPU, the published format
+    latest_state.pth    everything needed to go on, weights included, so that one file is the
+                        whole truth whatever instant a run is killed at
+    previous_state.pth  the state before that
+"""
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.files import write_atomically
+
+logger = logging.getLogger("facezoo")
+WRAPPERS = ("params_ema", "params", "g_ema", "state_dict")
+PREFIXES = ("module.", "netG.", "network.")
+STATE_VERSION = 1
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+def _portable(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CPU, contiguous copies: readable on machines without the device, in the published layout."""
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cpu(item) for item in value)
+    return value
+
+
+def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor]]) -> None:
+    """Write `<suffix>_net_<name>.pth` for every network's state dict."""
+    for name, state in networks.items():
+        portable = _portable(state)
+        write_atomically(folder / f"{suffix}_net_{name}.pth",
+                         lambda file, portable=portable: torch.save(portable, file))
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write `latest_state.pth`, keeping the one before as `previous_state.pth`."""
+    state = {"version": STATE_VERSION, **_to_cpu(state)}
+    write_atomically(folder / "latest_state.pth", lambda file: torch.save(state, file),
+                     previous=folder / "previous_state.pth")
+
+
+def prune(folder: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` numbered snapshots of each kind; 0 keeps all."""
+    if keep_last <= 0:
+        return
+    for kind in ("iter", "epoch"):
+        found: dict[int, list[Path]] = {}
+        for path in folder.glob(f"{kind}_*_net_*.pth"):
+            match = re.fullmatch(rf"{kind}_(\d+)_net_.+\.pth", path.name)
+            if match:
+                found.setdefault(int(match[1]), []).append(path)
+        for number in sorted(found)[:-keep_last]:
+            for path in found[number]:
+                path.unlink(missing_ok=True)
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+def read(path: str | Path) -> Any:
+    """Content of a `.pth` or `.safetensors` file, on the CPU, without executing anything in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, empty, no checkpoint, or a pickle that holds program code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        head = path.read_bytes()[:2]
+        if head in (b"PK", b"\x80\x02"):
+            first = str(error).split("\n")[0]
+            raise ValueError(f"{path} holds objects other than tensors and plain values, which are "
+                             f"not loaded because that can run code from the file ({first})"
+                             ) from error
+        raise ValueError(f"{path} is not a PyTorch checkpoint") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no PyTorch checkpoint "
+                         f"({str(error).splitlines()[0] if str(error) else 'it is empty'})"
+                         ) from error
+
+
+def unwrap(content: Any, path: str | Path, name: str = "") -> dict[str, Tensor]:
+    """The state dict inside a file's content; says what was stripped.
+
+    Understands nesting under `params_ema`, `params`, `g_ema`, `state_dict`, or under a network's
+    own name, and key prefixes `module.`, `netG.`.
+
+    Args:
+        name: network letter to look for in files that hold several, e.g. "G".
+    """
+    stripped = []
+    while isinstance(content, dict) and not _is_state_dict(content):
+        key = next((k for k in (*WRAPPERS, name, name.lower(), f"net{name}")
+                    if k in content and isinstance(content[k], dict)), None)
+        if key is None:
+            break
+        stripped.append(f"[{key!r}]")
+        content = content[key]
+    if not isinstance(content, dict) or not _is_state_dict(content):
+        keys = list(content)[:3] if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} holds no state dict; found {keys}, expected tensors by name or "
+                         f"one of {', '.join(WRAPPERS)}")
+    for prefix in PREFIXES * 2:     # netG.module. and module.netG. both occur
+        if content and all(key.startswith(prefix) for key in content):
+            stripped.append(prefix)
+            content = {key[len(prefix):]: value for key, value in content.items()}
+    if stripped:
+        logger.info("%s: took the weights from %s", path, " ".join(stripped))
+    return dict(content)
+
+
+def _is_state_dict(content: dict) -> bool:
+    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def check_match(state: dict[str, Tensor], expected: dict[str, Tensor], path: str | Path,
+                hint: str = "") -> None:
+    """Require exactly the expected keys and shapes.
+
+    Args:
+        hint: appended to the message, e.g. the options the file seems to need.
+
+    Raises:
+        ValueError: counts missing, unexpected and differently shaped entries, three of each.
+    """
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+              for key in expected if key in state and state[key].shape != expected[key].shape]
+    if not (missing or unexpected or shapes):
+        return
+    parts = [f"{len(found)} {what} ({', '.join(found[:3])}{' ...' if len(found) > 3 else ''})"
+             for what, found in (("missing", missing), ("unexpected", unexpected),
+                                 ("of another shape", shapes)) if found]
+    raise ValueError(f"{path} does not fit the network: {'; '.join(parts)}"
+                     + (f". {hint}" if hint else ""))
+
+
+def load_weights(path: str | Path, expected: dict[str, Tensor], name: str = "",
+                 hint: Any = None) -> dict[str, Tensor]:
+    """Read a weight file and check it strictly against a network's state dict.
+
+    Args:
+        expected: state dict of the network.
+        name: network letter, for files that hold several networks.
+        hint: function from the file's state dict to advice for a mismatch, or None.
+    """
+    state = unwrap(read(path), path, name)
+    try:
+        check_match(state, expected, path)
+    except ValueError:
+        check_match(state, expected, path, hint(state) if hint else "")
+    return state
+
+
+def find_weights(path: str | None, runs: Path, name: str | None, epoch: str = "best",
+                 load_iter: int = 0, network: str = "G") -> Path:
+    """The weight file that options describe: `path`, or one of the run `name` below `runs`.
+
+    Args:
+        epoch: `best` (else `latest`), `latest` or a number.
+        load_iter: a step's numbered weights instead, 0 for none.
+
+    Raises:
+        FileNotFoundError: it does not exist; names those there are.
+    """
+    if path:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--pretrain_model_path {path} does not exist")
+        return Path(path)
+    folder = runs / str(name)
+    suffixes = [f"iter_{load_iter}"] if load_iter else (
+        ["best", "latest"] if epoch == "best" else
+        [epoch if epoch == "latest" else f"epoch_{epoch}"])
+    for suffix in suffixes:
+        if (found := folder / f"{suffix}_net_{network}.pth").is_file():
+            return found
+    there = ", ".join(sorted(p.name for p in folder.glob(f"*_net_{network}.pth"))) or "none"
+    raise FileNotFoundError(f"no {suffixes[0]} weights in {folder}; there are: {there}")
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest readable training state of a run, or None if there is none.
+
+    Raises:
+        ValueError: states exist but none is readable, or they come from a newer version.
+    """
+    errors = []
+    for name in ("latest_state.pth", "previous_state.pth"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state = read(path)
+        except ValueError as error:
+            errors.append(str(error))
+            logger.warning("%s; trying the state before it", error)
+            continue
+        if not isinstance(state, dict) or "version" not in state:
+            errors.append(f"{path} is no training state")
+            continue
+        if state["version"] > STATE_VERSION:
+            raise ValueError(f"{path} was written by a newer FaceZoo (state version "
+                             f"{state['version']}, this one reads up to {STATE_VERSION})")
+        return state
+    if errors:
+        raise ValueError("; ".join(errors))
+    return None
+
+
+def load_published_state(folder: Path, suffix: str, names: list[str],
+                         optimizers: list[str]) -> dict[str, Any] | None:
+    """Training state from the original repository's three files, or None if they are not there.
+
+    `<suffix>_net_<name>.pth`, `<suffix>_opts.pth` (list in optimiser order) and `<suffix>.info`
+    (resume_epoch, resume_iter). Source: chaofengc/Face-SPARNet, models/base_model.py.
+    """
+    info_path, optimizer_path = folder / f"{suffix}.info", folder / f"{suffix}_opts.pth"
+    if not info_path.exists() or not optimizer_path.exists():
+        return None
+    info, states = read(info_path), read(optimizer_path)
+    if len(states) != len(optimizers):
+        raise ValueError(f"{optimizer_path} holds {len(states)} optimisers, the model has "
+                         f"{len(optimizers)} ({', '.join(optimizers)})")
+    networks = {}
+    for name in names:
+        path = folder / f"{suffix}_net_{name}.pth"
+        networks[name] = unwrap(read(path), path, name)
+    return {"networks": networks, "optimizers": dict(zip(optimizers, states, strict=True)),
+            "published": {"epoch": int(info["resume_epoch"]), "iter": int(info["resume_iter"])}}

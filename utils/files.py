@@ -1,0 +1,70 @@
+"""Files that are either complete or untouched."""
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
+                     previous: str | Path | None = None) -> None:
+    """Write a file under a temporary name, flush it to disk, then put it in place.
+
+    Args:
+        write: called with the open binary file.
+        previous: name under which the file replaced is kept.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; `path` is then untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())      # mkstemp makes private files
+        if previous is not None and path.exists():
+            os.replace(_second_name(path), previous)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _second_name(path: Path) -> Path:
+    """A hard link, so that `path` itself exists at every instant; a copy where links fail."""
+    link = path.with_name(f".{path.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:     # file systems without hard links, e.g. mounted object stores
+        import shutil
+        shutil.copyfile(path, link)
+    return link
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()) and None)
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's content."""
+    import hashlib
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,300 @@
+"""Pictures on disk, as arrays and as tensors; the only file that knows OpenCV's BGR order.
+
+Arrays are uint8 RGB (H, W, 3), tensors float32 RGB (B, 3, H, W) in [-1, 1].
+"""
+from __future__ import annotations
+
+import glob
+import io
+import os
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.files import write_atomically
+
+IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
+                              ".ppm", ".pgm", ".gif", ".jp2"))
+MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
+# Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
+_READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000")
+_WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP",
+                  ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM"}
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90}
+
+
+class BadImage(ValueError):
+    """A file that cannot be used as a picture; the message is `<file>: <reason>`."""
+
+
+def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """Picture files of a folder (by extension), sorted by relative path; hidden ones are left out.
+
+    Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
+
+    Raises:
+        ValueError: the folder is missing, is no folder, or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder, this is a file")
+    found: list[str] = []
+    num_others, seen, queue = 0, set(), [""]
+    while queue:
+        inside = queue.pop()
+        real = os.path.realpath(folder / inside)
+        if real in seen:
+            continue
+        seen.add(real)
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                name = f"{inside}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    queue += [f"{name}/"] if recursive else []
+                elif _is_image_name(name) and (entry.is_file() or entry.is_symlink()):
+                    found.append(name)
+                else:
+                    num_others += 1
+    if not found:
+        raise ValueError(f"{folder}: no image in it ({num_others} other file(s) seen); expected "
+                         f"{', '.join(sorted(IMAGE_EXTENSIONS))}")
+    return [folder / name for name in sorted(found)]
+
+
+def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
+    """Pictures named by one file, a folder (with its subfolders) or a glob such as `a/*.png`.
+
+    Returns:
+        (root, paths): every path lies under root, so relative names are distinct. A file that is
+        named itself counts whatever its extension.
+
+    Raises:
+        ValueError: nothing there, or nothing that is a picture.
+    """
+    path = Path(pattern)
+    if path.is_dir():
+        return path, list_images(path)
+    if path.exists():       # before globbing: a file may be called `photo[1].jpg`
+        return path.parent, [path]
+    if not glob.has_magic(str(pattern)):
+        raise ValueError(f"{pattern}: no such file or folder")
+    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
+    paths = [match for match in matches if _is_image_name(match.name) and match.is_file()]
+    if not paths:
+        raise ValueError(f"{pattern}: no image matches ({len(matches)} other match(es)); "
+                         f"expected {', '.join(sorted(IMAGE_EXTENSIONS))}")
+    fixed = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
+    return Path(*path.parts[:fixed]), paths
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode a picture of any common kind to uint8 RGB (H, W, 3), upright.
+
+    The content decides, not the extension. Alpha is dropped, the EXIF orientation applied, an
+    animation gives its first frame. Of 16-bit samples the high byte is kept; floating-point ones
+    are taken as 0..1, or as 0..255 if they exceed 2.
+
+    Raises:
+        BadImage: unreadable, empty, truncated, too large, NaN, or no picture.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BadImage(f"{path}: {error.strerror or error}") from error
+    if not data:
+        raise BadImage(f"{path}: empty file (0 bytes)")
+    if data.startswith(b"version https://git-lfs"):
+        raise BadImage(f"{path}: a Git LFS pointer, not the picture; run `git lfs pull`")
+    try:
+        pixels = _decode_plain_jpeg(data) if _is_plain_jpeg(data) else None
+        return _decode(data) if pixels is None else pixels
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"{path}: no picture of a known format (begins with {data[:12]!r})"
+                       ) from error
+    except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"{path}: {reason}") from error
+
+
+def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
+    """Write a uint8 RGB (H, W, 3) or grey (H, W) array; the extension chooses the format.
+
+    The file appears complete or not at all. Missing folders are created. `quality` (1..100) is
+    used by JPEG, without chroma subsampling, and WebP.
+
+    Raises:
+        ValueError: unknown extension, or not such an array.
+    """
+    path = Path(path)
+    file_format = _WRITE_FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise ValueError(f"{path}: cannot write {path.suffix or 'a file without extension'}; "
+                         f"use {', '.join(_WRITE_FORMATS)}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+        raise ValueError(f"{path}: expected a uint8 array (H, W, 3) or (H, W), got {image.dtype} "
+                         f"{image.shape}")
+    settings = {"JPEG": {"quality": quality, "subsampling": 0}, "WEBP": {"quality": quality}}
+    write_atomically(path, lambda file: Image.fromarray(image).save(
+        file, file_format, **settings.get(file_format, {})))
+
+
+def bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a uint8 (H, W, 3) or (H, W) array with Pillow's bicubic filter.
+
+    Pillow's antialiases when it shrinks and has a = -0.5; OpenCV's and torch's do neither, and
+    the published numbers come from Pillow.
+    """
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """Mirrored left-right, as a contiguous copy: Pillow takes 5 times as long to read a view."""
+    return cv2.flip(image, 1)
+
+
+def to_tensor(images: np.ndarray | Tensor,
+              memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """uint8 (H, W, 3) or (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1], on the input's device.
+
+    Exactly x / 255, then (x - 0.5) / 0.5, in float32 on every device. `torch.channels_last` costs
+    no copy: it is how the input already lies in memory.
+    """
+    if isinstance(images, np.ndarray):      # torch takes no flipped views, and warns of read-only
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    x = images
+    if x.dtype != torch.uint8 or x.ndim not in (3, 4) or x.shape[-1] != 3:
+        raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), got {x.dtype} "
+                         f"{tuple(x.shape)}")
+    x = x if x.ndim == 4 else x[None]
+    x = x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format).float()
+    # CUDA turns division by a Python number into a product with its reciprocal: one bit less.
+    return x.div_(x.new_full((), 255.0)).sub_(0.5).div_(0.5)
+
+
+def to_image(x: Tensor, rounding: str = "round") -> np.ndarray:
+    """float (3, H, W) or (B, 3, H, W) in [-1, 1] to uint8 (H, W, 3) or (B, H, W, 3).
+
+    Args:
+        x: values outside [-1, 1] are clipped; any device.
+        rounding: `round` to nearest, or `truncate`, as SPARNet's published code does.
+    """
+    if rounding not in ("round", "truncate"):
+        raise ValueError(f"rounding must be round or truncate, got {rounding!r}")
+    grey_levels = ((x.detach().float() + 1) / 2 * 255).clamp(0, 255)
+    if rounding == "round":
+        grey_levels = grey_levels.round()
+    return grey_levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def image_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4,
+               labels: Sequence[str] | None = None) -> np.ndarray:
+    """Lay pictures out in rows and columns on white, for previews and strips.
+
+    Args:
+        rows: uint8 (H, W, 3) arrays of any sizes; a smaller one sits in its cell's upper left.
+        gap: pixels between cells.
+        labels: a title above each column.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    widths = [max(row[column].shape[1] for row in rows if column < len(row))
+              for column in range(max(len(row) for row in rows))]
+    heights = [max(cell.shape[0] for cell in row) for row in rows]
+    top = 20 if labels else 0
+    grid = np.full((top + sum(heights) + gap * (len(heights) - 1),
+                    sum(widths) + gap * (len(widths) - 1), 3), 255, np.uint8)
+    lefts = [sum(widths[:column]) + gap * column for column in range(len(widths))]
+    for row, height in zip(rows, heights, strict=True):
+        for cell, left in zip(row, lefts, strict=False):
+            grid[top:top + cell.shape[0], left:left + cell.shape[1]] = cell
+        top += height + gap
+    for label, left, width in zip(labels or (), lefts, widths, strict=False):
+        _write_label(grid[:20, left:left + width], label)
+    return grid
+
+
+def _write_label(strip: np.ndarray, label: str) -> None:
+    """Draw black text into a (20, W, 3) view, shrunk until it fits."""
+    (width, _), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    size = min(0.45, (strip.shape[1] - 2) / max(width, 1))
+    drawn = np.ascontiguousarray(strip)
+    cv2.putText(drawn, label, (1, 14), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    strip[:] = drawn
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Complete, 8 bits, three channels, of a sane size, and without an EXIF block."""
+    if not data.startswith(b"\xff\xd8\xff") or not data.endswith(b"\xff\xd9"):
+        return False
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, at + 1)
+        if marker == 0xE1:              # APP1: EXIF, which may turn the picture
+            return False
+        if marker in (0xC0, 0xC1, 0xC2):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return bits == 8 and channels == 3 and 0 < height * width <= MAX_PIXELS
+        at += 2 + length
+    return False
+
+
+def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
+    """OpenCV takes two thirds of Pillow's time; None if it does not like the file."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # odd metadata: what matters here raises
+        image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
+        image.load()
+        # Read after load(), which turns TIFFs upright by itself and then forgets the tag.
+        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+        image = _to_rgb(image)
+    return np.array(image if turn is None else image.transpose(turn))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):          # 16 bits, kept in 16 or 32
+        values = np.asarray(image)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"integer samples from {low} to {high}, expected 8 or 16 bits")
+        # What Pillow does with 16-bit colour; exact for 8 bits shifted up and for 8 bits x 257.
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ValueError("NaN or infinite samples")
+        low, high = float(values.min()), float(values.max())
+        white = 1.0 if high <= 2 else 255.0     # 2: resampling overshoots white a little
+        if low < -white or high > 2 * white:
+            raise ValueError(f"floating-point samples from {low:g} to {high:g}, expected 0 to 1 "
+                             f"or 0 to 255")
+        scaled = values.astype(np.float64) / white * 255
+        image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
