@@ -13,7 +13,6 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 import csv
 import hashlib
 import io
-import json
 import logging
 import platform
 import sys
@@ -35,7 +34,7 @@ from metrics.psnr_ssim import PROTOCOLS, Protocol
 from options.test_options import EvaluateOptions
 from utils import device as devices
 from utils import entry
-from utils.files import sha256, write_text
+from utils.files import sha256, to_json, write_text
 from utils.image import BadImage, bicubic, image_grid, read_image, write_image
 
 logger = logging.getLogger("facezoo")
@@ -54,6 +53,9 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
     dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
     if opt.dataset_name == "synthetic":
         logger.info("evaluating on embedded synthetic faces; give your own with --dataroot DIR")
+    if not dataset.has_targets:
+        raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to compare with; use "
+                         f"folder, or enhance.py to restore pictures without targets")
     counter = BadImageCounter(opt.max_bad_images, len(dataset))
     loader = create_eval_loader(dataset, batch_size=opt.batch_size, num_threads=opt.num_threads,
                                 pin_memory=devices.pins_memory(device))
@@ -85,9 +87,10 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
             counter.add([str(error)])
             bad.append(str(error))
             continue
-        candidates = {"restored": lambda _, p=pictures: p["restored"]}
-        if lq_of:
-            candidates = {"bicubic": lambda _, p=pictures: p["lq"], **candidates}
+        roundings = [p.rounding for p in protocols]
+        candidates = {method: dict.fromkeys(roundings, pictures[key])
+                      for method, key in (("bicubic", "lq"), ("restored", "restored"))
+                      if key in pictures}
         try:
             yield compare(name, gt, candidates, protocols), pictures
         except ValueError as error:
@@ -145,13 +148,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def finite(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal pictures becomes the text "inf"."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return value if not isinstance(value, float) or np.isfinite(value) else str(value)
-
-
 def evaluate(opt: Namespace) -> int:
     """Measure, print the table, write table, CSV, JSON and strip; returns the exit status."""
     entry.set_up_logging()
@@ -175,13 +171,13 @@ def evaluate(opt: Namespace) -> int:
     mean = means(rows)
     text = table(mean, protocols, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), unreadable=bad, mean=finite(mean), versions=versions(),
+    report.update(pictures=len(rows), unreadable=bad, mean=mean, versions=versions(),
                   options={key: value for key, value in vars(opt).items() if key != "config"},
-                  per_image=[{"path": row.path, **digests, **finite(row.values)}
+                  per_image=[{"path": row.path, **digests, **row.values}
                              for row, digests in zip(rows, hashes, strict=True)])
     write_text(out / "table.txt", text + "\n")
     write_text(out / "per_image.csv", per_image_csv(rows, hashes, protocols))
-    write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "report.json", to_json(report) + "\n")
     if strip:
         labels = ["input", "restored", "target"] if len(strip[0]) == 3 else ["restored", "target"]
         write_image(out / "strip.png", image_grid(strip, labels=labels))

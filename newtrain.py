@@ -9,7 +9,6 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import json
 import logging
 import math
 import shutil
@@ -33,7 +32,7 @@ from options.base_options import summary, to_yaml
 from options.train_options import TrainOptions
 from utils import checkpoint, distributed, entry
 from utils import device as devices
-from utils.files import write_text
+from utils.files import to_json, write_text
 from utils.image import image_grid, to_image
 from utils.progress import LossWindow, Progress, SpeedMeter, clock
 
@@ -71,6 +70,8 @@ class Trainer:
         options = vars(opt)
         self.dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, options)
         self.val_dataset = data.create_dataset(opt.dataset_name, "val", opt.degradation, options)
+        if not self.dataset.has_targets:
+            raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to train on")
         self.bad_images = BadImageCounter(opt.max_bad_images,
                                           len(self.dataset) + len(self.val_dataset))
         self.model = models.create(opt, device)
@@ -93,9 +94,8 @@ class Trainer:
     def _find_state(self) -> dict[str, Any] | None:
         state = checkpoint.load_state(self.folder)
         if state is None:
-            names = [name for name in self.model.bare if name not in self.model._not_saved]
-            state = checkpoint.load_published_state(self.folder, "latest", names,
-                                                    list(self.model._plans))
+            state = checkpoint.load_published_state(
+                self.folder, "latest", list(self.model.weights()), self.model.optimizer_names())
         if state is None:
             logger.info("nothing to continue in %s; starting at step 1", self.folder)
         elif state.get("model", self.opt.model) != self.opt.model:
@@ -224,8 +224,8 @@ class Trainer:
             raise Diverged(
                 f"{found} steps had a non-finite loss, more than --max_bad_steps "
                 f"{self.opt.max_bad_steps}. Training has diverged: lower --lr, set --grad_clip 1, "
-                f"use --loss_scale dynamic, --opt_level O1 or O0; --continue_train goes on from the "
-                f"last save")
+                f"use --loss_scale dynamic, --opt_level O1 or O0; --continue_train goes on from "
+                f"the last save")
 
     def _validation_batches(self, limit: int | None = None) -> Any:
         dataset = self.val_dataset if limit is None else torch.utils.data.Subset(
@@ -288,7 +288,7 @@ class Trainer:
         checkpoint.save_state(self.folder, {
             **self.model.state_dict(), "model": self.opt.model, "step": self.step,
             "steps_per_epoch": self.sampler.steps_per_epoch, "rng": rng, "best": self.best,
-            "options": {key: value for key, value in vars(self.opt).items()}})
+            "options": dict(vars(self.opt))})
 
     def result(self) -> dict[str, Any]:
         """The figures the launch scripts report, all measured in this run."""
@@ -353,13 +353,14 @@ def train(opt: Namespace) -> int:
 
 def conclude(trainer: Trainer, interrupted: str) -> int:
     """Write result.json and the closing lines; returns the exit status."""
-    if trainer.step > trainer.total_steps or not trainer.speed.steps:
-        logger.info("nothing left to time: the run stands at step %d of %d", trainer.step,
+    if trainer.sampler.start_step >= trainer.total_steps:
+        logger.info("nothing left to do: the run stands at step %d of %d", trainer.step,
                     trainer.total_steps)
+        return 0
     trainer.speed.pause()
     result = {**trainer.result(), "interrupted": interrupted}
     if distributed.is_main():
-        write_text(trainer.folder / "result.json", json.dumps(result, indent=1) + "\n")
+        write_text(trainer.folder / "result.json", to_json(result) + "\n")
     if interrupted:
         logger.info("stopped by %s after step %d; everything is saved, go on with "
                     "--continue_train", interrupted, trainer.step)

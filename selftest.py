@@ -28,7 +28,7 @@ import torch
 from options.parser import OneLineParser
 from utils import device as devices
 from utils import entry
-from utils.files import write_text
+from utils.files import to_json, write_text
 from utils.golden import Check
 
 GOLDEN = Path(__file__).resolve().parent / "test" / "golden"
@@ -110,12 +110,10 @@ def selftest(opt: argparse.Namespace) -> int:
     passed = sum(row["ok"] for row in rows)
     print(f"{passed} of {len(rows)} cases ok on {device} ({devices.name_of(device)})")
     if opt.json:
-        for row in rows:    # JSON has no infinity
-            row["error"] = None if row["error"] is None else min(row["error"], 1e300)
-        write_text(opt.json, json.dumps({
+        write_text(opt.json, to_json({
             "device": str(device), "device_name": devices.name_of(device),
             "torch": torch.__version__, "passed": passed, "failed": len(rows) - passed,
-            "cases": rows}, indent=1) + "\n")
+            "cases": rows}) + "\n")
     return 0 if passed == len(rows) else 1
 
 

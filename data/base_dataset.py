@@ -50,6 +50,7 @@ class BaseDataset(Dataset):
     Raises:
         ValueError: a value out of range, or `load_size` does not suit the degradation.
     """
+    has_targets = True      # whether samples hold `gt`
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:

@@ -1,7 +1,6 @@
 """Loaders whose worker processes leave chance and signals to the main process."""
 from __future__ import annotations
 
-import os
 import random
 import signal
 from typing import Any
@@ -13,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from data.base_dataset import BaseDataset, collate
 from data.sampler import StepBatchSampler
+
+SECONDS_AFTER_SIGTERM = 30
 
 
 def create_train_loader(dataset: BaseDataset, sampler: StepBatchSampler, *, num_threads: int,
@@ -47,14 +48,14 @@ def _worker_settings(num_threads: int, seed: int, prefetch_factor: int) -> dict[
 def _init_worker(worker: int) -> None:
     """Make a worker process single-threaded, independently seeded, and out of signals' reach.
 
-    A signal to the process group (Ctrl-C, a scheduler's) is the main process's to handle: it saves,
-    then ends the workers. They stay killable by SIGTERM, which is how Python ends them at exit, and
-    PyTorch's watchdog ends them when the main process dies.
+    Ctrl-C and a scheduler's SIGTERM, which some send to every process of a job, are the main
+    process's to handle: it saves, then ends the workers. Until then they go on, but not for ever:
+    SIGTERM is also how Python ends them when the main process fails.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.getsid(0) != os.getpid():
-        os.setsid()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SECONDS_AFTER_SIGTERM))
     # Samples draw from their own generators; this is for code that forgets to.
     seed = torch.initial_seed() % 2**32
     random.seed(seed)

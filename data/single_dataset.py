@@ -17,6 +17,7 @@ class SingleDataset(BaseDataset):
     Raises:
         ValueError: --dataroot names no picture; what BaseDataset refuses.
     """
+    has_targets = False
 
     def __init__(self, *, dataroot: str, split: str = "test", load_size: int = 128,
                  max_dataset_size: float | None = None):

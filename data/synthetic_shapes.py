@@ -1,9 +1,10 @@
 """Where every part of a synthetic portrait lies; nothing here touches a pixel.
 
-Coordinates are units of the picture side: x to the right from 0 to 1, y downwards from 0 to 1. Points
-of the head in three dimensions have x = 0 at the middle of the face and z towards the camera.
+Coordinates are units of the picture side: x to the right from 0 to 1, y downwards from 0 to 1.
+Points of the head in three dimensions have x = 0 in the middle of the face, z to the camera.
 "Left" always means the left of the picture, and comes first where two sides share an array.
 """
+from __future__ import annotations
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -54,7 +55,8 @@ _MOUTH = np.array(
 _LIP_LINE = 0.728
 _RIGHT_EYE_ORDER = [3, 2, 1, 0, 5, 4]       # iBUG counts both eyes clockwise from their left corner
 
-# Points of the head: the 68 landmarks in iBUG order (300-W), then outline and ears.
+# Points of the head: the 68 landmarks in iBUG order (300-W), 20 of the outline, 9 of each ear.
+POINTS = 106
 _EYES = slice(36, 48)
 
 
@@ -70,9 +72,8 @@ def _spline_matrix(count: int, samples: int, closed: bool) -> np.ndarray:
     t = np.arange(samples) * span / (samples if closed else samples - 1)
     start = np.minimum(t.astype(int), span - 1)
     u = (t - start)[:, None]
-    weights = 0.5 * np.concatenate(
-        [-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2], axis=1
-    )
+    weights = 0.5 * np.concatenate([-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3,
+                                    u + 4 * u**2 - 3 * u**3, u**3 - u**2], axis=1)
     matrix = np.zeros((samples, count))
     for k in range(4):
         column = start + k - 1
@@ -219,14 +220,15 @@ def _curve_matrix() -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
         ([list(range(68, 88))], 96, True), ([list(range(88, 97)), list(range(97, 106))], 30, True),
         ([[36, 37, 38, 39], [45, 44, 43, 42]], 15, False),
         ([[39, 40, 41, 36], [42, 47, 46, 45]], 15, False),
-        ([[17, 18, 19, 20, 21], [26, 25, 24, 23, 22]], 16, False), ([list(range(31, 36))], 13, False),
+        ([[17, 18, 19, 20, 21], [26, 25, 24, 23, 22]], 16, False),
+        ([list(range(31, 36))], 13, False),
         ([list(range(48, 55))], 25, False), ([[54, 55, 56, 57, 58, 59, 48]], 25, False),
         ([list(range(60, 65))], 17, False), ([[64, 65, 66, 67, 60]], 17, False),
     ]
     blocks, shapes = [], []
     for sides, samples, closed in recipes:
         for columns in sides:
-            block = np.zeros((samples, 106))
+            block = np.zeros((samples, POINTS))
             block[:, columns] = _spline_matrix(len(columns), samples, closed)
             blocks.append(block)
         shapes.append((samples, 2) if len(sides) == 1 else (2, samples, 2))
@@ -242,108 +244,6 @@ def head_curves(points: np.ndarray) -> Curves:
         curves.append(dense[start:start + count].reshape(shape))
         start += count
     return Curves(*curves)
-
-
-class Ribbon(NamedTuple):
-    """A band of hair between two curves that run the way the hair lies, roots first: (65, 2) each."""
-
-    inner: np.ndarray
-    outer: np.ndarray
-
-    def at(self, along: np.ndarray, across: np.ndarray) -> np.ndarray:
-        """(..., 2) points at `along` in [0, 1] from root to tip, `across` from inner to outer."""
-        step = np.minimum(np.maximum(along * 64, 0), 64).astype(int)
-        inner = self.inner[step]
-        return inner + across[..., None] * (self.outer[step] - inner)
-
-    def outline(self, tips: np.ndarray | None = None) -> np.ndarray:
-        """Closed outline; its end is cut back by `tips` (T,), fractions of the length."""
-        if tips is None:
-            return np.concatenate([self.inner, self.outer[::-1]])
-        keep = 65 - int(64 * tips.max())
-        end = self.at(1 - tips, np.linspace(0, 1, len(tips)))
-        return np.concatenate([self.inner[:keep], end, self.outer[:keep][::-1]])
-
-
-_PUFF_X = np.array([0, 0.5, 0.8, 1, 1, 1, 1.1, 1.2, 1.3])
-_PUFF_Y = np.array([0.9, 1, 0.6, 0.2, 0, 0, 0, 0, 0])
-_HAIR_INNER = np.array(
-    [[0.0, 0.0, 0.03], [0.11, 0.012, 0.03], [0.195, 0.075, 0.0], [0.242, 0.37, -0.05],
-     [0.258, 0.47, -0.08], [0.252, 0.60, -0.08], [0.245, 0.74, -0.06], [0.24, 0.90, -0.06],
-     [0.235, 1.10, -0.06]]
-)
-_HAIR_OUTER = np.array(
-    [[0.0, 0.035, -0.1], [0.14, 0.055, -0.1], [0.237, 0.13, -0.1], [0.282, 0.25, -0.1],
-     [0.293, 0.40, -0.09], [0.298, 0.56, -0.09], [0.304, 0.72, -0.09], [0.312, 0.89, -0.09],
-     [0.32, 1.10, -0.09]]
-)
-# What is left on a receding head: a wreath round the ears.
-_WREATH_INNER = np.array([[0.255, 0.22, -0.07], [0.252, 0.26, -0.06], [0.25, 0.31, -0.06]])
-_WREATH_OUTER = np.array([[0.268, 0.18, -0.09], [0.277, 0.21, -0.09], [0.286, 0.25, -0.09]])
-
-
-def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon]:
-    """The hair in front of the head, back to front; empty for a bald head.
-
-    Args:
-        whole: also what is tucked behind the ears, without bangs.
-    """
-    if traits.style == "bald":
-        return []
-    end = 4.3 if traits.tucked and not whole else traits.hair_length
-    curves = np.stack([curve for side in (-1, 1) for curve in _side_hair(traits, side, end)])
-    dense = pose(spline(curves, 65))
-    # The hair ends at control point number `end`.
-    t = np.arange(65) * (end / 8)
-    low = np.minimum(t.astype(int), 63)
-    cut = dense[:, low] + (t - low)[:, None] * (dense[:, low + 1] - dense[:, low])
-    ribbons = [Ribbon(cut[0], cut[1]), Ribbon(cut[2], cut[3])]
-    if traits.bangs and not whole:
-        low, wide = 0.365 + 0.5 * traits.brow_height, 0.245 * traits.face_width
-        left = np.array([[-0.12, 0.06 - traits.volume, -0.08], [-0.21, 0.16, 0.0],
-                         [-wide, 0.28, 0.0], [-wide, low + 0.02, -0.01]])
-        ribbons.append(Ribbon(*pose(spline(np.stack([left, mirrored(left)]), 65))))
-    return ribbons
-
-
-def _side_hair(traits: Traits, side: int, end: float) -> tuple[np.ndarray, np.ndarray]:
-    """Inner and outer edge (9, 3) of the hair from the parting over one side of the head."""
-    inner, outer = _HAIR_INNER.copy(), _HAIR_OUTER.copy()
-    # The parted hair lies deeper over the forehead on the wide side.
-    sweep = traits.sweep if side * traits.part < 0 else 0.3 * traits.sweep
-    inner[:3, 1] += [traits.hairline, traits.hairline + 0.6 * sweep, traits.hairline + sweep]
-    inner[0, 0], outer[0, 0] = traits.part * side, 0.6 * traits.part * side
-    if traits.style == "receding":
-        inner[:3], outer[:3] = _WREATH_INNER, _WREATH_OUTER
-    puff = traits.volume
-    if end < 4.8:
-        puff = puff * np.minimum(np.maximum((end + 0.4 - np.arange(9)) / 2, 0), 1)
-    outer[:, 0] += puff * _PUFF_X
-    outer[:, 1] -= puff * _PUFF_Y
-    if end < 4.8:
-        # Short hair closes on the sideburn in front of the ear.
-        outer[4:] = inner[4:] + [0.012, 0, 0]
-    scale = [side * traits.face_width, 1, 1]
-    return inner * scale, outer * scale
-
-
-def beard_ribbons(landmarks: np.ndarray, traits: Traits) -> list[Ribbon]:
-    """Beard and moustache, each from the left of the picture to the right, roots at the inside."""
-    jaw, mouth, nose = landmarks[:17], landmarks[48:60], landmarks[31:36]
-    chin = jaw[8] - mouth[9]
-    inner = np.stack([
-        jaw[2] + [0.012, 0], jaw[3] + 0.2 * (mouth[0] - jaw[3]), jaw[4] + 0.45 * (mouth[0] - jaw[4]),
-        mouth[0] + [-0.022, 0.012], mouth[11] + 0.28 * chin, mouth[9] + 0.25 * chin,
-        mouth[7] + 0.28 * chin, mouth[6] + [0.022, 0.012], jaw[12] + 0.45 * (mouth[6] - jaw[12]),
-        jaw[13] + 0.2 * (mouth[6] - jaw[13]), jaw[14] + [-0.012, 0],
-    ])
-    outer = jaw[[2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 14]]
-    outer = outer + (outer - nose[2]) * (0.12 * max(traits.beard - 0.4, 0))
-    top = np.stack([mouth[0] + [-0.018, 0.008], nose[0] + 0.45 * (mouth[1] - nose[0]),
-                    nose[2] + [0, 0.010], nose[4] + 0.45 * (mouth[5] - nose[4]),
-                    mouth[6] + [0.018, 0.008]])
-    low = mouth[[0, 1, 3, 5, 6]] + [[-0.008, 0.014], [0, 0], [0, 0], [0, 0], [0.008, 0.014]]
-    return [Ribbon(spline(inner, 65), spline(outer, 65)), Ribbon(spline(top, 65), spline(low, 65))]
 
 
 def ellipse(centre, radius_x: float, radius_y: float, turn: float = 0.0, power: float = 1.0,
@@ -378,34 +278,3 @@ def brush(curve: np.ndarray, width: float) -> np.ndarray:
 def _brush_profile(count: int) -> np.ndarray:
     profile = np.sin(np.linspace(0.12, np.pi - 0.12, count))
     return profile[:, None] * np.array([-0.5, 0.5])
-
-
-def lenses(traits: Traits, pose: Pose, width: float, height: float, power: float) -> np.ndarray:
-    """(2, 32, 2) closed outlines of the glasses; each starts at the nose, mirroring the other."""
-    flat = ellipse([-0.123 - traits.spacing, 0.482], width, height, power=power, samples=32)
-    left = np.concatenate([flat, np.full((32, 1), 0.06)], axis=1)
-    return pose(np.stack([left, mirrored(left)]))
-
-
-def hat_outlines(traits: Traits, pose: Pose) -> dict[str, np.ndarray]:
-    """Closed outlines "dome", "band" and, for a cap or a brimmed hat, "brim"."""
-    low = np.array([[-0.288, 0.315, -0.09], [-0.2, 0.272, -0.01], [0.0, 0.25, 0.05],
-                    [0.2, 0.272, -0.01], [0.288, 0.315, -0.09]])
-    tall = {"beanie": 0.0, "cap": 0.03, "brim": -0.02}[traits.hat]
-    top = np.array([[0.305, 0.20, -0.1], [0.265, 0.05 + tall, -0.1], [0.14, -0.05 + tall, -0.1],
-                    [0.0, -0.075 + tall, -0.1]])
-    scale = [traits.face_width * (1.0 + traits.volume), 1, 1]
-    low, top = low * scale, np.concatenate([top, mirrored(top[:-1])[::-1]]) * scale
-    rim = spline(low, 24)
-    arch = spline(np.concatenate([low[-1:], top, low[:1]]), 40)
-    outlines = {"dome": pose(np.concatenate([rim, arch])),
-                "band": pose(np.concatenate([rim, rim[::-1] - [0, 0.055, 0]]))}
-    if traits.hat == "cap":
-        edge = np.array([[0.235, 0.298, 0.02], [0.16, 0.325, 0.15], [0.0, 0.335, 0.19]])
-        edge = spline(np.concatenate([edge, mirrored(edge[:-1])[::-1]]), 24)
-        outlines["brim"] = pose(np.concatenate([rim[3:21], edge]))
-    if traits.hat == "brim":
-        angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        ring = np.stack([0.47 * np.cos(angle), 0.235 + 0.07 * np.sin(angle), 0.3 * np.sin(angle)], 1)
-        outlines["brim"] = pose(ring)
-    return outlines

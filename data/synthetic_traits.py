@@ -1,7 +1,8 @@
-"""Who stands in a synthetic portrait: every random choice about the person, the moment, the light.
+"""Who stands in a synthetic portrait: every random choice about person, moment and light.
 
 Colours are RGB in [0, 255]; lengths are offsets in units of the picture side; angles are radians.
 """
+from __future__ import annotations
 
 from itertools import chain
 from typing import NamedTuple
@@ -10,7 +11,11 @@ import numpy as np
 
 
 class Dice:
-    """A stream of random draws that depends on (seed, index) only."""
+    """A stream of random draws that depends on (seed, index) only.
+
+    Attributes:
+        rng: for whole arrays; it shares the stream.
+    """
 
     def __init__(self, seed: int, index: int) -> None:
         self.rng = np.random.default_rng([seed, index])
@@ -18,16 +23,20 @@ class Dice:
         self._values = chain.from_iterable(iter(lambda: self.rng.random(256).tolist(), None))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A number in [low, high)."""
         return low + (high - low) * next(self._values)
 
     def bell(self, width: float) -> float:
         """Near-normal draw around 0 that never leaves [-width, width]; deviation width / 3."""
-        return width * (2.0 * (next(self._values) + next(self._values) + next(self._values)) - 3) / 3
+        draw = self._values
+        return width * (2.0 * (next(draw) + next(draw) + next(draw)) - 3.0) / 3
 
     def chance(self, probability: float) -> bool:
+        """True with the given probability."""
         return next(self._values) < probability
 
     def pick(self, weights: dict[str, float]) -> str:
+        """One of the keys, each as often as its weight says."""
         mark = next(self._values) * sum(weights.values())
         for name, weight in weights.items():
             mark -= weight
@@ -90,7 +99,6 @@ class Traits(NamedTuple):
     hairline: float
     bangs: bool
     tucked: bool
-    bun: bool
     glasses: str
     hat: str
     earring: str
@@ -162,7 +170,6 @@ def _hair(dice: Dice, age: float, feminine: float) -> dict[str, object]:
         "hairline": 0.205 + dice.bell(0.03) + (0.03 if feminine < 0.5 and age < 0.3 else 0.0),
         "bangs": style in ("long", "bob") and dice.chance(0.3),
         "tucked": style == "long" and dice.chance(0.35),
-        "bun": style == "tied" and dice.chance(0.4),
         "beard": max(0.0, dice.uniform(-1.0, 1.0)) if feminine < 0.5 else 0.0,
     }
 
@@ -192,7 +199,7 @@ def draw_traits(dice: Dice) -> Traits:
         jaw_width=1.05 + dice.bell(0.2) - 0.1 * feminine,
         chin=dice.bell(0.05) - 0.015 * feminine,
         eye_size=1 + dice.bell(0.2) + 0.06 * feminine,
-        eye_height=1 + dice.bell(0.35) + 0.1 * feminine,
+        eye_height=1.1 + dice.bell(0.3) + 0.1 * feminine,
         slant=dice.bell(0.16), spacing=dice.bell(0.012),
         nose_width=1.08 + dice.bell(0.3) - 0.14 * feminine,
         nose_length=dice.bell(0.03), nose_height=1 + dice.bell(0.5),
@@ -204,7 +211,7 @@ def draw_traits(dice: Dice) -> Traits:
         brow_width=1.25 + dice.bell(0.6) - 0.4 * feminine,
         ear_size=1 + dice.bell(0.25), neck_width=1.05 + dice.bell(0.16) - 0.17 * feminine,
         smile=smile, mouth_open=opened, brow_raise=max(0.0, dice.uniform(-1, 0.8)),
-        openness=dice.uniform(0.75, 1.15) if dice.chance(0.94) else dice.uniform(0.1, 0.5),
+        openness=dice.uniform(0.85, 1.2) if dice.chance(0.95) else dice.uniform(0.1, 0.5),
         gaze=(dice.bell(0.9), dice.bell(0.5)),
         yaw=dice.bell(0.5), pitch=dice.bell(0.3), roll=dice.bell(0.12),
         zoom=1 + dice.bell(0.06), shift=complex(dice.bell(0.02), dice.bell(0.02)),
@@ -222,11 +229,11 @@ class Light(NamedTuple):
 
 
 def draw_light(dice: Dice) -> Light:
-    """A lamp from above and in front, somewhat to one side, and the tint of what it does not reach."""
+    """A lamp above and in front, somewhat to one side, and the tint of what it does not reach."""
     side, height = dice.bell(1.1), dice.uniform(0.15, 0.75)
     direction = np.array([np.sin(side) * np.cos(height), -np.sin(height),
                           np.cos(side) * np.cos(height)])
     warmth, sky = dice.bell(0.12), dice.bell(0.12)
     ambient = dice.uniform(0.28, 0.6)
-    key = (1.1 - ambient + dice.bell(0.1)) * np.array([1 + warmth, 1.0, 1 - warmth])
+    key = (1.16 - ambient + dice.bell(0.1)) * np.array([1 + warmth, 1.0, 1 - warmth])
     return Light(direction, key, ambient * np.array([1 - sky, 1.0, 1 + sky]), dice.uniform(10, 60))

@@ -21,16 +21,17 @@ class Row:
     values: dict[str, dict[str, dict[str, float]]]
 
 
-def compare(path: str, gt: np.ndarray, candidates: dict[str, Callable[[str], np.ndarray]],
+def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarray]],
             protocols: Iterable[Protocol]) -> Row:
     """Measure each candidate against the target.
 
     Args:
         gt: uint8 RGB (H, W, 3).
-        candidates: per method a function from rounding ("round", "truncate") to such a picture.
+        candidates: per method such a picture for each rounding ("round", "truncate") of the
+            protocols; files have one for both.
     """
-    return Row(path, {method: {p.name: p.measure(make(p.rounding), gt) for p in protocols}
-                      for method, make in candidates.items()})
+    return Row(path, {method: {p.name: p.measure(made[p.rounding], gt) for p in protocols}
+                      for method, made in candidates.items()})
 
 
 def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Any]],
@@ -51,8 +52,8 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
         made = {rounding: to_image(restored, rounding) for rounding in names}
         lq, gt = to_image(batch["lq"]), to_image(batch["gt"])
         for i, path in enumerate(batch["path"]):
-            candidates = {"bicubic": lambda _, i=i: lq[i],
-                          "restored": lambda rounding, i=i: made[rounding][i]}
+            candidates = {"bicubic": dict.fromkeys(names, lq[i]),
+                          "restored": {rounding: images[i] for rounding, images in made.items()}}
             pictures = {"lq": lq[i], "restored": made["round"][i], "gt": gt[i]}
             yield compare(path, gt[i], candidates, protocols), pictures
 

@@ -217,6 +217,10 @@ class BaseModel:
                    if tensor.is_floating_point()]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors)).sum()))
 
+    def optimizer_names(self) -> list[str]:
+        """Names of the optimisers, in the order they were added."""
+        return list(self._plans)
+
     # -- saving -----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, dict[str, Tensor]]:

@@ -25,6 +25,7 @@ class BaseOptions:
         prog: name in messages.
     """
     is_train = False
+    uses_dataset = True
     description = ""
 
     def __init__(self, models: Any, data: Any, prog: str | None = None) -> None:
@@ -49,26 +50,14 @@ class BaseOptions:
                            help=f"recipe to use: {', '.join(self.models.names())}")
         group.add_argument("--load_size", type=positive_int, default=128,
                            help="side of the square pictures the network sees, in pixels")
-        group = parser.add_argument_group("data")
-        group.add_argument("--dataset_name",
-                           help=f"one of {', '.join(self.data.names())} (default: the model's "
-                                "own where --dataroot is given, else synthetic)")
+        group.add_argument("--batch_size", type=positive_int, default=32,
+                           help="pictures per card and step")
         group.add_argument("--degradation",
                            help=f"how low-quality pictures are made from good ones: "
                                 f"{', '.join(self.data.degradation_names())} "
                                 "(default: the model's own)")
-        group.add_argument("--dataroot", "--data_path", "--data_url", metavar="DIR",
-                           help="folder of face pictures; without it embedded synthetic faces "
-                                "are used")
-        group.add_argument("--max_dataset_size", type=positive_int, metavar="N",
-                           help="use only the first N pictures (default: all)")
-        group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="SHARE",
-                           help="share of unreadable pictures that is skipped before stopping")
-        group.add_argument("--batch_size", type=positive_int, default=32,
-                           help="pictures per card and step")
-        group.add_argument("--num_threads", "--workers", type=count, metavar="N",
-                           help="data loading processes per card (default: the cores of this "
-                                "card's share, at most 8)")
+        if self.uses_dataset:
+            self._add_data_flags(parser)
         group = parser.add_argument_group("device")
         group.add_argument("--device", default="auto",
                            help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
@@ -83,8 +72,22 @@ class BaseOptions:
                            help="an operator falling back from NPU to CPU is an error")
         group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                            help="deterministic kernels and collectives only; slower")
-        group.add_argument("--local_rank", "--local-rank", type=count, default=None,
-                           help="card of this process, as older launchers pass it")
+
+    def _add_data_flags(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("data")
+        group.add_argument("--dataset_name",
+                           help=f"one of {', '.join(self.data.names())} (default: the model's "
+                                "own where --dataroot is given, else synthetic)")
+        group.add_argument("--dataroot", "--data_path", "--data_url", metavar="DIR",
+                           help="folder of face pictures; without it embedded synthetic faces "
+                                "are used")
+        group.add_argument("--max_dataset_size", type=positive_int, metavar="N",
+                           help="use only the first N pictures (default: all)")
+        group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="SHARE",
+                           help="share of unreadable pictures that is skipped before stopping")
+        group.add_argument("--num_threads", "--workers", type=count, metavar="N",
+                           help="data loading processes per card (default: the cores of this "
+                                "card's share, at most 8)")
 
     # -- parsing ----------------------------------------------------------------------------------
 
@@ -92,9 +95,9 @@ class BaseOptions:
         """Read the command line; on any mistake print one line and exit with status 2."""
         parser = OneLineParser(prog=self.prog, description=self.description, add_help=False)
         self.initialize(parser)
-        # Pre-set, these three stay None unless the command line names them.
-        first, _ = parser.parse_known_args(
-            argv, argparse.Namespace(model=None, dataset_name=None, degradation=None))
+        # Pre-set, these stay None unless the command line names them.
+        first, _ = parser.parse_known_args(argv, argparse.Namespace(
+            model=None, dataset_name=None, degradation=None, dataroot=None))
         try:
             values = self._config_values(first)
             choice = self._add_plugin_flags(parser, first, values)
@@ -128,20 +131,23 @@ class BaseOptions:
 
         model = pick("model")
         recipe = self.models.find(model)
-        dataset = pick("dataset_name") or (recipe.dataset if pick("dataroot") else "synthetic")
-        degradation = pick("degradation") or recipe.degradation
-        group = parser.add_argument_group(f"model {model}")
-        self.models.option_setter(model)(group, self.is_train)
-        group = parser.add_argument_group(f"dataset {dataset}")
-        self.data.option_setter(dataset)(group, self.is_train)
-        group = parser.add_argument_group(f"degradation {degradation}")
-        self.data.degradation_option_setter(degradation)(group, self.is_train)
+        choice = {"model": model, "degradation": pick("degradation") or recipe.degradation}
+        setters = {f"model {model}": self.models.option_setter(model),
+                   f"degradation {choice['degradation']}":
+                       self.data.degradation_option_setter(choice["degradation"])}
+        if self.uses_dataset:
+            dataset = pick("dataset_name") or (recipe.dataset if pick("dataroot")
+                                               else "synthetic")
+            choice["dataset_name"] = dataset
+            setters[f"dataset {dataset}"] = self.data.option_setter(dataset)
+        for title, add_flags in setters.items():
+            add_flags(parser.add_argument_group(title), self.is_train)
         parser.set_defaults(**recipe.defaults(self.is_train))
-        return {"model": model, "dataset_name": dataset, "degradation": degradation}
+        return choice
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         """Resolve what depends on other options; raise ValueError for bad combinations."""
-        if opt.num_threads is None:
+        if self.uses_dataset and opt.num_threads is None:
             cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
         if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):

@@ -87,12 +87,14 @@ class EvaluateOptions(TestOptions):
 
 class EnhanceOptions(TestOptions):
     """Options of enhance.py."""
+    uses_dataset = False
     description = "Restore pictures: a file, a folder or a pattern."
 
     def initialize(self, parser: argparse.ArgumentParser) -> None:
         super().initialize(parser)
         group = parser.add_argument_group("enhancement")
-        group.add_argument("--input", "-i", metavar="PATH",
+        group.add_argument("--input", "-i", "--dataroot", "--data_path", "--data_url",
+                           metavar="PATH",
                            help="picture, folder (with its subfolders) or quoted pattern")
         group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
                            default="./results/enhanced",
@@ -109,7 +111,6 @@ class EnhanceOptions(TestOptions):
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
-        opt.input = opt.input or opt.dataroot
         if not opt.input:
             raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
         if not (opt.pretrain_model_path or opt.name):

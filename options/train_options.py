@@ -50,6 +50,8 @@ class TrainOptions(BaseOptions):
                            help="steps with a non-finite loss that are tolerated before stopping")
         group.add_argument("--debug", action=argparse.BooleanOptionalAction, default=False,
                            help="short run: 6 steps, everything printed, validated and saved")
+        group.add_argument("--local_rank", "--local-rank", type=count, default=None,
+                           help="card of this process, as older launchers pass it")
         group = parser.add_argument_group("precision")
         group.add_argument("--opt_level", default="auto", choices=("auto", "O0", "O1", "O2"),
                            help="O0 fp32, O1 autocast, O2 fp16 weights with fp32 masters; auto is "

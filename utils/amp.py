@@ -376,7 +376,8 @@ class Precision:
                              f"{self.device.type}; use native")
         amp, found = find_apex()
         if amp is None:
-            raise ValueError(f"--amp_backend apex: {found}; see requirements-npu.txt, or use native")
+            raise ValueError(f"--amp_backend apex: {found}; see requirements-npu.txt, or use "
+                             f"native")
         if self.opt_level == "O0":
             raise ValueError("--amp_backend apex needs --opt_level O1 or O2")
         return amp

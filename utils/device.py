@@ -363,15 +363,18 @@ class Prefetcher:
 
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.loader)
-        following = self._load(batches)
-        while following is not None:
-            batch = self._hand_over(following)
-            # On a card the next copy is queued before the caller's step, so that both overlap; on
-            # the CPU there is nothing to overlap and the batch is fetched when it is needed.
-            following = self._load(batches) if self._stream is not None else None
-            yield batch
-            if self._stream is None:
-                following = self._load(batches)
+        try:
+            following = self._load(batches)
+            while following is not None:
+                batch = self._hand_over(following)
+                # On a card the next copy is queued before the caller's step, so that both overlap;
+                # on the CPU nothing would, and the batch is fetched when it is needed.
+                following = self._load(batches) if self._stream is not None else None
+                yield batch
+                if self._stream is None:
+                    following = self._load(batches)
+        finally:    # worker processes end now, not whenever the iterator is collected
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
     def _load(self, batches: Iterator[dict]) -> dict | None:
         began = time.perf_counter()

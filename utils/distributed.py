@@ -1,4 +1,4 @@
-"""Process groups: one process per card, started by torchrun or in the ModelZoo / ModelArts style."""
+"""Process groups: one process per card, started by torchrun or the way ModelZoo jobs are."""
 from __future__ import annotations
 
 import os

@@ -1,11 +1,13 @@
 """Files that are either complete or untouched."""
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
@@ -31,10 +33,25 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
         if previous is not None and path.exists():
             os.replace(_second_name(path), previous)
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name survive a power cut, where the file system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -58,6 +75,17 @@ def _second_name(path: Path) -> Path:
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     write_atomically(path, lambda file: file.write(text.encode()) and None)
+
+
+def to_json(value: Any, indent: int | None = 1) -> str:
+    """JSON text; JSON knows no infinity and no NaN, so they become the texts "inf" and "nan"."""
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: plain(entry) for key, entry in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [plain(entry) for entry in item]
+        return str(item) if isinstance(item, float) and not math.isfinite(item) else item
+    return json.dumps(plain(value), indent=indent)
 
 
 def sha256(path: str | Path) -> str:

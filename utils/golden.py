@@ -62,7 +62,8 @@ def value_for(key: str, shape: Iterable[int]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(network: nn.Module, keep: Iterable[str] = (), gain: dict[str, float] | None = None) -> None:
+def fill(network: nn.Module, keep: Iterable[str] = (),
+         gain: dict[str, float] | None = None) -> None:
     """Replace every state-dict entry in place by its v1 value.
 
     Args:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from utils import device as devices
 from utils import distributed
+from utils.files import to_json
 
 logger = logging.getLogger("facezoo")
 
@@ -153,7 +154,7 @@ class Progress:
 
     def _append(self, record: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_json(record, indent=None) + "\n")
 
 
 def _line(record: dict[str, Any], total_steps: int) -> str:

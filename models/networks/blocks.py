@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.padded_conv import padded_leaky_relu, reflect_padded, upsample_conv
+from models.networks.padded_conv import reflect_padded, upsample_conv
 
 LEAKY_SLOPE = 0.2
 NORMS = ("bn", "in", "gn", "pixel", "none")
@@ -93,23 +93,6 @@ class SampledConv2d(nn.Conv2d):
         return self._conv_forward(reflect_padded(x) if self.pad else x, self.weight, self.bias)
 
 
-class LeakyUnit(nn.Module):
-    """LeakyReLU 0.2, out of place.
-
-    Args:
-        pads_next: the next reader pads by reflection, so the border is written at once.
-    """
-
-    def __init__(self, pads_next: bool = False) -> None:
-        super().__init__()
-        self.pads_next = pads_next
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pads_next:
-            return padded_leaky_relu(x, LEAKY_SLOPE)
-        return F.leaky_relu(x, LEAKY_SLOPE)
-
-
 class ConvUnit(nn.Module):
     """Convolution, norm, LeakyReLU 0.2.
 
@@ -119,18 +102,17 @@ class ConvUnit(nn.Module):
         activation: whether LeakyReLU follows.
         bias: None gives the convolution a bias only where no norm brings its own.
         affine: see make_norm.
-        pads_next: see LeakyUnit; changes speed only.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, mode: str = "none",
                  norm: str = "none", activation: bool = False, pad: bool = True,
-                 bias: bool | None = None, affine: bool = True, pads_next: bool = False) -> None:
+                 bias: bool | None = None, affine: bool = True) -> None:
         super().__init__()
         if bias is None:
             bias = norm.lower() in ("none", "pixel")
         self.conv2d = SampledConv2d(in_channels, out_channels, mode=mode, bias=bias, pad=pad)
         self.norm = NormUnit(norm, out_channels, affine=affine)
-        self.relu = LeakyUnit(pads_next) if activation else nn.Identity()
+        self.relu = nn.LeakyReLU(LEAKY_SLOPE) if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.norm(self.conv2d(x)))
@@ -154,9 +136,9 @@ class ResidualBlock(nn.Module):
         else:
             self.shortcut_func = ConvUnit(in_channels, out_channels, mode=mode)
         self.preact_func = nn.Sequential(NormUnit(norm, in_channels),
-                                         LeakyUnit(pads_next=mode != "up"))
+                                         nn.LeakyReLU(LEAKY_SLOPE))
         self.conv1 = ConvUnit(in_channels, out_channels, mode="up" if mode == "up" else "none",
-                              norm=norm, activation=True, pads_next=True)
+                              norm=norm, activation=True)
         self.conv2 = ConvUnit(out_channels, out_channels, mode="down" if mode == "down" else "none",
                               norm=norm)
         self.att_func = attention if attention is not None else nn.Identity()

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import NORMS, ConvUnit, ResidualBlock
-from models.networks.padded_conv import padded_for_several, padded_sum
 
 ATTENTIONS = ("spar", "spar3d")
 ATTENTION_WIDTH = 64
@@ -33,8 +32,7 @@ class HourglassAttention(nn.Module):
             return
 
         def unit(in_channels: int, mode: str = "none") -> ConvUnit:
-            return ConvUnit(in_channels, ATTENTION_WIDTH, mode=mode, norm=norm, activation=True,
-                            pads_next=mode == "down")
+            return ConvUnit(in_channels, ATTENTION_WIDTH, mode=mode, norm=norm, activation=True)
 
         for level in range(depth, 0, -1):
             width = channels if level == depth else ATTENTION_WIDTH
@@ -51,15 +49,13 @@ class HourglassAttention(nn.Module):
         return x * self.out_block(self._hourglass(x, self.depth))
 
     def _hourglass(self, x: Tensor, level: int) -> Tensor:
-        x = padded_for_several(x)
         beside = getattr(self, f"b1_{level}")(x)
         inner = getattr(self, f"b2_{level}")(x)
         inner = self._hourglass(inner, level - 1) if level > 1 else self.b2_plus_1(inner)
         raised = getattr(self, f"b3_{level}")(inner)
         if raised.shape[2:] != beside.shape[2:]:      # odd sides come back one pixel larger
             raised = F.interpolate(raised, size=beside.shape[2:], mode="nearest")
-        # out_block pads by reflection, b3 by replication.
-        return padded_sum(beside, raised) if level == self.depth else beside + raised
+        return beside + raised
 
 
 class SPARNet(nn.Module):

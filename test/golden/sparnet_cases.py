@@ -27,7 +27,6 @@ from utils import device as devices
 from utils.golden import Check, compare_all, fill, make_input, run_network
 from utils.image import bicubic, to_image
 
-
 PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channels": 512}}
 
 

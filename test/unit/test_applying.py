@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from conftest import ROOT, tiny_arguments
+
 from data.synthetic_faces import render_face
 from metrics.psnr_ssim import PROTOCOLS
 from utils.image import bicubic, read_image, write_image
@@ -104,6 +104,15 @@ def test_missing_weights_are_one_line(run_script: Callable, pictures: Path,
                                       tmp_path: Path) -> None:
     done = enhance(run_script, tmp_path / "none.pth", pictures, tmp_path / "out")
     assert done.returncode == 2 and "none.pth" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "newtrain.py"])
+def test_a_dataset_without_targets_is_refused(script: str, run_script: Callable, weights: Path,
+                                              pictures: Path, tmp_path: Path) -> None:
+    more = ["--name", "one"] if script == "evaluate.py" else []
+    done = run_script(script, "--dataset_name", "single", "--dataroot", pictures, "--device", "cpu",
+                      "--checkpoints_dir", weights.parents[1] if more else tmp_path, *more)
+    assert done.returncode == 2 and "targets" in done.stderr
 
 
 # ---- evaluate -----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from utils import device as devices
 from utils import distributed
 from utils.device import Prefetcher
@@ -74,7 +74,7 @@ def test_card_number_precedence(backend: str, index: int | None, variables: dict
 
 def test_cuda_without_a_card_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
-    with pytest.raises(ValueError, match="--device cuda.*--device cpu"):
+    with pytest.raises(ValueError, match=r"--device cuda.*--device cpu"):
         devices.open_device("cuda")
 
 

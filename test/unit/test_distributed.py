@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-
 from conftest import ROOT, tiny_arguments
 
 

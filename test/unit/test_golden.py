@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import selftest
-from conftest import ROOT
 from utils import golden
 
 CASES = sorted((ROOT / "test" / "golden").glob("*.json"))

@@ -161,7 +161,8 @@ def test_a_runs_own_options_rebuild_its_network(tmp_path: Path) -> None:
     run = tmp_path / "small"
     run.mkdir()
     (run / "train_opt.yaml").write_text(to_yaml(parse(
-        "--res_depth", "1", "--att_name", "spar3d", "--load_size", "64", "--batch_size", "3")))
+        "--res_depth", "1", "--att_name", "spar3d", "--load_size", "64", "--batch_size", "3",
+        "--dataroot", "faces")))
     opt = parse("--checkpoints_dir", str(tmp_path), "--name", "small", "--input", "x",
                 kind=EnhanceOptions)
     assert (opt.res_depth, opt.att_name, opt.load_size, opt.batch_size) == (1, "spar3d", 64, 8)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, tiny_arguments
 
 import models
-from conftest import ROOT, tiny_arguments
 from utils.image import write_image
 
 STEPS = ["--train_steps", "8", "--print_freq", "2", "--eval_freq", "4", "--save_latest_freq", "3"]
@@ -166,18 +166,21 @@ def test_a_run_killed_at_twenty_instants_ends_with_the_same_weights(tmp_path: Pa
     assert_same_weights(uninterrupted(tmp_path, 60), folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number, whole_group", [(signal.SIGTERM, False), (signal.SIGTERM, True),
+                                                 (signal.SIGINT, True)])
+def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_group: bool,
+                                                           tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "tiny"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "newtrain.py"), *tiny_arguments("sparnet"), "--train_steps",
          "100000", "--print_freq", "1", "--save_latest_freq", "100000", "--num_threads", "1",
          "--eval_freq", "0", "--checkpoints_dir", str(folder.parent), "--name", "tiny",
          "--no-tensorboard"],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True)
     for line in process.stdout:
         if " step: 3/" in line:
-            process.send_signal(number)
+            (os.killpg if whole_group else os.kill)(process.pid, number)
             break
     rest = process.stdout.read()
     assert process.wait(timeout=120) == 75

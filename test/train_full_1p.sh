@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Full training on one card.
+set -uo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh" || exit 1
+
+RANK_SIZE=1
+read_arguments "Train on one card; ends with PSNR and SSIM on held-out pictures." \
+    "$TRAINING_KEYS" "$@"
+open_job full
+train_one_card
+report acc

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Speed of training on one card.
+set -uo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh" || exit 1
+
+RANK_SIZE=1
+read_arguments "Measure the training speed on one card: 100 steps or --train_steps, no evaluation." \
+    "$TRAINING_KEYS" "$@"
+[[ -n $train_epochs ]] || train_steps=${train_steps:-100}
+open_job performance
+train_one_card --eval_freq 0
+report perf
