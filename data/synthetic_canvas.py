@@ -9,7 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.synthetic_shapes import Curves, Pose
+from data.synthetic_lines import SHIFT as _SHIFT
+from data.synthetic_lines import Lines
+from data.synthetic_shapes import Pose
 from data.synthetic_traits import Dice, Light, Traits
 
 # CelebAMask-HQ order. Which side its l_ is was not to be found; here it is the left of the picture,
@@ -23,8 +25,9 @@ LABELS = (
 
 SIDES = np.array([-1.0, 1.0])[:, None, None]        # left and right, for (2, P, 2) points
 FLIP = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])      # makes both sides out of a right-hand shape
-_SHIFT = 4              # fractional bits of OpenCV's coordinates
 _ONE = 128              # this grey in the tint layer leaves the skin as it is
+
+Points = np.ndarray | list[np.ndarray]
 
 
 @lru_cache(maxsize=8)
@@ -55,50 +58,77 @@ class Canvas:
         self.labels = np.zeros((side, side), np.uint8)
         self.tint = _pores(side).copy()
 
-    def fixed(self, points: np.ndarray) -> list[np.ndarray]:
-        """OpenCV's fixed-point coordinates of one curve (P, 2) or several (K, P, 2)."""
-        points = (points * (16 * self.side) - 7.5).astype(np.int32, order="C")
+    def fixed(self, points: Points) -> list[np.ndarray]:
+        """OpenCV's fixed-point coordinates of one curve (P, 2) or several (K, P, 2).
+
+        All drawing methods take such points or what this method returns.
+        """
+        if isinstance(points, list):
+            return points
+        points = (points * (self.side << _SHIFT) - 7.5).astype(np.int32, order="C")
         return [points] if points.ndim == 2 else list(points)
 
-    def width(self, width: float) -> int:
-        """A line's width in whole pixels."""
-        return max(1, round(width * self.side))
+    def _stroke(self, target: np.ndarray, fixed: list[np.ndarray], colour: list[float] | int,
+                width: float, smooth: bool = False, closed: bool = False) -> None:
+        """Draw curves `width` wide, in units of the side, rounded so that all sizes agree."""
+        # OpenCV draws thickness 1 one pixel wide, 2 three, 3 and 4 five, and so on.
+        steps = 2 * (round(256 * width) // 2) + 1
+        wide = steps * self.side / 256
+        if wide < 1.5:
+            kind = cv2.LINE_AA if smooth else cv2.LINE_8
+            cv2.polylines(target, fixed, closed, colour, 1, kind, _SHIFT)
+        elif wide < 2.5:
+            for half in (-(1 << _SHIFT) // 2, (1 << _SHIFT) // 2):
+                moved = [curve + half for curve in fixed]
+                cv2.polylines(target, moved, closed, colour, 1, cv2.LINE_8, _SHIFT)
+        else:
+            thickness = 2 * round((wide - 1) / 2)
+            cv2.polylines(target, fixed, closed, colour, thickness, cv2.LINE_8, _SHIFT)
 
-    def mark(self, fixed: list[np.ndarray], label: int | tuple[int, ...] | None) -> None:
+    def mark(self, outlines: Points, label: int | tuple[int, ...] | None) -> None:
         """Write a label inside closed outlines; several labels go with as many outlines."""
+        fixed = self.fixed(outlines)
         if isinstance(label, tuple):
             for value, outline in zip(label, fixed, strict=True):
                 cv2.fillPoly(self.labels, [outline], value, cv2.LINE_8, _SHIFT)
         elif label is not None:
             cv2.fillPoly(self.labels, fixed, label, cv2.LINE_8, _SHIFT)
 
-    def fill(self, outlines: np.ndarray, colour: np.ndarray,
+    def fill(self, outlines: Points, colour: np.ndarray,
              label: int | tuple[int, ...] | None = None, smooth: bool = True) -> None:
         """Fill closed outlines with one colour; `smooth` is for what is small."""
         fixed, kind = self.fixed(outlines), cv2.LINE_AA if smooth else cv2.LINE_8
         cv2.fillPoly(self.image, fixed, colour.tolist(), kind, _SHIFT)
         self.mark(fixed, label)
 
-    def lines(self, curves: np.ndarray, colour: np.ndarray, width: float = 0.0,
+    def lines(self, curves: Points, colour: np.ndarray, width: float = 0.0,
               label: int | None = None, smooth: bool = True, closed: bool = False) -> None:
-        """Draw curves; `smooth` is slower and worth it where few lines stand alone."""
-        fixed, thickness = self.fixed(curves), self.width(width)
-        kind = cv2.LINE_AA if smooth else cv2.LINE_8
-        cv2.polylines(self.image, fixed, closed, colour.tolist(), thickness, kind, _SHIFT)
+        """Draw curves; `smooth` is slower and worth it where few thin lines stand alone."""
+        fixed = self.fixed(curves)
+        self._stroke(self.image, fixed, colour.tolist(), width, smooth, closed)
         if label is not None:
-            cv2.polylines(self.labels, fixed, closed, label, thickness, cv2.LINE_8, _SHIFT)
+            self._stroke(self.labels, fixed, label, width, closed=closed)
 
-    def tint_fill(self, outlines: np.ndarray, factor: np.ndarray,
+    def discs(self, centres: list[np.ndarray], radius: float, colour: np.ndarray,
+              shift: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Fill circles round fixed-point centres (1, 2), moved by `shift` in units of the side."""
+        unit = self.side << _SHIFT
+        size, right, down = round(radius * unit), round(shift[0] * unit), round(shift[1] * unit)
+        colour = colour.tolist()
+        for centre in centres:
+            x, y = centre[0].tolist()
+            cv2.circle(self.image, (x + right, y + down), size, colour, -1, cv2.LINE_AA, _SHIFT)
+
+    def tint_fill(self, outlines: Points, factor: np.ndarray,
                   label: int | tuple[int, ...] | None = None) -> None:
         """Multiply the skin by `factor` (3,) inside closed outlines; the later one wins."""
         fixed = self.fixed(outlines)
         cv2.fillPoly(self.tint, fixed, (_ONE * factor).tolist(), cv2.LINE_8, _SHIFT)
         self.mark(fixed, label)
 
-    def tint_lines(self, curves: np.ndarray, factor: np.ndarray, width: float = 0.0) -> None:
+    def tint_lines(self, curves: Points, factor: np.ndarray, width: float = 0.0) -> None:
         """Multiply the skin by `factor` (3,) along curves; the later one wins."""
-        cv2.polylines(self.tint, self.fixed(curves), False, (_ONE * factor).tolist(),
-                      self.width(width), cv2.LINE_8, _SHIFT)
+        self._stroke(self.tint, self.fixed(curves), (_ONE * factor).tolist(), width)
 
     def strands(self, pieces: np.ndarray, shades: np.ndarray, palette: np.ndarray) -> None:
         """Draw thin strands (S, P, 2), each in the colour palette[shades[i]].
@@ -112,7 +142,7 @@ class Canvas:
             pieces = np.concatenate([pieces - apart, pieces + apart])
             shades = np.concatenate([shades, np.maximum(shades - 1, 0)])
         fixed = self.fixed(pieces[np.argsort(shades, kind="stable")])
-        thickness = self.width(0.9 / 512)
+        thickness = max(1, round(self.side / 512))
         ends = np.bincount(shades, minlength=len(palette)).cumsum().tolist()
         for start, end, colour in zip([0, *ends], ends, palette.tolist(), strict=False):
             if end > start:
@@ -138,7 +168,7 @@ class Canvas:
         cv2.fillPoly(mask, fixed, value, cv2.LINE_8, _SHIFT, origin)
         return mask
 
-    def paste(self, outline: np.ndarray, source: np.ndarray, top: int = 0) -> None:
+    def paste(self, outline: Points, source: np.ndarray, top: int = 0) -> None:
         """Copy `source`, rows `top` and on of a canvas-sized picture, inside a closed outline."""
         fixed = self.fixed(outline)
         rows, columns = self.window(fixed, 0)
@@ -148,7 +178,7 @@ class Canvas:
         cv2.copyTo(source[part, columns], mask, self.image[rows, columns])
 
     @contextmanager
-    def clip(self, outlines: np.ndarray) -> Iterator[None]:
+    def clip(self, outlines: Points) -> Iterator[None]:
         """Keep what is drawn inside the block only where it lies inside closed outlines."""
         fixed = self.fixed(outlines)
         window = self.window(fixed, 0.02)
@@ -156,15 +186,15 @@ class Canvas:
         yield
         cv2.copyTo(below, self.cover(fixed, window, 255, 0), self.image[window])
 
-    def lay_skin(self, skin: np.ndarray, outline: np.ndarray) -> None:
-        """Multiply a canvas-sized picture of skin by `tint` and copy it inside a closed outline."""
-        soft = 2 * (self.side // 256) + 1
-        window = self.window(self.fixed(outline), 0)
+    def lay_skin(self, skin: np.ndarray, outline: Points) -> None:
+        """Copy a canvas-sized picture of skin, multiplied by `tint`, inside a closed outline."""
+        fixed, soft = self.fixed(outline), 2 * (self.side // 256) + 1
+        window = self.window(fixed, 0)
         tint = cv2.blur(self.tint[window], (soft, soft))
-        skin[window] = cv2.multiply(skin[window], tint, scale=1 / _ONE)
-        self.paste(outline, skin)
+        skin = cv2.multiply(skin[window], tint, dst=tint, scale=1 / _ONE)
+        cv2.copyTo(skin, self.cover(fixed, window, 0, 255), self.image[window])
 
-    def glaze(self, outlines: np.ndarray, factor: float, blur: float = 0.0) -> None:
+    def glaze(self, outlines: Points, factor: float, blur: float = 0.0) -> None:
         """Multiply what lies inside closed outlines by `factor`, below 2."""
         fixed = self.fixed(outlines)
         window = self.window(fixed, 2 * blur)
@@ -188,4 +218,4 @@ class Scene(NamedTuple):
     light: Light
     pose: Pose
     points: np.ndarray
-    curves: Curves
+    lines: Lines

@@ -17,14 +17,15 @@ import numpy as np
 from data import synthetic_features as features
 from data import synthetic_hair as hair
 from data import synthetic_wear as wear
-from data.synthetic_canvas import LABELS, SKIN, Canvas, Scene
-from data.synthetic_shapes import Pose, five_points, head_curves, head_points
+from data.synthetic_canvas import LABELS, Canvas, Scene
+from data.synthetic_lines import Lines
+from data.synthetic_shapes import Pose, five_points, head_points
 from data.synthetic_traits import Dice, any_colour, draw_light, draw_traits
 
 __all__ = ["LABELS", "Face", "render_face"]
 
 MIN_SIZE = 16
-_RAMP = np.linspace(0, 1 / 1.6, 64, dtype=np.float32)
+_LEVELS = np.arange(256) / 255
 
 
 class Face(NamedTuple):
@@ -68,34 +69,33 @@ def render_face(index: int, *, size: int = 128, seed: int = 0) -> Face:
     # At least twice the size: that averages the edges smooth.
     factor = max(2, -(-256 // size))
     canvas = Canvas(factor * size)
-    scene = Scene(canvas, dice, traits, light, pose, placed, head_curves(placed))
+    lines = Lines(placed, traits.brow_width, canvas.side)
+    scene = Scene(canvas, dice, traits, light, pose, placed, lines)
     _paint(scene)
     image = cv2.resize(canvas.image, (size, size), interpolation=cv2.INTER_AREA)
     labels = np.ascontiguousarray(canvas.labels[factor // 2::factor, factor // 2::factor])
     pixels = (placed[:68] * size - 0.5).astype(np.float32)
-    return Face(_photograph(image, dice), labels, pixels, five_points(pixels))
+    five = five_points(pixels).astype(np.float32)
+    return Face(_photograph(image, dice), labels, pixels, five)
 
 
 def _paint(scene: Scene) -> None:
     """Everything, from the wall behind to the hat."""
-    canvas = scene.canvas
     ribbons = hair.hair_ribbons(scene.traits, scene.pose)
+    outlines = hair.hair_outlines(ribbons, scene.traits)
     _paint_background(scene)
     hair.paint_back_hair(scene, ribbons)
     wear.paint_body(scene)
-    wear.paint_ears(scene)
-    canvas.mark(canvas.fixed(scene.curves.outline), SKIN)
-    features.tint_nose(scene)
-    features.tint_lips(scene)
-    features.tint_eyes(scene)
-    features.tint_folds(scene)
-    features.paint_skin(scene, ribbons)
+    if not hair.hides_ears(scene.traits):
+        wear.paint_ears(scene)
+    features.tint_face(scene)
+    features.paint_skin(scene, outlines)
     features.paint_mouth(scene)
     features.paint_eyes(scene)
     features.paint_brows(scene)
     hair.paint_beard(scene)
     wear.paint_glasses(scene)
-    hair.paint_hair(scene, ribbons)
+    hair.paint_hair(scene, ribbons, outlines)
     wear.paint_hat(scene)
 
 
@@ -103,9 +103,8 @@ def _paint_background(scene: Scene) -> None:
     """Wall, gradient or scenery out of focus, seldom with boards or bricks in focus."""
     dice, canvas = scene.dice, scene.canvas
     first, second = any_colour(dice), any_colour(dice)
-    mix = dice.uniform() * _RAMP[:, None] + dice.uniform() * _RAMP
-    small = cv2.merge([(a + mix * (b - a)).astype(np.uint8)
-                       for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+    mix = dice.rng.random((2, 2, 1)) * 0.8
+    small = cv2.resize((first + mix * (second - first)).astype(np.uint8), (64, 64))
     count = max(int(dice.uniform(-6, 16)), 0)
     draws = dice.rng.uniform(10, 245, (count, 8))
     draws[:, :3] += 0.5 * (draws[:, 3:4] - draws[:, :3])       # most things are not gaudy
@@ -151,9 +150,9 @@ def _sensor_noise(side: int) -> np.ndarray:
 def _photograph(image: np.ndarray, dice: Dice) -> np.ndarray:
     """Exposure curve, at times a soft lens, a little noise."""
     gamma, contrast = 1 + dice.bell(0.15), 1.1 + dice.bell(0.15)
-    curve = ((np.arange(256) / 255) ** gamma - 0.5) * contrast + 0.5
-    image = cv2.LUT(image, cv2.convertScaleAbs(np.maximum(255 * curve, 0)))
-    softness = 0.004 * dice.uniform() * image.shape[0] if dice.chance(0.5) else 0.0
+    curve = (_LEVELS ** gamma - 0.5) * contrast + 0.5
+    image = cv2.LUT(image, (255 * np.minimum(np.maximum(curve, 0), 1) + 0.5).astype(np.uint8))
+    softness = 0.0035 * dice.uniform() * image.shape[0] if dice.chance(0.6) else 0.0
     if softness > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), softness)
     noise = _sensor_noise(image.shape[0])[:: 1 if dice.chance(0.5) else -1]

@@ -1,7 +1,7 @@
 """The face of a synthetic portrait: skin, nose, mouth, eyes and brows.
 
-The `tint_` functions collect what multiplies the skin, paint_skin lays it down, the others paint
-what is opaque.
+tint_face collects what multiplies the skin, paint_skin lays it down, the others paint what is
+opaque.
 """
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from data.synthetic_canvas import (
-    FLIP,
     L_BROW,
     L_EYE,
     L_LIP,
@@ -17,197 +16,133 @@ from data.synthetic_canvas import (
     NOSE,
     R_BROW,
     R_EYE,
-    SIDES,
+    SKIN,
     U_LIP,
     Scene,
 )
-from data.synthetic_hair import Ribbon
-from data.synthetic_shapes import brush, ellipse, spline
+from data.synthetic_shapes import ellipse, spline
 from data.synthetic_skin import skin_map
 
 # Factors for the skin, redder in deeper hollows.
 _NOSTRIL, _WING = np.array([0.34, 0.26, 0.25]), np.array([0.74, 0.68, 0.66])
 _CREASE, _SOFT = np.array([0.68, 0.60, 0.58]), np.array([0.86, 0.81, 0.80])
-_WING_EDGE = spline(
-    np.array([[0.001, -0.034], [0.010, -0.024], [0.011, -0.008], [0.001, 0.002]]) * FLIP, 9)
-_BRIDGE = np.array([[0.32, 0], [0.4, 0], [0.75, 0]])
-_CREASE_ENDS = np.linspace(4, 20, 11).astype(int)
-_LID_RIM = np.sin(np.linspace(0.12, np.pi - 0.12, 15))[:, None] * [0, 1]
-_LID_BEND = np.linspace(-1, 1, 15)[:, None] ** 2 * [0, 0.006]
-_BROW_PROFILE = np.interp(np.linspace(0, 1, 16), [0, 0.55, 0.85, 1], [0.25, 0.9, 1.0, 0.75])
-_LAUGH = np.array([[0.012, -0.010], [0.024, -0.006]]) * FLIP
+_RIM, _FRECKLE = np.array([1.08, 0.96, 0.95]), np.array([0.82, 0.72, 0.66])
 _FROWN = np.array([[[-0.1, y, 0.02], [0.0, y + 0.008, 0.03], [0.1, y, 0.02]]
                    for y in (0.27, 0.30, 0.33)])
+# Colours in white light.
+_EYEBALL, _EYE_CORNER = np.array([226.0, 218, 212]), np.array([206.0, 140, 134])
+_PUPIL, _GLINT = np.array([10.0, 8, 8]), np.array([252.0, 252, 255])
+_THROAT, _TONGUE = np.array([62.0, 18, 20]), np.array([150.0, 70, 74])
+_ENAMEL = np.array([236.0, 228, 212])
 _TEETH = np.array([-0.66, -0.52, -0.36, -0.19, 0.0, 0.19, 0.36, 0.52, 0.66])
 _TEETH_EDGE = np.linspace(-0.82, 0.82, 15)
-_LASH_GROWTH = np.linspace(1.0, 0.25, 9)[:, None]
+_FIBRES = ellipse(0, 1, 1, samples=16)
+_FIBRES = np.stack([0.42 * _FIBRES, 0.82 * _FIBRES], 1)
 
 
-def tint_nose(scene: Scene) -> None:
-    """Wings, nostrils, lower edge and the light on the tip."""
-    canvas, mark, base = scene.canvas, scene.points, scene.curves.nose_base
-    wide = float(mark[35, 0] - mark[31, 0]) / 2
-    spread = _BRIDGE * wide
-    shape = np.concatenate([mark[27:30] - spread, base[:1] - [0.009, 0.014], base,
-                            base[-1:] + [0.009, -0.014], (mark[27:30] + spread)[::-1]])
-    canvas.mark(canvas.fixed(shape), NOSE)
-    wings = mark[[31, 35], None]
-    canvas.tint_lines(wings + _WING_EDGE, _WING, 0.008)
-    canvas.tint_lines(base, _WING, 0.004)
-    hole = 0.55 * mark[[32, 34], None] + 0.45 * wings - [0, 0.006]
-    canvas.tint_fill(hole + ellipse(0, 0.30 * wide, 0.0075, turn=0.3) * FLIP, _NOSTRIL)
-    x, _, _ = scene.light.direction.tolist()
-    shine = ellipse(mark[30] + [0.012 * x, -0.010], 0.009, 0.006, samples=10)
-    canvas.tint_fill(shine, np.full(3, 1 + 0.006 * scene.light.gloss))
-
-
-def tint_lips(scene: Scene) -> None:
-    """Colour, creases and shine of the lips."""
-    canvas, mark, traits, curves = scene.canvas, scene.points, scene.traits, scene.curves
-    top, bottom = curves.upper_lip, curves.lower_lip
-    canvas.tint_lines(bottom[6:19] + [0, 0.004], _SOFT, 0.005)
-    canvas.tint_fill(np.concatenate([top, curves.mouth_top[::-1]]), 0.86 * traits.lips, U_LIP)
-    canvas.tint_fill(np.concatenate([bottom, curves.mouth_bottom[::-1]]), traits.lips, L_LIP)
-    roots, ends = curves.mouth_bottom[3:14], bottom[_CREASE_ENDS]
-    deep = scene.dice.rng.uniform(0.4, 0.8, (11, 1))
-    creases = np.stack([roots + 0.15 * (ends - roots), roots + deep * (ends - roots)], 1)
-    canvas.tint_lines(creases, 0.86 * traits.lips)
-    x, _, _ = scene.light.direction.tolist()
-    lower = (mark[57] + mark[66]) / 2 + [0.006 * x, -0.001]
-    shine = ellipse(lower, 0.026, 0.16 * float(mark[57, 1] - mark[66, 1]) + 0.001)
-    canvas.tint_fill(shine, traits.lips * (1.08 + 0.004 * scene.light.gloss + 0.25 * traits.makeup))
-
-
-def tint_eyes(scene: Scene) -> None:
-    """Crease of the lid, rim and bag below the eye, ground of the brows."""
-    canvas, traits, curves = scene.canvas, scene.traits, scene.curves
-    crease = curves.upper_lids - [0, 0.017 * traits.eye_height] + _LID_BEND
-    canvas.tint_lines(crease, _CREASE, 0.004)
-    lower = curves.lower_lids
-    canvas.tint_lines(lower[:, 1:-1] + [0, 0.004], np.array([1.08, 0.96, 0.95]), 0.005)
-    bag = lower[:, 2:13] + [0, 0.022] - 1.5 * _LID_BEND[2:13]
-    canvas.tint_lines(bag, 1 - (1 - _SOFT) * (0.35 + 0.9 * traits.age), 0.004)
-    ground = np.minimum(0.75 * traits.hair / traits.skin, 0.7)
-    canvas.tint_fill(_brow_outlines(scene), 1 - 0.62 * (1 - ground), (L_BROW, R_BROW))
-
-
-def _brow_outlines(scene: Scene) -> np.ndarray:
-    """(2, 32, 2): upper edge of the brows from the outer end, then the lower edge back."""
-    half = 0.0105 * scene.traits.brow_width * _BROW_PROFILE[:, None] * [0, 1]
-    middle = scene.curves.brows
-    return np.concatenate([middle - half, (middle + half)[:, ::-1]], 1)
-
-
-def tint_folds(scene: Scene) -> None:
-    """Lines of expression and age, freckles."""
-    canvas, mark, traits = scene.canvas, scene.points, scene.traits
+def tint_face(scene: Scene) -> None:
+    """Everything on the face that is skin of another colour, with its labels."""
+    canvas, traits, lines = scene.canvas, scene.traits, scene.lines
+    canvas.mark(lines["outline"], SKIN)
+    canvas.mark(lines["nose"], NOSE)
+    canvas.tint_lines(lines["wings"], _WING, 0.008)
+    canvas.tint_lines(lines["nose_base"], _WING, 0.004)
+    canvas.tint_fill(lines["nostrils"], _NOSTRIL)
+    canvas.tint_fill(lines["nose_shine"], (1 + 0.006 * scene.light.gloss) * np.ones(3))
     laugh = 0.25 + 0.5 * max(traits.smile, 0) + 0.45 * traits.age
-    ends = mark[[[31, 48], [35, 54]]] + _LAUGH
-    middle = ends.mean(1, keepdims=True) + SIDES * [0.012, 0] - [0, 0.006]
-    curves = spline(np.concatenate([ends[:, :1], middle, ends[:, 1:]], 1), 9)
-    canvas.tint_lines(curves, 1 - laugh * (1 - _SOFT), 0.006)
+    canvas.tint_lines(lines["laugh"], 1 - laugh * (1 - _SOFT), 0.006)
+    canvas.tint_lines(lines["lip_shadow"], _SOFT, 0.005)
+    canvas.tint_fill(lines["upper_lip"], 0.86 * traits.lips, U_LIP)
+    canvas.tint_fill(lines["lower_lip"], traits.lips, L_LIP)
+    canvas.tint_lines(lines["lip_creases"], 0.86 * traits.lips)
+    shine = 1.08 + 0.004 * scene.light.gloss + 0.25 * traits.makeup
+    canvas.tint_fill(lines["lip_shine"], shine * traits.lips)
+    canvas.tint_lines(lines["creases"], _CREASE, 0.004)
+    canvas.tint_lines(lines["lower_rims"], _RIM, 0.005)
+    canvas.tint_lines(lines["bags"], 1 - (0.35 + 0.9 * traits.age) * (1 - _SOFT), 0.004)
+    ground = np.minimum(0.75 * traits.hair / traits.skin, 0.7)
+    canvas.tint_fill(lines["brows"], 0.38 + 0.62 * ground, (L_BROW, R_BROW))
     if traits.age > 0.5 or traits.brow_raise > 0.4:
-        lines = spline(scene.pose(_FROWN), 9)
-        canvas.tint_lines(lines, 1 - 0.7 * traits.age * (1 - _SOFT), 0.004)
+        frown = spline(scene.pose(_FROWN), 9)
+        canvas.tint_lines(frown, 1 - 0.7 * traits.age * (1 - _SOFT), 0.004)
     if traits.freckles:
         spots = np.array([0.0, 0.58, 0.06]) + scene.dice.rng.normal(0, [0.10, 0.035, 0.0], (70, 3))
         dots = scene.pose(spots)[:, None] + ellipse(0, 0.0028, 0.0028, samples=6)
-        canvas.tint_fill(dots, np.array([0.82, 0.72, 0.66]))
+        canvas.tint_fill(dots, _FRECKLE)
 
 
-def paint_skin(scene: Scene, ribbons: list[Ribbon]) -> None:
+def paint_skin(scene: Scene, hair: list[np.ndarray]) -> None:
     """The head: light from the small map times the tint layer."""
-    small = skin_map(scene.traits, scene.light, scene.points, ribbons)
+    small = skin_map(scene.traits, scene.light, scene.points, hair)
     side = (scene.canvas.side, scene.canvas.side)
     skin = cv2.resize(small, side, interpolation=cv2.INTER_CUBIC)
-    scene.canvas.lay_skin(skin, scene.curves.outline)
+    scene.canvas.lay_skin(skin, scene.lines["outline"])
 
 
 def paint_mouth(scene: Scene) -> None:
     """The line between the lips, or what an open mouth shows."""
-    canvas, mark, traits = scene.canvas, scene.points, scene.traits
-    top, bottom = scene.curves.mouth_top, scene.curves.mouth_bottom
+    canvas, traits, lines = scene.canvas, scene.traits, scene.lines
     lit = np.minimum(0.5 * scene.light.key + 0.8 * scene.light.ambient, 1.0)
     lip = traits.skin * traits.lips * lit
     if traits.mouth_open > 0:
-        opening = np.concatenate([top, bottom])
-        with canvas.clip(opening):
-            _paint_teeth(scene, opening, lit)
-        canvas.lines(bottom, 0.6 * lip, 0.002)
-    canvas.lines(np.concatenate([mark[48:49], top, mark[54:55]]), 0.3 * lip, 0.004)
+        with canvas.clip(lines["mouth"]):
+            canvas.fill(lines["mouth"], _THROAT, MOUTH)
+            _paint_teeth(scene, _ENAMEL * lit)
+        canvas.lines(lines["mouth_bottom"], 0.6 * lip, 0.002)
+    canvas.lines(lines["mouth_line"], 0.3 * lip, 0.004)
 
 
-def _paint_teeth(scene: Scene, opening: np.ndarray, lit: np.ndarray) -> None:
-    canvas, mark, traits = scene.canvas, scene.points, scene.traits
+def _paint_teeth(scene: Scene, enamel: np.ndarray) -> None:
+    """Tongue and the upper row of teeth; what leaves the mouth is clipped by the caller."""
+    canvas, mark = scene.canvas, scene.points
     wide, middle = float(mark[54, 0] - mark[48, 0]) / 2, mark[62]
-    canvas.fill(opening, np.array([62.0, 18, 20]), MOUTH)
-    canvas.fill(ellipse(mark[66] + [0, 0.004], 0.55 * wide, 0.014), np.array([150.0, 70, 74]))
-    enamel = np.array([236.0, 228, 212]) * lit
-    x = _TEETH_EDGE
-    edge = middle + np.stack([x * wide, 0.024 - (0.012 + 0.024 * traits.smile) * x**2], 1)
-    canvas.fill(np.concatenate([opening[:17] - [0, 0.01], edge[::-1]]), enamel)
-    low = middle + np.stack([_TEETH * wide, 0.026 - (0.012 + 0.024 * traits.smile) * _TEETH**2], 1)
-    canvas.lines(np.stack([low - [0, 0.02], low], 1), 0.66 * enamel, 0.002)
+    canvas.fill(ellipse(mark[66] + [0, 0.004], 0.55 * wide, 0.014), _TONGUE)
+    bow = 0.012 + 0.024 * scene.traits.smile
+    edge = middle + np.stack([_TEETH_EDGE * wide, 0.024 - bow * _TEETH_EDGE**2], 1)
+    top = scene.lines.placed("mouth")[0, :17]
+    canvas.fill(np.concatenate([top - [0, 0.01], edge[::-1]]), enamel)
+    low = middle + np.stack([_TEETH * wide, 0.026 - bow * _TEETH**2], 1)
+    canvas.lines(np.stack([low - [0, 0.02], low], 1), 0.66 * enamel)
     canvas.lines(edge, 0.6 * enamel, 0.002)
-    canvas.glaze(brush(opening[:17], 0.02), 0.55, blur=0.003)
+    canvas.glaze(np.concatenate([top - [0, 0.01], top[::-1] + [0, 0.005]]), 0.55, blur=0.003)
 
 
 def paint_eyes(scene: Scene) -> None:
-    """Eyeballs inside the lids, then edges of the lids and lashes; both eyes in one go."""
-    canvas, traits, light = scene.canvas, scene.traits, scene.light
-    upper, lower = scene.curves.upper_lids, scene.curves.lower_lids
-    opening = np.concatenate([upper, lower], 1)
+    """Eyeballs inside the lids, then edges of the lids and lashes."""
+    canvas, traits, light, lines = scene.canvas, scene.traits, scene.light, scene.lines
     lit = np.minimum(0.5 * light.key + 0.75 * light.ambient, 1.1)
-    at = scene.points[36:48].reshape(2, 6, 2).mean(1, keepdims=True) + [
-        0.013 * traits.gaze[0] + 0.012 * traits.yaw, 0.006 * traits.gaze[1] - 0.002]
-    with canvas.clip(opening):
-        canvas.fill(opening, np.array([226.0, 218, 212]) * lit, (L_EYE, R_EYE))
-        corner = lower[:, :1] + ellipse(0, 0.010, 0.008, samples=10)
-        canvas.fill(corner, np.array([206.0, 140, 134]) * lit)
-        _paint_irises(scene, at, lit)
-        lid_shadow = np.concatenate([upper - [0, 0.01], upper[:, ::-1] + [0, 0.006]], 1)
-        canvas.glaze(lid_shadow, 0.5, blur=0.004)
+    gaze = (0.013 * traits.gaze[0] + 0.012 * traits.yaw, 0.006 * traits.gaze[1])
+    with canvas.clip(lines["eyes"]):
+        canvas.fill(lines["eyes"], _EYEBALL * lit, (L_EYE, R_EYE), smooth=False)
+        canvas.discs(lines["corners"], 0.009, _EYE_CORNER * lit)
+        _paint_irises(scene, gaze, traits.iris * lit)
+        canvas.glaze(lines["lid_shadows"], 0.5, blur=0.004)
         x, y, _ = light.direction.tolist()
-        glint = ellipse([0.010 * x, 0.009 * y], 0.0048, 0.0052, samples=10)
-        canvas.fill(at + glint, np.array([252.0, 252, 255]))
-    canvas.lines(lower[:, 1:-1], 0.5 * traits.skin * lit * [1, 0.9, 0.88], 0.002)
-    lash = np.minimum(0.25 * traits.hair, 0.25 * traits.skin * lit) * (1 - 0.5 * traits.makeup)
-    rim = _LID_RIM * (0.0045 + 0.003 * traits.makeup)
-    canvas.fill(np.concatenate([upper - rim, upper[:, ::-1] + 0.6 * rim], 1), lash)
-    roots = upper[:, [2, 3, 4, 6, 7, 8, 10, 11, 13]]
-    lean = np.concatenate([_LASH_GROWTH - 0.4, 0.4 * _LASH_GROWTH - 1.2], 1) * FLIP
-    tips = roots + (0.008 + 0.008 * traits.feminine) * _LASH_GROWTH * lean
-    canvas.lines(np.stack([roots, tips], 2).reshape(18, 2, 2), lash)
+        canvas.discs(lines["irises"], 0.005, _GLINT, (gaze[0] + 0.010 * x, gaze[1] + 0.009 * y))
+    lid = traits.skin * lit
+    canvas.lines(lines["lower_lids"], 0.45 * lid)
+    lash = np.minimum(0.25 * traits.hair, 0.25 * lid) * (1 - 0.5 * traits.makeup)
+    canvas.fill(lines["lids"], lash)
+    canvas.lines(lines["lashes"], lash)
 
 
-def _paint_irises(scene: Scene, at: np.ndarray, lit: np.ndarray) -> None:
-    """Ring, iris, fibres and pupil round the points `at` (2, 1, 2)."""
-    canvas, traits = scene.canvas, scene.traits
-    radius = 0.0225 * traits.eye_size ** 0.5
-    colour, disc = traits.iris * lit, ellipse(0, radius, radius)
-    canvas.fill(at + disc, 0.42 * colour)
-    canvas.fill(at + 0.86 * disc, colour)
-    canvas.fill(at + [0, 0.25 * radius] + 0.58 * disc, 1.3 * colour + 6)
-    ray = ellipse(0, radius, radius, samples=16)
-    fibres = np.stack([at + 0.42 * ray, at + 0.82 * ray], 2)
+def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -> None:
+    """Ring, iris, lighter lower half, fibres and pupil."""
+    canvas, at = scene.canvas, scene.lines["irises"]
+    radius = 0.0225 * scene.traits.eye_size ** 0.5
+    canvas.discs(at, radius, 0.42 * colour, gaze)
+    canvas.discs(at, 0.86 * radius, colour, gaze)
+    canvas.discs(at, 0.58 * radius, 1.3 * colour + 6, (gaze[0], gaze[1] + 0.25 * radius))
+    fibres = scene.lines.placed("irises")[:, None] + (gaze + radius * _FIBRES)
     canvas.lines(fibres[:, ::2].reshape(16, 2, 2), 0.7 * colour)
     canvas.lines(fibres[:, 1::2].reshape(16, 2, 2), 1.45 * colour + 10)
-    canvas.fill(at + 0.40 * disc, np.array([10.0, 8, 8]))
+    canvas.discs(at, 0.40 * radius, _PUPIL, gaze)
 
 
 def paint_brows(scene: Scene) -> None:
     """Hairs of the brows; their ground is in the tint layer already."""
-    canvas, traits = scene.canvas, scene.traits
-    outlines = _brow_outlines(scene)
-    upper, lower = outlines[:, :16], outlines[:, :15:-1]
+    traits = scene.traits
     lit = 0.6 * scene.light.key + 0.6 * scene.light.ambient
     colour = np.minimum(0.7 * traits.hair, 0.55 * traits.skin) * lit
-    along, across = scene.dice.rng.random((2, 40))
-    step = (along * 16).astype(int)
-    roots = upper[:, step]
-    roots = roots + across[:, None] * (lower[:, step] - roots)
-    lean = np.stack([0 * along + 1, 0.3 - 1.2 * along], 1) * FLIP
-    lean *= (0.008 + 0.0065 * across)[:, None]
-    hairs = np.stack([roots, roots + lean], 2)
-    canvas.lines(hairs[:, :26].reshape(-1, 2, 2), colour, smooth=False)
-    canvas.lines(hairs[:, 26:].reshape(-1, 2, 2), 0.65 * colour, smooth=False)
+    scene.canvas.lines(scene.lines["brow_hairs"], colour, smooth=False)
+    scene.canvas.lines(scene.lines["dark_brow_hairs"], 0.65 * colour, smooth=False)

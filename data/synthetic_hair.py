@@ -1,6 +1,7 @@
 """Hair and beard of a synthetic portrait: where they grow, and their strands."""
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -9,24 +10,32 @@ from data.synthetic_canvas import HAIR, Scene
 from data.synthetic_shapes import Pose, mirrored, spline
 from data.synthetic_traits import Traits
 
-_PUFF_X = np.array([0, 0.5, 0.8, 1, 1, 1, 1.1, 1.2, 1.3])
-_PUFF_Y = np.array([0.9, 1, 0.6, 0.2, 0, 0, 0, 0, 0])
-_HAIR_INNER = np.array(
+# Edges of the hair on the right side, from the parting down: at the forehead and in outline. The
+# height of the first three points of the inner edge counts from the hairline.
+_HAIR_EDGES = np.array([
     [[0.0, 0.0, 0.03], [0.11, 0.012, 0.03], [0.195, 0.075, 0.0], [0.242, 0.37, -0.05],
      [0.258, 0.47, -0.08], [0.252, 0.60, -0.08], [0.245, 0.74, -0.06], [0.24, 0.90, -0.06],
-     [0.235, 1.10, -0.06]]
-)
-_HAIR_OUTER = np.array(
+     [0.235, 1.10, -0.06]],
     [[0.0, 0.035, -0.1], [0.14, 0.055, -0.1], [0.237, 0.13, -0.1], [0.282, 0.25, -0.1],
      [0.293, 0.40, -0.09], [0.298, 0.56, -0.09], [0.304, 0.72, -0.09], [0.312, 0.89, -0.09],
-     [0.32, 1.10, -0.09]]
-)
-# What is left on a receding head: a wreath round the ears.
-_WREATH_INNER = np.array([[0.255, 0.22, -0.07], [0.252, 0.26, -0.06], [0.25, 0.31, -0.06]])
-_WREATH_OUTER = np.array([[0.268, 0.18, -0.09], [0.277, 0.21, -0.09], [0.286, 0.25, -0.09]])
+     [0.32, 1.10, -0.09]],
+])[None].repeat(2, axis=0)
+# What is left of that on a receding head: a wreath round the ears.
+_WREATH = np.array([
+    [[0.254, 0.25, -0.07], [0.251, 0.28, -0.06], [0.248, 0.32, -0.06]],
+    [[0.262, 0.22, -0.09], [0.267, 0.25, -0.09], [0.274, 0.29, -0.09]],
+])
+_SWEEP = np.array([0.0, 0.6, 1.0])
+_LEVELS = np.arange(9.0)[:, None]
+_PUFF = np.array([[0, -0.9, 0], [0.5, -1, 0], [0.8, -0.6, 0], [1, -0.2, 0], [1, 0, 0], [1, 0, 0],
+                  [1.1, 0, 0], [1.2, 0, 0], [1.3, 0, 0]])
+_STEPS = np.arange(65.0)
 _STRAND = np.linspace(0, 1, 5, dtype=np.float32)
 _HAIR_SHADES = np.linspace(0.35, 1.8, 8)[:, None]
 _HAIR_SHINE = 65 * np.maximum(_HAIR_SHADES - 0.8, 0)
+_CURL_TONES = np.array([-1.5, -0.5, 0.5])
+_LAYOUTS, _COUNT = 24, 160
+_ROUND = np.array([1 / 0.36, 1 / 0.5, 1.0])
 _SKULL_CENTRE = np.array([0.0, 0.38, -0.05])
 
 
@@ -42,13 +51,9 @@ class Ribbon(NamedTuple):
         inner = self.inner[step]
         return inner + across[..., None] * (self.outer[step] - inner)
 
-    def outline(self, tips: np.ndarray | None = None) -> np.ndarray:
-        """Closed outline; its end is cut back by `tips` (T,), fractions of the length."""
-        if tips is None:
-            return np.concatenate([self.inner, self.outer[::-1]])
-        keep = 65 - int(64 * tips.max())
-        end = self.at(1 - tips, np.arange(len(tips)) / (len(tips) - 1))
-        return np.concatenate([self.inner[:keep], end, self.outer[:keep][::-1]])
+    def outline(self) -> np.ndarray:
+        """(130, 2) closed outline."""
+        return np.concatenate([self.inner, self.outer[::-1]])
 
 
 def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon]:
@@ -60,13 +65,13 @@ def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon
     if traits.style == "bald":
         return []
     end = 4.3 if traits.tucked and not whole else traits.hair_length
-    curves = np.stack([curve for side in (-1, 1) for curve in _side_hair(traits, side, end)])
-    dense = pose(spline(curves, 65))
+    dense = pose(spline(_hair_edges(traits, end), 65))
     # The hair ends at control point number `end`.
-    t = np.arange(65) * (end / 8)
+    t = _STEPS * (end / 8)
     low = np.minimum(t.astype(int), 63)
-    cut = dense[:, low] + (t - low)[:, None] * (dense[:, low + 1] - dense[:, low])
-    ribbons = [Ribbon(cut[0], cut[1]), Ribbon(cut[2], cut[3])]
+    start = dense[:, :, low]
+    cut = start + (t - low)[:, None] * (dense[:, :, low + 1] - start)
+    ribbons = [Ribbon(*cut[0]), Ribbon(*cut[1])]
     if traits.bangs and not whole:
         low, wide = 0.365 + 0.5 * traits.brow_height, 0.245 * traits.face_width
         left = np.array([[-0.12, 0.06 - traits.volume, -0.08], [-0.21, 0.16, 0.0],
@@ -75,25 +80,41 @@ def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon
     return ribbons
 
 
-def _side_hair(traits: Traits, side: int, end: float) -> tuple[np.ndarray, np.ndarray]:
-    """Inner and outer edge (9, 3) of the hair from the parting over one side of the head."""
-    inner, outer = _HAIR_INNER.copy(), _HAIR_OUTER.copy()
+def _hair_edges(traits: Traits, end: float) -> np.ndarray:
+    """(2, 2, 9, 3): for both sides of the head the inner and the outer edge of the parted hair."""
+    edges = _HAIR_EDGES.copy()
+    inner, outer = edges[:, 0], edges[:, 1]
     # The parted hair lies deeper over the forehead on the wide side.
-    sweep = traits.sweep if side * traits.part < 0 else 0.3 * traits.sweep
-    inner[:3, 1] += [traits.hairline, traits.hairline + 0.6 * sweep, traits.hairline + sweep]
-    inner[0, 0], outer[0, 0] = traits.part * side, 0.6 * traits.part * side
+    sweep = traits.sweep * np.array([[0.3], [1.0]] if traits.part < 0 else [[1.0], [0.3]])
+    inner[:, :3, 1] += traits.hairline + sweep * _SWEEP
+    inner[0, 0, 0], inner[1, 0, 0] = -traits.part, traits.part
+    outer[0, 0, 0], outer[1, 0, 0] = -0.6 * traits.part, 0.6 * traits.part
     if traits.style == "receding":
-        inner[:3], outer[:3] = _WREATH_INNER, _WREATH_OUTER
-    puff = traits.volume
+        edges[:, :, :3] = _WREATH
+    puff = traits.volume * _PUFF
     if end < 4.8:
-        puff = puff * np.minimum(np.maximum((end + 0.4 - np.arange(9)) / 2, 0), 1)
-    outer[:, 0] += puff * _PUFF_X
-    outer[:, 1] -= puff * _PUFF_Y
+        puff = puff * np.minimum(np.maximum((end + 0.4 - _LEVELS) / 2, 0), 1)
+    outer += puff
     if end < 4.8:
         # Short hair closes on the sideburn in front of the ear.
-        outer[4:] = inner[4:] + [0.012, 0, 0]
-    scale = [side * traits.face_width, 1, 1]
-    return inner * scale, outer * scale
+        outer[:, 4:] = inner[:, 4:] + [0.012, 0, 0]
+    edges[..., 0] *= traits.face_width
+    edges[0, ..., 0] *= -1
+    return edges
+
+
+def hair_outlines(ribbons: list[Ribbon], traits: Traits) -> list[np.ndarray]:
+    """Closed outlines (P, 2) that cover the ribbons of hair_ribbons."""
+    if traits.style in ("bald", "receding"):
+        return [ribbon.outline() for ribbon in ribbons]
+    left, right, *bangs = ribbons
+    both = np.concatenate([left.inner, left.outer[::-1], right.outer, right.inner[::-1]])
+    return [both, *(ribbon.outline() for ribbon in bangs)]
+
+
+def hides_ears(traits: Traits) -> bool:
+    """Whether nothing of the ears can be seen."""
+    return traits.style in ("long", "bob") and not traits.tucked
 
 
 def beard_ribbons(landmarks: np.ndarray, traits: Traits) -> list[Ribbon]:
@@ -126,55 +147,88 @@ def paint_back_hair(scene: Scene, ribbons: list[Ribbon]) -> None:
     behind = Ribbon(left.outer, right.outer)
     dim = 0.12 * scene.light.key + 0.42 * scene.light.ambient
     scene.canvas.fill(behind.outline(), scene.traits.hair * dim, HAIR, smooth=False)
-    _paint_strands(scene, [behind], 70, 0.5)
+    _paint_strands(scene, [behind], 0.5)
 
 
-def paint_hair(scene: Scene, ribbons: list[Ribbon]) -> None:
-    """The hair in front of the head: a ground with ragged tips, then strands."""
-    traits, canvas, rng = scene.traits, scene.canvas, scene.dice.rng
-    colour = 0.7 * traits.hair * (0.45 * scene.light.key + 0.7 * scene.light.ambient)
-    for ribbon in ribbons:
-        outline = ribbon.outline(0.05 * rng.random(16))
+def paint_hair(scene: Scene, ribbons: list[Ribbon], outlines: list[np.ndarray]) -> None:
+    """The hair in front of the head: a ground, then strands."""
+    traits, canvas = scene.traits, scene.canvas
+    if not ribbons:
+        return
+    dim = 0.5 if traits.style == "curly" else 0.7
+    colour = dim * traits.hair * (0.45 * scene.light.key + 0.7 * scene.light.ambient)
+    for outline in outlines:
         if traits.style == "curly":
-            outward = outline - scene.pose(np.array([0.0, 0.4, -0.05]))
-            outline = outline + 0.05 * (rng.random((len(outline), 1)) - 0.3) * outward
+            outward = outline - scene.pose(_SKULL_CENTRE)
+            bumps = scene.dice.rng.random((len(outline), 1)) - 0.3
+            outline = outline + 0.05 * bumps * outward
         canvas.fill(outline, colour, HAIR, smooth=False)
-    if ribbons:
-        _paint_strands(scene, ribbons, 170 * len(ribbons), 1.0)
+    _paint_strands(scene, ribbons, 1.0)
 
 
-def _paint_strands(scene: Scene, ribbons: list[Ribbon], count: int, level: float) -> None:
-    """Strands that follow ribbons, lit like a ball, with a band of sheen and tone per lock."""
-    traits, light, rng = scene.traits, scene.light, scene.dice.rng
-    curves = np.array(ribbons, np.float32)                                 # (R, 2, 65, 2)
-    along, across, chance, length = rng.random((4, count), np.float32)
-    which = np.arange(count) * len(ribbons) // count
-    lock = rng.random((len(ribbons), 24), np.float32)[which, (across * 24).astype(int)]
-    reach = _STRAND * (0.06 + 0.16 * length[:, None])
-    if traits.style in ("tied", "buzz"):
-        t, s = np.broadcast_to(along[:, None], reach.shape), across[:, None] + reach - 0.05
-    else:
-        t = 0.94 * along[:, None] + reach - 0.03
-        gap = curves[:, 1, 32] - curves[:, 0, 32]
-        swing = (0.010 * traits.wave / np.hypot(gap[:, 0], gap[:, 1]))[which, None]
-        s = across[:, None] + (0.15 * chance[:, None] - 0.075) * reach
-        s += swing * t * np.sin(25 * t + 5 * lock[:, None])
-    step = np.minimum(np.maximum(64 * t, 0), 64).astype(int) + 130 * which[:, None]
-    curves = curves.reshape(-1, 2)
-    inner, outer = curves.take(step, 0), curves.take(step + 65, 0)
-    paths = inner + np.minimum(np.maximum(s, -0.03), 1.03)[..., None] * (outer - inner)
-    if traits.style == "curly":
-        angle = 6.3 * chance[:, None] + 4 * _STRAND
-        size = 0.006 + 0.010 * length[:, None, None]
-        paths = paths[:, :1] + size * np.stack([np.cos(angle), np.sin(angle)], -1)
-    x, y, z = (light.direction / [0.36, 0.5, 1]).tolist()
-    middle = paths[:, 2] - scene.pose(_SKULL_CENTRE).astype(np.float32)
-    facing = x * middle[:, 0] + y * middle[:, 1] + 0.55 * z
+class _Strands(NamedTuple):
+    """Layouts of strands on a ribbon, (_LAYOUTS, _COUNT, 5) points or (_LAYOUTS, _COUNT) values."""
+
+    step: np.ndarray        # along the ribbon, 0 to 64
+    across: np.ndarray      # 0 at the inner edge, 1 at the outer
+    sway: np.ndarray        # how far a wave moves them, in units of the side
+    tone: np.ndarray        # brightness: tone of the lock, of the strand, band of sheen
+    curl: np.ndarray        # (..., 5, 2) the strand as an arc of a curl, in units of the side
+
+
+@lru_cache(maxsize=2)
+def _layouts(combed: bool) -> _Strands:
+    """A stock of layouts, drawn once: most of the work on hair does not depend on the head.
+
+    Args:
+        combed: strands cross the ribbon instead of running along it.
+    """
+    rng = np.random.default_rng(13)
+    shape = (_LAYOUTS, _COUNT)
+    along, across, chance, length = rng.random((4, *shape))
+    locks = rng.random((_LAYOUTS, 24))
+    lock = np.take_along_axis(locks, (24 * across).astype(int), 1)
+    reach = np.linspace(0, 1, 5) * (0.06 + 0.16 * length[..., None])
+    t = 0.94 * along[..., None] + reach - 0.03
+    s = across[..., None] + (0.15 * chance[..., None] - 0.075) * reach
+    sway = 0.010 * t * np.sin(25 * t + 5 * lock[..., None])
+    if combed:
+        t, s, sway = along[..., None] + 0 * reach, across[..., None] + reach - 0.05, 0 * sway
     sheen = np.exp(-((along - 0.30) / 0.09) ** 2) * (0.4 + 0.6 * lock)
-    shade = 0.2 + 0.5 * facing + 0.45 * lock + 0.5 * chance + 0.7 * sheen
-    shades = np.minimum(np.maximum((level * shade - 0.35) * 5.5, 0), 7).astype(int)
+    angle = 6.3 * chance[..., None] + np.linspace(0, 4, 5)
+    curl = np.stack([np.cos(angle), np.sin(angle)], -1) * (0.006 + 0.010 * length[..., None, None])
+    return _Strands((64 * np.clip(t, 0, 1)).astype(int), np.clip(s, -0.03, 1.03).astype(np.float32),
+                    sway.astype(np.float32), 0.45 * lock + 0.5 * chance + 0.7 * sheen,
+                    curl.astype(np.float32))
+
+
+def _paint_strands(scene: Scene, ribbons: list[Ribbon], level: float) -> None:
+    """Strands that follow ribbons, lit like a ball."""
+    traits, light = scene.traits, scene.light
+    stock = _layouts(traits.style in ("tied", "buzz"))
+    number = np.arange(len(ribbons))
+    layout = (number + int(scene.dice.uniform(0, _LAYOUTS))) % _LAYOUTS
+    curves = np.array(ribbons, np.float32)                                 # (R, 2, 65, 2)
+    gap = curves[:, 1, 32] - curves[:, 0, 32]
+    swing = traits.wave / np.hypot(gap[:, 0], gap[:, 1])
+    across = stock.across[layout] + swing[:, None, None] * stock.sway[layout]
+    step = stock.step[layout] + 130 * number[:, None, None]
+    curves = curves.reshape(-1, 2)
+    inner = curves.take(step, 0)                                           # (R, _COUNT, 5, 2)
+    paths = inner + across[..., None] * (curves.take(step + 65, 0) - inner)
+    x, y, z = (light.direction * _ROUND).tolist()
+    centre = scene.pose(_SKULL_CENTRE).tolist()
+    middle = paths[:, :, 2]
+    facing = x * (middle[..., 0] - centre[0]) + y * (middle[..., 1] - centre[1]) + 0.55 * z
+    shade = (level * (stock.tone[layout] + 0.2 + 0.5 * facing) - 0.35) * 5.5
+    if traits.style == "curly":
+        # Three curls of different tone along each strand instead of the strand.
+        paths = paths[:, :, ::2, None] + stock.curl[layout][:, :, None]
+        shade = shade[..., None] + _CURL_TONES
+    shades = np.minimum(np.maximum(shade, 0), 7).astype(int)
     palette = traits.hair * _HAIR_SHADES * (0.55 * light.key + 0.5 * light.ambient)
-    scene.canvas.strands(paths, shades, palette + _HAIR_SHINE * light.key)
+    scene.canvas.strands(paths.reshape(-1, 5, 2), shades.reshape(-1),
+                         palette + _HAIR_SHINE * light.key)
 
 
 def paint_beard(scene: Scene) -> None:

@@ -6,8 +6,8 @@ Points of the head in three dimensions have x = 0 in the middle of the face, z t
 """
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,12 @@ TEMPLATE5 = np.array(
     [[0.37692, 0.46865], [0.62286, 0.46913], [0.50124, 0.61332], [0.39309, 0.72541],
      [0.61150, 0.72491]]
 )
+
+_TARGET_CENTRE = complex(*TEMPLATE5.mean(0))
+_TARGET = (TEMPLATE5 @ [1, 1j] - _TARGET_CENTRE).tolist()
+_FIVE = np.zeros((5, 68))
+_FIVE[0, 36:42] = _FIVE[1, 42:48] = 1 / 6
+_FIVE[[2, 3, 4], [30, 48, 54]] = 1
 
 # Mean head, left half where it is symmetric: x, y, z. Outline from the crown to the chin.
 _OUTLINE = np.array(
@@ -57,12 +63,12 @@ _RIGHT_EYE_ORDER = [3, 2, 1, 0, 5, 4]       # iBUG counts both eyes clockwise fr
 
 # Points of the head: the 68 landmarks in iBUG order (300-W), 20 of the outline, 9 of each ear.
 POINTS = 106
-_EYES = slice(36, 48)
+_MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
 def mirrored(points: np.ndarray) -> np.ndarray:
     """The same points on the other side of the face, in the same order."""
-    return points * np.array([-1.0, 1.0, 1.0])[: points.shape[-1]]
+    return points * _MIRROR[: points.shape[-1]]
 
 
 @lru_cache(maxsize=64)
@@ -170,80 +176,31 @@ def head_points(traits: Traits) -> np.ndarray:
 
 def five_points(landmarks68: np.ndarray) -> np.ndarray:
     """(5, D) eye centres, nose tip and mouth corners out of (68, D) landmarks."""
-    eyes = landmarks68[_EYES].reshape(2, 6, -1).mean(1)
-    return np.concatenate([eyes, landmarks68[[30, 48, 54]]])
+    return _FIVE @ landmarks68
 
 
 class Pose:
     """Turns points of the head into picture coordinates: rotation, then alignment as in FFHQ."""
 
     def __init__(self, traits: Traits, points: np.ndarray) -> None:
-        cy, sy = np.cos(traits.yaw), np.sin(traits.yaw)
-        cp, sp = np.cos(traits.pitch), np.sin(traits.pitch)
+        cy, sy = math.cos(traits.yaw), math.sin(traits.yaw)
+        cp, sp = math.cos(traits.pitch), math.sin(traits.pitch)
         turn = np.array([[cy, 0.0, sy], [-sy * sp, cp, cy * sp]])
-        given = five_points(points) @ turn.T @ [1, 1j]
-        wanted = TEMPLATE5 @ [1, 1j]
-        centre, target = given.sum() / 5, wanted.sum() / 5
-        given = given - centre
+        given = (five_points(points[:68]) @ (turn[0] + 1j * turn[1])).tolist()
+        centre = sum(given) / 5
+        given = [point - centre for point in given]
         # Least-squares similarity in complex numbers, then the aligner's own error on top.
-        fit = np.vdot(given, wanted - target) / np.vdot(given, given)
-        fit = fit * traits.zoom * np.exp(1j * traits.roll)
+        fit = sum(a.conjugate() * b for a, b in zip(given, _TARGET, strict=True))
+        fit /= sum(abs(a) ** 2 for a in given)
+        fit *= traits.zoom * complex(math.cos(traits.roll), math.sin(traits.roll))
         rotate = np.array([[fit.real, -fit.imag], [fit.imag, fit.real]])
         self.matrix = (rotate @ turn).T
-        offset = target + traits.shift - fit * centre
+        offset = _TARGET_CENTRE + traits.shift - fit * centre
         self.offset = np.array([offset.real, offset.imag])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """(..., 3) points of the head to (..., 2) picture coordinates."""
         return points @ self.matrix + self.offset
-
-
-class Curves(NamedTuple):
-    """The drawn lines of a head in picture coordinates; (2, P, 2) are left and right."""
-
-    outline: np.ndarray         # (96, 2) closed
-    ears: np.ndarray            # (2, 30, 2) closed, upper root first
-    upper_lids: np.ndarray      # (2, 15, 2) from the outer corner
-    lower_lids: np.ndarray      # (2, 15, 2) from the inner corner
-    brows: np.ndarray           # (2, 16, 2) upper edge from the outer end
-    nose_base: np.ndarray       # (13, 2) rightwards
-    upper_lip: np.ndarray       # (25, 2) outer edge rightwards
-    lower_lip: np.ndarray       # (25, 2) outer edge leftwards
-    mouth_top: np.ndarray       # (17, 2) inner edge of the upper lip rightwards
-    mouth_bottom: np.ndarray    # (17, 2) inner edge of the lower lip leftwards
-
-
-@lru_cache(maxsize=1)
-def _curve_matrix() -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
-    """(N, 106) matrix from points of the head to all points of Curves, and the shapes of those."""
-    recipes = [
-        ([list(range(68, 88))], 96, True), ([list(range(88, 97)), list(range(97, 106))], 30, True),
-        ([[36, 37, 38, 39], [45, 44, 43, 42]], 15, False),
-        ([[39, 40, 41, 36], [42, 47, 46, 45]], 15, False),
-        ([[17, 18, 19, 20, 21], [26, 25, 24, 23, 22]], 16, False),
-        ([list(range(31, 36))], 13, False),
-        ([list(range(48, 55))], 25, False), ([[54, 55, 56, 57, 58, 59, 48]], 25, False),
-        ([list(range(60, 65))], 17, False), ([[64, 65, 66, 67, 60]], 17, False),
-    ]
-    blocks, shapes = [], []
-    for sides, samples, closed in recipes:
-        for columns in sides:
-            block = np.zeros((samples, POINTS))
-            block[:, columns] = _spline_matrix(len(columns), samples, closed)
-            blocks.append(block)
-        shapes.append((samples, 2) if len(sides) == 1 else (2, samples, 2))
-    return np.concatenate(blocks), tuple(shapes)
-
-
-def head_curves(points: np.ndarray) -> Curves:
-    """Smooth curves through the placed points of a head (106, 2)."""
-    matrix, shapes = _curve_matrix()
-    dense, start, curves = matrix @ points, 0, []
-    for shape in shapes:
-        count = shape[0] * shape[1] // (1 if len(shape) == 3 else 2)
-        curves.append(dense[start:start + count].reshape(shape))
-        start += count
-    return Curves(*curves)
 
 
 def ellipse(centre, radius_x: float, radius_y: float, turn: float = 0.0, power: float = 1.0,
@@ -261,20 +218,3 @@ def _circle(samples: int, power: float) -> np.ndarray:
     angle = np.arange(samples) * (2 * np.pi / samples)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return np.sign(circle) * np.abs(circle) ** power
-
-
-def brush(curve: np.ndarray, width: float) -> np.ndarray:
-    """(..., 2P, 2) outline of curves (..., P, 2) drawn with a brush that is thin at both ends."""
-    along = np.empty_like(curve)
-    along[..., 1:-1, :] = curve[..., 2:, :] - curve[..., :-2, :]
-    along[..., 0, :] = curve[..., 1, :] - curve[..., 0, :]
-    along[..., -1, :] = curve[..., -1, :] - curve[..., -2, :]
-    offset = along[..., ::-1] * (_brush_profile(curve.shape[-2]) * width)
-    offset /= np.hypot(along[..., :1], along[..., 1:]) + 1e-9
-    return np.concatenate([curve + offset, (curve - offset)[..., ::-1, :]], axis=-2)
-
-
-@lru_cache(maxsize=16)
-def _brush_profile(count: int) -> np.ndarray:
-    profile = np.sin(np.linspace(0.12, np.pi - 0.12, count))
-    return profile[:, None] * np.array([-0.5, 0.5])

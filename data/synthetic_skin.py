@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.synthetic_hair import Ribbon, beard_ribbons
+from data.synthetic_hair import beard_ribbons
 from data.synthetic_shapes import POINTS
 from data.synthetic_traits import Light, Traits
 
@@ -56,12 +56,13 @@ _STRENGTH = np.array([[spot[4]] for spot in _SPOTS], np.float32)
 _A, _B = len(_RELIEF), len(_RELIEF) + len(_HOLLOWS)
 
 
-def skin_map(traits: Traits, light: Light, points: np.ndarray, hair: list[Ribbon]) -> np.ndarray:
+def skin_map(traits: Traits, light: Light, points: np.ndarray,
+             hair: list[np.ndarray]) -> np.ndarray:
     """(56, 56, 3) uint8 colour of the skin of the head, light included, over the whole picture.
 
     Args:
         points: (106, 2) points of the head in units of the picture side.
-        hair: what throws its shadow on the forehead.
+        hair: (P, 2) outlines of what throws its shadow on the forehead.
     """
     middles = _MIDDLES @ points + _DOWN
     middles[_A] -= 0.015 * light.direction[:2] / max(light.direction[2], 0.4)
@@ -93,15 +94,15 @@ def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float,
         half: half the neck's width.
     """
     x, _, z = light.direction.tolist()
-    across = (_AXIS - np.float32(middle)) / np.float32(1.25 * half)
+    across = (_AXIS - middle) * (1 / (1.25 * half))
     across[np.abs(across) > 1.04] *= 0.1            # the shoulders face the camera
     facing = np.maximum(across * x + np.sqrt(np.maximum(1.1 - across * across, 0)) * z, 0)
     cover = np.zeros((_GRID, _GRID), np.uint8)
-    _cover(cover, outline + [-0.05 * x, 0.045])
+    _cover(cover, outline, -0.05 * x, 0.045)
     shade = 1 - _soften(cover)[int(_NECK_TOP * _GRID):] * np.float32(0.62 / 255)
-    lit = facing * shade * _planes(0.95 * traits.skin * light.key)
-    lit += (0.35 + 0.65 * shade) * _planes(0.95 * traits.skin * light.ambient)
-    return _picture(lit), _NECK_TOP
+    lit = np.stack([facing * shade, 0.35 + 0.65 * shade], axis=2)
+    colours = 0.95 * traits.skin * np.stack([light.key, light.ambient])
+    return np.minimum(lit @ colours.astype(np.float32), 255).astype(np.uint8), _NECK_TOP
 
 
 def _planes(colour: np.ndarray) -> np.ndarray:
@@ -113,10 +114,12 @@ def _picture(planes: np.ndarray) -> np.ndarray:
     return cv2.merge(list(np.minimum(planes, 255).astype(np.uint8)))
 
 
-def _cover(mask: np.ndarray, outline: np.ndarray) -> None:
-    """Fill an outline in units of the side on a mask of grid size."""
+def _cover(mask: np.ndarray, outline: np.ndarray, right: float = 0.0,
+           down: float = 0.0) -> None:
+    """Fill an outline, moved by (right, down), on a mask of grid size; units of the side."""
     points = (outline * (16 * _GRID) - 7.5).astype(np.int32)
-    cv2.fillPoly(mask, [points], 255, cv2.LINE_8, 4)
+    offset = (int(16 * _GRID * right), int(16 * _GRID * down))
+    cv2.fillPoly(mask, [points], 255, cv2.LINE_8, 4, offset)
 
 
 def _soften(mask: np.ndarray) -> np.ndarray:
@@ -152,12 +155,13 @@ def _light(light: Light, slope_x: np.ndarray, slope_y: np.ndarray, hollow: np.nd
     return lit, mirror * shadow
 
 
-def _shadow_map(light: Light, hair: list[Ribbon]) -> np.ndarray:
+def _shadow_map(light: Light, hair: list[np.ndarray]) -> np.ndarray:
     """(GRID, GRID) share of the lamp's light that passes the hair."""
     cover = np.zeros((_GRID, _GRID), np.uint8)
-    fall = [0.0, 0.012] - 0.03 * light.direction[:2] / max(light.direction[2], 0.4)
-    for ribbon in hair:
-        _cover(cover, ribbon.outline() + fall)
+    x, y, z = light.direction.tolist()
+    fall = 0.03 / max(z, 0.4)
+    for outline in hair:
+        _cover(cover, outline, -fall * x, 0.012 - fall * y)
     return 1 - _soften(cover) * np.float32(0.55 / 255)
 
 

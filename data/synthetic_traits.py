@@ -49,7 +49,10 @@ class Traits(NamedTuple):
     """Everything that is drawn by lot about one person and one moment, except the picture's noise.
 
     Factors are around 1, offsets around 0 in units of the picture side, angles in radians, amounts
-    in [0, 1], colours RGB in [0, 255].
+    in [0, 1], colours RGB in [0, 255]. `lips` are factors of the skin's colour; `smile` goes from
+    -0.5 to 1, `beard` from none over stubble (0.2) to full (0.55); `hair_length` counts the control
+    points of the hair's edges (4 the ears, 6 the chin, 8 out of the picture); `part` is the x of
+    the parting; an empty string means that nothing is worn.
     """
 
     feminine: float
@@ -106,6 +109,21 @@ class Traits(NamedTuple):
     collar: str
 
 
+# Middle, spread, and what Traits.feminine and Traits.age add, of traits that are plain numbers.
+_NUMBERS = {
+    "face_width": (1.0, 0.15, -0.02, 0.0), "jaw_width": (1.05, 0.2, -0.1, 0.0),
+    "chin": (0.0, 0.05, -0.015, 0.0), "eye_size": (1.0, 0.2, 0.06, 0.0),
+    "eye_height": (1.1, 0.3, 0.1, 0.0), "slant": (0.0, 0.16, 0.0, 0.0),
+    "spacing": (0.0, 0.012, 0.0, 0.0), "nose_width": (1.08, 0.3, -0.14, 0.0),
+    "nose_length": (0.0, 0.03, 0.0, 0.0), "nose_height": (1.0, 0.5, 0.0, 0.0),
+    "mouth_width": (1.0, 0.16, 0.0, 0.0), "upper_lip": (1.05, 0.6, 0.25, -0.25),
+    "lower_lip": (0.95, 0.5, 0.2, -0.2), "brow_height": (0.0, 0.016, -0.008, 0.0),
+    "brow_arch": (0.006, 0.014, 0.006, 0.0), "brow_tilt": (0.0, 0.015, 0.0, 0.0),
+    "brow_width": (1.25, 0.6, -0.4, 0.0), "ear_size": (1.0, 0.25, 0.0, 0.0),
+    "neck_width": (1.05, 0.16, -0.17, 0.0), "yaw": (0.0, 0.5, 0.0, 0.0),
+    "pitch": (0.0, 0.3, 0.0, 0.0), "roll": (0.0, 0.12, 0.0, 0.0), "zoom": (1.0, 0.06, 0.0, 0.0),
+}
+_SPREAD = np.array(list(_NUMBERS.values()))
 _SKIN = np.array([[234, 192, 166], [227, 180, 150], [217, 167, 134], [204, 150, 112],
                   [170, 117, 82], [130, 87, 61], [98, 65, 48]], dtype=float)
 _HAIR = {
@@ -144,7 +162,8 @@ def _colours(dice: Dice, age: float, feminine: float) -> dict[str, object]:
     makeup = dice.uniform() * feminine if feminine > 0.5 else 0.0
     rose = np.array([0.86, 0.62, 0.65]) + [0, dice.bell(0.08), dice.bell(0.08)]
     paint = np.array([0.85, 0.38, 0.46]) + [dice.bell(0.1), dice.bell(0.15), dice.bell(0.15)]
-    return {"skin": np.clip(skin, 30, 252), "hair": np.clip(hair, 12, 235), "iris": iris,
+    hair = np.minimum(np.maximum(hair, 12), 235)
+    return {"skin": np.minimum(skin, 252), "hair": hair, "iris": iris,
             "lips": rose + makeup ** 2 * (paint - rose), "makeup": makeup,
             "freckles": not dark and dice.chance(0.15)}
 
@@ -193,28 +212,14 @@ def draw_traits(dice: Dice) -> Traits:
     mood = dice.uniform()
     smile = max(0.0, dice.uniform(-0.6, 1.0)) if mood > 0.15 else dice.uniform(-0.5, 0)
     opened = dice.uniform(0.2, 1.0) if dice.chance(0.45 if smile > 0.3 else 0.15) else 0.0
+    bells = (2 * dice.rng.random((3, len(_SPREAD))).sum(0) - 3) / 3
+    values = _SPREAD @ [1.0, 0.0, feminine, age] + _SPREAD[:, 1] * bells
     return Traits(
-        feminine=feminine, age=age,
-        face_width=1 + dice.bell(0.15) - 0.02 * feminine,
-        jaw_width=1.05 + dice.bell(0.2) - 0.1 * feminine,
-        chin=dice.bell(0.05) - 0.015 * feminine,
-        eye_size=1 + dice.bell(0.2) + 0.06 * feminine,
-        eye_height=1.1 + dice.bell(0.3) + 0.1 * feminine,
-        slant=dice.bell(0.16), spacing=dice.bell(0.012),
-        nose_width=1.08 + dice.bell(0.3) - 0.14 * feminine,
-        nose_length=dice.bell(0.03), nose_height=1 + dice.bell(0.5),
-        mouth_width=1 + dice.bell(0.16),
-        upper_lip=1.05 + dice.bell(0.6) + 0.25 * feminine - 0.25 * age,
-        lower_lip=0.95 + dice.bell(0.5) + 0.2 * feminine - 0.2 * age,
-        brow_height=dice.bell(0.016) - 0.008 * feminine,
-        brow_arch=0.006 + dice.bell(0.014) + 0.006 * feminine, brow_tilt=dice.bell(0.015),
-        brow_width=1.25 + dice.bell(0.6) - 0.4 * feminine,
-        ear_size=1 + dice.bell(0.25), neck_width=1.05 + dice.bell(0.16) - 0.17 * feminine,
-        smile=smile, mouth_open=opened, brow_raise=max(0.0, dice.uniform(-1, 0.8)),
+        feminine=feminine, age=age, smile=smile, mouth_open=opened,
+        brow_raise=max(0.0, dice.uniform(-1, 0.8)),
         openness=dice.uniform(0.85, 1.2) if dice.chance(0.95) else dice.uniform(0.1, 0.5),
-        gaze=(dice.bell(0.9), dice.bell(0.5)),
-        yaw=dice.bell(0.5), pitch=dice.bell(0.3), roll=dice.bell(0.12),
-        zoom=1 + dice.bell(0.06), shift=complex(dice.bell(0.02), dice.bell(0.02)),
+        gaze=(dice.bell(0.9), dice.bell(0.5)), shift=complex(dice.bell(0.02), dice.bell(0.02)),
+        **dict(zip(_NUMBERS, values.tolist(), strict=True)),
         **_colours(dice, age, feminine), **_hair(dice, age, feminine), **_extras(dice, feminine),
     )
 

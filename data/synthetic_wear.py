@@ -23,6 +23,9 @@ from data.synthetic_shapes import Pose, ellipse, mirrored, spline
 from data.synthetic_skin import neck_map
 from data.synthetic_traits import Dice, Traits, any_colour
 
+_EAR_RED, _HOLLOW = np.array([1.0, 0.9, 0.88]), np.array([0.74, 0.66, 0.64])
+_STRIPE = np.stack([np.linspace(-0.1, 1.1, 9), 0.12 * np.linspace(-0.6, 0.6, 9) ** 2], 1)
+_STITCHES = np.stack([np.arange(70) * 0.015, 0.006 * (np.arange(70) % 2)], 1)
 _BONE = np.array([[0.17, 0.970], [0.1, 0.985], [0.02, 1.0]])
 # Height of the collar at the side of the neck and in front.
 _COLLARS = {"high": (0.86, 0.90), "crew": (0.905, 0.985), "shirt": (0.895, 1.04),
@@ -40,12 +43,12 @@ def paint_body(scene: Scene) -> None:
                      [half + 0.02, 0.915 + drop], [0.34, 0.965 + drop], [0.56, 1.04 + drop],
                      [0.56, 1.3]])
     neck = np.concatenate([neck * [-1, 1], neck[::-1]])
-    skin, start = neck_map(traits, scene.light, scene.curves.outline, middle, half)
+    skin, start = neck_map(traits, scene.light, scene.lines.placed("outline")[0], middle, half)
     top = round(start * canvas.side)
     large = cv2.resize(skin, (canvas.side, canvas.side - top), interpolation=cv2.INTER_CUBIC)
     neck = _lean(neck, lean, middle)
     canvas.paste(neck, large, top)
-    canvas.mark(canvas.fixed(neck), NECK)
+    canvas.mark(neck, NECK)
     bones = _lean((_BONE + [0, drop]) * FLIP, lean, middle)
     lit = 0.4 * scene.light.key + 0.7 * scene.light.ambient
     canvas.lines(bones, 0.72 * traits.skin * lit, 0.004)
@@ -89,21 +92,21 @@ def _paint_cloth(scene: Scene, middle: float, half: float, drop: float, lean: fl
 def _paint_pattern(scene: Scene, colour: np.ndarray, top: float) -> None:
     """Stripes, knitting, dots or nothing from the height `top` to the lower edge."""
     canvas, dice = scene.canvas, scene.dice
-    kind = dice.pick({"plain": 4, "stripes": 2, "knit": 2, "dots": 1})
-    step = dice.uniform(0.012, 0.035)
+    kind, step = dice.pick({"plain": 4, "stripes": 2, "knit": 2, "dots": 1}), dice.uniform()
     if kind == "stripes":
-        x, y = np.meshgrid(np.linspace(-0.1, 1.1, 13), np.arange(top + 0.004, 1.02, step))
-        bent = np.stack([x, y + 0.12 * (x - 0.5) ** 2], -1)
-        canvas.lines(bent, colour, 0.35 * step, smooth=False)
+        step = 0.012 + 0.023 * step
+        rows = np.arange(top + 0.004, 1.02, step)[:, None, None] * [0, 1]
+        canvas.lines(rows + _STRIPE, colour, 0.35 * step, smooth=False)
     elif kind == "knit":
-        x, y = np.meshgrid(np.arange(86) * 0.012, np.arange(top + 0.004, 1.0, 0.014))
-        y = y + 0.005 * (np.arange(86) % 2)
-        canvas.lines(np.stack([x, y], -1), 0.5 * colour, 0.002, smooth=False)
+        rows = np.arange(top + 0.004, 1.0, 0.015)[:, None, None] * [0, 1]
+        canvas.lines(rows + _STITCHES, 0.5 * colour, smooth=False)
     elif kind == "dots":
+        step = 0.02 + 0.015 * step
         x, y = np.meshgrid(np.arange(0, 1, 2 * step), np.arange(top + 0.01, 1, step))
         x = x + step * (np.arange(len(x)) % 2)[:, None]
         centres = np.stack([x, y], -1).reshape(-1, 1, 2)
-        canvas.fill(centres + ellipse(0, 0.25 * step, 0.25 * step, samples=8), colour)
+        dot = ellipse(0, 0.25 * step, 0.25 * step, samples=6)
+        canvas.fill(centres + dot, colour, smooth=False)
 
 
 def _paint_necklace(scene: Scene, middle: float, half: float, drop: float) -> None:
@@ -128,17 +131,14 @@ def _metal(dice: Dice) -> np.ndarray:
 
 def paint_ears(scene: Scene) -> None:
     """Both ears and what hangs on them; the head will hide what lies behind it."""
-    canvas, traits, light = scene.canvas, scene.traits, scene.light
-    outlines = scene.curves.ears
-    middle = outlines.mean(1, keepdims=True)
-    hollow = middle + (outlines - middle) * [0.62, 0.72] + SIDES * [-0.004, 0] - [0, 0.006]
-    colour = traits.skin * [1.0, 0.9, 0.88] * (0.45 * light.key + 0.9 * light.ambient)
-    canvas.fill(outlines, colour, (L_EAR, R_EAR))
-    canvas.fill(hollow, colour * [0.74, 0.66, 0.64])
-    canvas.lines(hollow[:, 4:22], 0.56 * colour, 0.004)
-    canvas.lines(middle + 0.88 * (outlines[:, 6:20] - middle), 1.12 * colour, 0.004)
-    if traits.earring:
-        _paint_earrings(scene, outlines)
+    canvas, light, lines = scene.canvas, scene.light, scene.lines
+    colour = scene.traits.skin * _EAR_RED * (0.45 * light.key + 0.9 * light.ambient)
+    canvas.fill(lines["ears"], colour, (L_EAR, R_EAR), smooth=False)
+    canvas.fill(lines["hollows"], _HOLLOW * colour)
+    canvas.lines(lines["folds"], 0.56 * colour)
+    canvas.lines(lines["rims"], 1.12 * colour)
+    if scene.traits.earring:
+        _paint_earrings(scene, lines.placed("ears"))
 
 
 def _paint_earrings(scene: Scene, outlines: np.ndarray) -> None:
@@ -203,7 +203,7 @@ def paint_glasses(scene: Scene) -> None:
     frame = any_colour(dice, 10, 200) * (0.3 if dice.chance(0.6) else 0.9)
     thick = dice.uniform(0.005, 0.014)
     below = canvas.labels.copy()
-    canvas.mark(canvas.fixed(glass), EYE_G)
+    canvas.mark(glass, EYE_G)
     if not dark:
         seen = (below >= L_EYE) & (below <= R_BROW)
         canvas.labels[seen] = below[seen]

@@ -251,9 +251,9 @@ STUB = '''
 import json, os, sys
 if sys.argv[1] == "-m":
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-flags = dict(zip(*[iter([word for each in sys.argv[2:] for word in each.split("=", 1)])] * 2))
+flags = dict(each.split("=", 1) for each in sys.argv[2:] if "=" in each)
 folder = os.path.join(flags["--checkpoints_dir"], flags["--name"])
-os.makedirs(folder)
+os.makedirs(folder, exist_ok=True)
 json.dump({"arguments": sys.argv[1:], "environment": dict(os.environ)},
           open(os.path.join(flags["--checkpoints_dir"], "notes.json"), "w"))
 result = {"model": "sparnet", "batch_size": 32, "fps": 8.0, "sec_per_step": 4.0, "psnr": 30.0,
@@ -354,6 +354,31 @@ def test_a_speed_that_was_not_measured_is_status_3(stub: str, tmp_path: Path, re
     assert case(tmp_path / "out" / "sparnet_bs32_1p_acc.log")["ActualFPS"] == "NA"
 
 
+def test_training_without_validation_has_no_accuracy_and_says_why(stub: str, tmp_path: Path
+                                                                  ) -> None:
+    done = launch("train_full_1p.sh", "--data_path=x", f"--output_path={tmp_path / 'out'}",
+                  PYTHON=stub, STUB_RESULT='{"psnr": null}')
+    assert done.returncode == 0
+    assert "Final Train Accuracy : NA" in done.stdout and "--val_dataroot" in done.stdout
+
+
+@pytest.mark.parametrize("script, given", [
+    ("train_full_1p.sh", "--more=--seed 1 --continue_train"),
+    ("train_finetune_1p.sh", "--pth_path=weights.pth")])
+def test_the_default_folder_is_kept_where_the_job_needs_it(script: str, given: str, stub: str
+                                                           ) -> None:
+    card = 10_000_000 + os.getpid()
+    output = ROOT / "test" / "output" / str(card)
+    output.mkdir(parents=True)
+    try:
+        (output / "earlier.txt").write_text("weights of an earlier job")
+        done = launch(script, "--data_path=x", f"--device_id={card}", given, PYTHON=stub)
+        assert done.returncode == 0, done.stderr
+        assert (output / "earlier.txt").exists()
+    finally:
+        shutil.rmtree(output)
+
+
 def test_the_status_of_the_program_is_the_script_s(stub: str, tmp_path: Path) -> None:
     done = launch("train_full_1p.sh", "--data_path=x", f"--output_path={tmp_path / 'out'}",
                   "--batch_size=9", PYTHON=stub, STUB_STATUS=7)
@@ -409,7 +434,7 @@ def test_weights_must_be_named(script: str) -> None:
     assert refusal(script, "--data_path=x") == '[Error] para "pth_path" must be confing'
 
 
-@pytest.mark.parametrize("wrong", ["--batchsize=8", "--batch_size model=8", "batch_size=8", "-b",
+@pytest.mark.parametrize("wrong", ["--batchsize=8", "--data_path model=8", "batch_size=8", "-b",
                                    "--", "--=3", "--kind=x"])
 def test_an_unknown_argument_is_an_error_that_lists_the_known(wrong: str) -> None:
     text = refusal("train_full_1p.sh", "--data_path=x", wrong)

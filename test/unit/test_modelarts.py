@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT
 from test_launchers import TINY, case, environment, make_faces
 
+from utils.modelarts import _parser
+
 ENTRIES = {"modelarts_entry_acc.py": "train_full", "modelarts_entry_perf.py": "train_performance"}
 # Writes down how it was called; a line per argument.
 SCRIPT = '''#!/usr/bin/env bash
@@ -108,9 +110,7 @@ def test_what_the_platform_adds_is_left_out_and_said(code: Path, tmp_path: Path)
     assert len(calls(tmp_path / "out")) == 4
 
 
-def test_without_options_the_platform_s_folders_are_used(code: Path) -> None:
-    sys.path.insert(0, str(code))
-    from utils.modelarts import _parser
+def test_without_options_the_platform_s_folders_are_used() -> None:
     job = _parser("train_full").parse_args([])
     assert (job.data_url, job.train_url) == ("/home/ma-user/modelarts/inputs/data_url_0",
                                              "/home/ma-user/modelarts/outputs/train_url_0/")
