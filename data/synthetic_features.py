@@ -38,6 +38,9 @@ _TEETH = np.array([-0.66, -0.52, -0.36, -0.19, 0.0, 0.19, 0.36, 0.52, 0.66])
 _TEETH_EDGE = np.linspace(-0.82, 0.82, 15)
 _FIBRES = ellipse(0, 1, 1, samples=16)
 _FIBRES = np.stack([0.42 * _FIBRES, 0.82 * _FIBRES], 1)
+_FIBRE_SHADES, _FIBRE_TONES = np.arange(32) % 2, np.array([[0.7], [1.55]])
+_BROW_SHADES, _BROW_TONES = (np.arange(80) % 3 > 0).astype(int), np.array([[0.65], [1.0]])
+_LASH_SHADES = np.zeros(18, int)
 
 
 def tint_face(scene: Scene) -> None:
@@ -123,7 +126,7 @@ def paint_eyes(scene: Scene) -> None:
     canvas.lines(lines["lower_lids"], 0.45 * lid)
     lash = np.minimum(0.25 * traits.hair, 0.25 * lid) * (1 - 0.5 * traits.makeup)
     canvas.fill(lines["lids"], lash)
-    canvas.lines(lines["lashes"], lash)
+    canvas.strands(lines.placed("lashes"), _LASH_SHADES, lash[None])
 
 
 def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -> None:
@@ -134,8 +137,7 @@ def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -
     canvas.discs(at, 0.86 * radius, colour, gaze)
     canvas.discs(at, 0.58 * radius, 1.3 * colour + 6, (gaze[0], gaze[1] + 0.25 * radius))
     fibres = scene.lines.placed("irises")[:, None] + (gaze + radius * _FIBRES)
-    canvas.lines(fibres[:, ::2].reshape(16, 2, 2), 0.7 * colour)
-    canvas.lines(fibres[:, 1::2].reshape(16, 2, 2), 1.45 * colour + 10)
+    canvas.strands(fibres.reshape(32, 2, 2), _FIBRE_SHADES, _FIBRE_TONES * colour)
     canvas.discs(at, 0.40 * radius, _PUPIL, gaze)
 
 
@@ -144,5 +146,4 @@ def paint_brows(scene: Scene) -> None:
     traits = scene.traits
     lit = 0.6 * scene.light.key + 0.6 * scene.light.ambient
     colour = np.minimum(0.7 * traits.hair, 0.55 * traits.skin) * lit
-    scene.canvas.lines(scene.lines["brow_hairs"], colour, smooth=False)
-    scene.canvas.lines(scene.lines["dark_brow_hairs"], 0.65 * colour, smooth=False)
+    scene.canvas.strands(scene.lines.placed("brow_hairs"), _BROW_SHADES, _BROW_TONES * colour)

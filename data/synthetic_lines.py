@@ -149,7 +149,7 @@ def _eye_lines() -> dict[str, list[_Contour]]:
 
 
 def _brow_lines() -> dict[str, list[_Contour]]:
-    lines = {"brows": [], "brow_hairs": [], "dark_brow_hairs": []}
+    lines = {"brows": [], "brow_hairs": []}
     rng = np.random.default_rng(3)
     along, across = rng.random((2, 40))
     dense = np.linspace(0, 1, 161)
@@ -165,7 +165,7 @@ def _brow_lines() -> dict[str, list[_Contour]]:
         for k in range(40):
             hair = _Contour(middle[[step[k], step[k]]], np.stack([0 * lean[k], lean[k]]),
                             (2 * across[k] - 1) * thick[[step[k], step[k]]])
-            lines["dark_brow_hairs" if k % 3 == 0 else "brow_hairs"].append(hair)
+            lines["brow_hairs"].append(hair)
     return lines
 
 

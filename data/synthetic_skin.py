@@ -15,6 +15,7 @@ from data.synthetic_traits import Light, Traits
 _GRID = 56
 _AXIS = ((np.arange(_GRID) + 0.5) / _GRID).astype(np.float32)
 _NECK_TOP = 0.625           # the neck's map starts here; a whole number of cells
+_NECK_ROUND = np.clip((0.94 - _AXIS[int(_NECK_TOP * _GRID):, None]) / 0.07, 0, 1)
 
 _CHEEKS = ({2: 0.4, 31: 0.25, 41: 0.2, 48: 0.15}, {14: 0.4, 35: 0.25, 46: 0.2, 54: 0.15})
 _EYES = (dict.fromkeys(range(36, 42), 1 / 6), dict.fromkeys(range(42, 48), 1 / 6))
@@ -94,9 +95,10 @@ def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float,
         half: half the neck's width.
     """
     x, _, z = light.direction.tolist()
-    across = (_AXIS - middle) * (1 / (1.25 * half))
-    across[np.abs(across) > 1.04] *= 0.1            # the shoulders face the camera
-    facing = np.maximum(across * x + np.sqrt(np.maximum(1.1 - across * across, 0)) * z, 0)
+    across = np.minimum(np.maximum((_AXIS - middle) * (1 / (1.25 * half)), -1), 1)
+    facing = np.maximum(across * x + np.sqrt(1.1 - across * across) * z, 0)
+    # The cylinder of the neck turns over into shoulders, which face the camera.
+    facing = z + _NECK_ROUND * (facing - z)
     cover = np.zeros((_GRID, _GRID), np.uint8)
     _cover(cover, outline, -0.05 * x, 0.045)
     shade = 1 - _soften(cover)[int(_NECK_TOP * _GRID):] * np.float32(0.62 / 255)
