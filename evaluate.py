@@ -38,7 +38,8 @@ from utils.files import sha256, to_json, write_text
 from utils.image import BadImage, bicubic, image_grid, read_image, write_image
 
 logger = logging.getLogger("facezoo")
-Measured = Iterator[tuple[Row, dict[str, np.ndarray]]]
+# Per picture: its numbers, the pictures "lq", "restored", "gt", and their SHA-256.
+Measured = Iterator[tuple[Row, dict[str, np.ndarray], dict[str, str]]]
 
 
 def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
@@ -66,7 +67,9 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
             bad.extend(batch["bad"])
             if batch["path"]:
                 yield batch
-    yield from evaluate_loader(model.restore, usable(), protocols)
+    for row, pictures in evaluate_loader(model.restore, usable(), protocols):
+        yield row, pictures, {f"{key}_pixels_sha256": pixel_digest(image)
+                              for key, image in pictures.items()}
 
 
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
@@ -78,23 +81,27 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
     report["folders"] = {"restored": opt.restored, "gt": opt.gt, "lq": opt.lq}
     counter = BadImageCounter(opt.max_bad_images, len(names))
     for name in names[:opt.max_dataset_size]:
+        paths = {"restored": restored_of[name], "gt": Path(opt.gt) / name}
+        if lq_of:
+            paths["lq"] = lq_of[name]
         try:
-            gt = read_image(Path(opt.gt) / name)
-            pictures = {"restored": read_image(restored_of[name]), "gt": gt}
-            if lq_of:
-                pictures["lq"] = bicubic(read_image(lq_of[name]), *gt.shape[:2])
+            pictures = {key: read_image(path) for key, path in paths.items()}
         except BadImage as error:
             counter.add([str(error)])
             bad.append(str(error))
             continue
+        gt = pictures["gt"]
+        if lq_of:
+            pictures["lq"] = bicubic(pictures["lq"], *gt.shape[:2])
         roundings = [p.rounding for p in protocols]
         candidates = {method: dict.fromkeys(roundings, pictures[key])
                       for method, key in (("bicubic", "lq"), ("restored", "restored"))
                       if key in pictures}
         try:
-            yield compare(name, gt, candidates, protocols), pictures
+            row = compare(name, gt, candidates, protocols)
         except ValueError as error:
-            raise ValueError(f"{restored_of[name]} and {Path(opt.gt) / name}: {error}") from error
+            raise ValueError(f"{paths['restored']} and {paths['gt']}: {error}") from error
+        yield row, pictures, {f"{key}_file_sha256": sha256(path) for key, path in paths.items()}
 
 
 # ---- reports ------------------------------------------------------------------------------------
@@ -159,9 +166,9 @@ def evaluate(opt: Namespace) -> int:
     out = Path(opt.results_dir) / (Path(opt.restored).name if folders
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
     rows, hashes, strip = [], [], []
-    for row, pictures in measured:
+    for row, pictures, digests in measured:
         rows.append(row)
-        hashes.append({f"{key}_sha256": pixel_digest(image) for key, image in pictures.items()})
+        hashes.append(digests)
         if len(strip) < opt.strip:
             strip.append([pictures[key] for key in ("lq", "restored", "gt") if key in pictures])
         if opt.save_images and not folders:

@@ -38,6 +38,7 @@ from utils.progress import LossWindow, Progress, SpeedMeter, clock
 
 logger = logging.getLogger("facezoo")
 STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
+LARGEST_FP16 = 65504.0
 DIVERGED = 4        # exit status when too many losses were not finite
 
 
@@ -81,10 +82,12 @@ class Trainer:
             rank=distributed.rank(), world_size=distributed.world_size())
         self.total_steps = opt.train_steps or opt.total_epochs * self.sampler.steps_per_epoch
         self.model.setup(state)
+        if distributed.world_size() > 1:    # equal weights on every rank, but noise of its own
+            devices.seed_everything(opt.seed + 1_000_003 * distributed.rank(), device)
         self.step = self._restore_position(state) if state else 0
         self.sampler.start_step, self.sampler.total_steps = self.step, self.total_steps
-        warmup = min(opt.warmup_steps, max(0, self.total_steps - self.step) // 2)
-        self.speed = SpeedMeter(device, warmup)
+        self.warmup = min(opt.warmup_steps, max(0, self.total_steps - self.step) // 2)
+        self.speed = SpeedMeter(device, self.warmup)
         self.window, self.bad_steps = LossWindow(), self.model.bad_steps()
         self.losses: dict[str, float] = {}
         self.validated: dict[str, float] = {}
@@ -199,21 +202,30 @@ class Trainer:
         if not steps:
             return
         self.losses = self.window.take()
-        self._check_losses()
+        norms = self.model.gradient_norms()
+        self._check(norms)
         now, wait = time.perf_counter(), self.batches.wait_seconds
         elapsed = max(now - self.report_time, 1e-9)
         images = steps * self.opt.batch_size * distributed.world_size()
         self.progress.step({
             "step": self.step, "epoch": self.sampler.epoch_of(self.step - 1) + 1,
             "loss": sum(self.losses.values()), "losses": self.losses,
-            "learning_rate": self.model.learning_rates(),
+            "learning_rate": self.model.learning_rates(), "gradient_norm": norms,
             "seconds_per_step": elapsed / steps, "fps": images / elapsed,
             "data_wait": min(1.0, (wait - self.report_wait) / elapsed),
             "peak_memory": devices.peak_memory(self.device)})
         self.reported, self.report_time, self.report_wait = self.step, now, wait
 
-    def _check_losses(self) -> None:
-        """Count the steps with a non-finite loss; too many mean that training has diverged."""
+    def _check(self, norms: dict[str, float]) -> None:
+        """Count the steps with a non-finite loss; too many mean that training has diverged.
+
+        First-generation Ascend chips turn overflow into the largest number, so there a finite loss
+        proves nothing and the gradients are looked at.
+        """
+        if devices.saturates(self.device) and max(norms.values()) >= LARGEST_FP16:
+            raise Diverged(f"the gradient norm has reached {max(norms.values()):.3g} at step "
+                           f"{self.step}: overflow on this chip. Lower --loss_scale or --lr, or "
+                           f"use --opt_level O1")
         found = self.model.bad_steps()
         if found > self.bad_steps:
             self.progress.say(f"warning: {found - self.bad_steps} step(s) up to step {self.step} "
@@ -296,7 +308,7 @@ class Trainer:
         world = distributed.world_size()
         return {"model": self.opt.model, "step": self.step, "steps_timed": self.speed.steps,
                 "fps": self.opt.batch_size * world / per_step if per_step else None,
-                "sec_per_step": per_step, "warmup": self.opt.warmup_steps,
+                "sec_per_step": per_step, "warmup": self.warmup,
                 "batch_size": self.opt.batch_size, "world_size": world,
                 "device": self.device.type, "device_name": devices.name_of(self.device),
                 "opt_level": self.model.precision.opt_level,

@@ -1,7 +1,7 @@
 """Training speed of SPARNet x8 against the plain published form, in one process.
 
     python benchmarks/train_step.py [--batch_size 8] [--size 128] [--repeats 5] [--threads N]
-                                    [--json FILE]
+                                    [--device cpu] [--json FILE]
 
 Plain: contiguous tensors, up-sampling, padding, convolution, norm and activation as separate
 modules, torch.optim.Adam as it comes. Ours: the recipe, as newtrain.py runs it in fp32.
@@ -154,25 +154,28 @@ def our_step(model: BaseModel, lq: Tensor, gt: Tensor) -> Callable[[], Tensor]:
     return step
 
 
-def our_model(size: int) -> BaseModel:
-    """SPARNet with the published options on the CPU, ready to train."""
+def our_model(size: int, device: torch.device) -> BaseModel:
+    """SPARNet with the published options in fp32, ready to train."""
     opt = TrainOptions(models, data, "train_step.py").parse(
-        ["--device", "cpu", "--load_size", str(size), "--lr", str(ADAM["lr"])])
-    model = models.create(opt, devices.open_device("cpu"))
+        ["--opt_level", "O0", "--load_size", str(size), "--lr", str(ADAM["lr"])])
+    model = models.create(opt, device)
     model.setup()
     return model
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """How long the device is busy with one call."""
+    watch = devices.Stopwatch(device)
+    watch.start()
     function()
-    return time.perf_counter() - start
+    watch.stop()
+    return watch.seconds()
 
 
-def matmul_gflops(side: int = 2048, repeats: int = 5) -> float:
-    """Rate of the machine's best large fp32 matrix product, in GFLOP/s."""
-    a, b = torch.randn(side, side), torch.randn(side, side)
-    return 2 * side ** 3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
+def matmul_gflops(device: torch.device, side: int = 2048, repeats: int = 5) -> float:
+    """Rate of the device's best large fp32 matrix product, in GFLOP/s."""
+    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    return 2 * side ** 3 / min(seconds(lambda: a @ b, device) for _ in range(repeats)) / 1e9
 
 
 def check_equal(plain: nn.Module, ours: nn.Module, lq: Tensor) -> float:
@@ -193,29 +196,31 @@ def check_losses(plain: float, ours: float) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
     """Set both up, check that they agree, time them in turn."""
+    device = devices.open_device(options.device)
     torch.manual_seed(0)
     shape = (options.batch_size, 3, options.size, options.size)
-    lq, gt = (torch.rand(shape) * 2 - 1 for _ in range(2))
-    model, plain = our_model(options.size), PlainSPARNet()
+    lq, gt = ((torch.rand(shape) * 2 - 1).to(device) for _ in range(2))
+    model, plain = our_model(options.size, device), PlainSPARNet().to(device)
     plain.load_state_dict(model.weights()["G"])
     error = check_equal(plain, model.bare["G"], lq)
     steps = {"plain": plain_step(plain, lq, gt), "ours": our_step(model, lq, gt)}
     first = {name: step().item() for name, step in steps.items()}          # also warms up
     check_losses(first["plain"], first["ours"])
-    peak = matmul_gflops()
+    peak = matmul_gflops(device)
     times: dict[str, list[float]] = {name: [] for name in steps}
     cpu_times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(options.repeats):
         for name, step in steps.items():
             cpu_start = time.process_time()
-            times[name].append(seconds(step))
+            times[name].append(seconds(step, device))
             cpu_times[name].append(time.process_time() - cpu_start)
     cpu = {name: statistics.median(values) for name, values in cpu_times.items()}
     ratios = [slow / fast for slow, fast in zip(times["plain"], times["ours"], strict=True)]
     gflop = 3 * FORWARD_GFLOP * options.batch_size * (options.size / 128) ** 2
-    peak = max(peak, matmul_gflops())
+    peak = max(peak, matmul_gflops(device))
     result: dict[str, object] = {
         "batch_size": options.batch_size, "size": options.size, "threads": torch.get_num_threads(),
+        "device": devices.name_of(device),
         "torch": torch.__version__, "output_difference": error, "first_loss": first,
         "matmul_gflops": peak, "ratio_median": statistics.median(ratios), "ratios": ratios,
         "best_ratio": min(times["plain"]) / min(times["ours"]),
@@ -250,6 +255,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side in pixels, divisible by 32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
+    parser.add_argument("--device", default="cpu", help="auto, npu, cuda or cpu")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     options = parser.parse_args()
     if options.size % 32 or options.size < 64:

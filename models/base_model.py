@@ -207,6 +207,11 @@ class BaseModel:
         return {name: update.optimizer.param_groups[0]["lr"]
                 for name, update in self.precision.updates.items()}
 
+    def gradient_norms(self) -> dict[str, float]:
+        """Norm of each optimiser's last gradients, unscaled; waits for the device."""
+        return {name: float(update.gradient_norm())
+                for name, update in self.precision.updates.items()}
+
     def bad_steps(self) -> int:
         """Steps so far whose loss was not finite; waits for the device."""
         return sum(int(update.bad_steps) for update in self.precision.updates.values())

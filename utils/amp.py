@@ -244,7 +244,7 @@ class Update:
         del self.optimizer.found_inf
 
     def gradient_norm(self) -> Tensor:
-        """Norm of the gradients of the last step, before clipping only if clipping is off."""
+        """Norm of the gradients the last step used, that is after clipping."""
         norms = torch._foreach_norm([m.grad for m in self.masters if m.grad is not None])
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 

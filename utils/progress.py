@@ -104,12 +104,12 @@ class Progress:
                             dynamic_ncols=True)
 
     def step(self, record: dict[str, Any]) -> None:
-        """One progress report: step, epoch, losses, learning_rate, seconds_per_step, fps ..."""
+        """One progress report, as Trainer._report makes it."""
         if not self.active:
             return
         self._append(record)
         if self.writer:
-            for group in ("losses", "learning_rate"):
+            for group in ("losses", "learning_rate", "gradient_norm"):
                 for name, value in record[group].items():
                     tag = f"loss/{name}" if group == "losses" else f"{group}/{name}"
                     self.writer.add_scalar(tag, value, record["step"])
@@ -117,8 +117,11 @@ class Progress:
             self.writer.add_scalar("speed/data_wait_share", record["data_wait"], record["step"])
         if self.bar is not None:
             self.bar.update(record["step"] - self.bar.n)
-            self.bar.set_postfix_str(f"epoch {record['epoch']}, loss {record['loss']:.4f}, "
-                                     f"{record['fps']:.1f} images/s")
+            rate = next(iter(record["learning_rate"].values()))
+            self.bar.set_postfix_str(
+                f"epoch {record['epoch']}, loss {record['loss']:.4f}, rate {rate:.1e}, "
+                f"{record['fps']:.1f} images/s, data {record['data_wait']:.0%}, "
+                f"{record['peak_memory'] / 2 ** 30:.1f} GiB")
         else:
             logger.info("%s", _line(record, self.total_steps))
 

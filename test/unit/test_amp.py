@@ -191,6 +191,18 @@ def test_an_infinite_gradient_skips_exactly_that_step_under_the_dynamic_scale() 
     assert scale == 32768.0
 
 
+def test_an_infinite_gradient_under_the_static_scale_is_taken_and_shows_in_the_next_loss() -> None:
+    network = Net()
+    precision, wrapped = prepared(network, opt_level="O2")
+    update = precision.updates["G"]
+    handle = network.conv2.weight.register_hook(lambda g: g * float("inf"))
+    update.step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
+    handle.remove()
+    assert int(update.bad_steps) == 0 and not torch.isfinite(update.gradient_norm())
+    update.step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
+    assert int(update.bad_steps) == 1
+
+
 def test_amp_state_has_apex_layout_and_comes_back() -> None:
     _, _, precision = golden_run(overflows=(0,), opt_level="O2", loss_scale="dynamic")
     state = precision.state_dict()

@@ -16,6 +16,7 @@ from conftest import ROOT, tiny_arguments
 
 from data.synthetic_faces import render_face
 from metrics.psnr_ssim import PROTOCOLS
+from utils.files import sha256
 from utils.image import bicubic, read_image, write_image
 
 
@@ -132,7 +133,7 @@ def test_a_network_is_measured_next_to_bicubic_with_everything_needed_to_repeat_
     assert len(rows) == report["pictures"] == 5
     mean = sum(float(row["restored_published_psnr"]) for row in rows) / 5
     assert report["mean"]["restored"]["published"]["psnr"] == pytest.approx(mean, abs=1e-5)
-    assert len(rows[0]["gt_sha256"]) == 64
+    assert len(rows[0]["gt_pixels_sha256"]) == 64
     assert "bicubic" in done.stdout and "gain" in done.stdout
     assert (folder / "strip.png").exists() and len(list((folder / "images").iterdir())) == 5
 
@@ -164,6 +165,7 @@ def test_two_folders_are_paired_by_name(run_script: Callable, folders: tuple[Pat
                                                read_image(gt / f"{i}.png"))["psnr"]
                 for i in range(4)]
     assert done.returncode == 0, done.stderr
+    assert report["per_image"][1]["restored_file_sha256"] == sha256(made / "1.bmp")
     assert [row["restored"]["published"]["psnr"] for row in report["per_image"]] == (
         pytest.approx(expected))
 
