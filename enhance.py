@@ -66,6 +66,11 @@ def restore_batch(model: Any, images: list[np.ndarray], device: torch.device,
     return to_image(restored, rounding)
 
 
+def aspect(image: np.ndarray) -> float:
+    """Width over height, to two digits."""
+    return round(image.shape[1] / image.shape[0], 2)
+
+
 def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]:
     pairs = list(zip(paths, outputs, strict=True))
     for first in range(0, len(pairs), size):
@@ -83,16 +88,18 @@ def enhance(opt: Namespace) -> int:
     devices.seed_everything(opt.seed, device)
     model, _ = models.load_trained(opt, device)
     degrade = data.create_degradation(opt.degradation, vars(opt)) if opt.simulate_lq else None
-    failed, done = [], 0
+    failed, done, distorted = [], 0, 0
     with tqdm(total=len(inputs), unit="picture", disable=not sys.stderr.isatty()) as bar:
         for pairs in batches(inputs, outputs, opt.batch_size):
             images, targets = [], []
             for index, (path, target) in enumerate(pairs, done):
                 try:
-                    image = model.preprocess(read_image(path))
+                    original = read_image(path)
                 except BadImage as error:
                     failed.append(str(error))
                     continue
+                image = model.preprocess(original)
+                distorted += aspect(original) != aspect(image)
                 if degrade:
                     image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
                 images.append(image)
@@ -107,6 +114,9 @@ def enhance(opt: Namespace) -> int:
             done += len(pairs)
             bar.update(len(pairs))
     print(f"{len(inputs) - len(failed)} of {len(inputs)} pictures restored, results in {folder}")
+    if distorted:
+        print(f"{distorted} of them had another aspect ratio and were squeezed to "
+              f"{opt.load_size}x{opt.load_size}; crop the faces first for natural results")
     for message in failed:
         print(f"not restored: {message}", file=sys.stderr)
     return SOME_FAILED if failed else 0

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import amp
-from utils.amp import LossScaler, Precision, cast_network, find_apex
+from utils import apex
+from utils.amp import Precision
+from utils.apex import find_apex
+from utils.casting import cast_network
 from utils.golden import fill, make_input
+from utils.update import LossScaler
 
 CPU = torch.device("cpu")
 
@@ -271,7 +274,7 @@ def test_wrong_apex_packages_are_told_apart(modules: dict, word: str,
 def test_a_broken_apex_is_reported_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise RuntimeError("No module named torch._six")
-    monkeypatch.setattr(amp.importlib, "import_module", broken)
+    monkeypatch.setattr(apex.importlib, "import_module", broken)
     assert find_apex() == (None, "apex cannot be imported (RuntimeError: No module named "
                                  "torch._six)")
 

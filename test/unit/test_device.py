@@ -242,3 +242,14 @@ def test_other_environments_are_left_alone(environ: dict) -> None:
     before = dict(environ)
     distributed.adopt_modelzoo_environment(environ)
     assert environ == before
+
+
+def test_a_machine_with_torch_npu_but_no_card_trains_on_the_cpu_and_says_why(
+        train: Callable, tmp_path: Path) -> None:
+    poison = tmp_path / "site" / "torch_npu"
+    poison.mkdir(parents=True)
+    (poison / "__init__.py").write_text("raise RuntimeError('poisoned')\n")
+    done = train("--train_steps", "1", "--eval_freq", "0", "--device", "auto",
+                 env={"PYTHONPATH": str(tmp_path / "site")})
+    assert done.returncode == 0, done.stderr
+    assert "so the NPU is not used" in done.stdout

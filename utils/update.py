@@ -1,0 +1,166 @@
+"""One optimiser's step in any precision: loss scale, master weights, what to do with overflow."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils import distributed
+
+
+class LossScaler:
+    """apex's scaler for fp32 master gradients, one per optimiser.
+
+    A constant scale tests nothing and skips nothing. `dynamic` starts at 65536, halves and skips on
+    overflow, doubles after 2000 clean steps, up to 2**24; it costs one read-back per step.
+    """
+    window, largest = 2000, 2.0 ** 24
+
+    def __init__(self, scale: float | str) -> None:
+        self.dynamic = scale == "dynamic"
+        self.loss_scale = 65536.0 if self.dynamic else float(scale)
+        self.unskipped = 0
+
+    def unscale(self, grads: list[Tensor]) -> bool:
+        """Divide the gradients by the scale in place; True when the step must be skipped."""
+        if not grads:
+            return False
+        if not self.dynamic:
+            torch._foreach_mul_(grads, 1.0 / self.loss_scale)
+            return False
+        found = grads[0].new_zeros(())
+        inverse = grads[0].new_full((), 1.0 / self.loss_scale)
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, found, inverse)
+        return bool(found.item())
+
+    def update(self, overflow: bool) -> None:
+        """Adapt the scale after a step."""
+        if self.dynamic and overflow:
+            self.loss_scale, self.unskipped = self.loss_scale / 2, 0
+            return
+        self.unskipped += 1
+        if self.dynamic and self.unskipped == self.window:
+            self.loss_scale = min(self.loss_scale * 2, self.largest)
+            self.unskipped = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss_scaler0": {"loss_scale": self.loss_scale, "unskipped": self.unskipped}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A constant scale stays what the options say; a dynamic one continues where it was."""
+        if self.dynamic:
+            self.loss_scale = float(state["loss_scaler0"]["loss_scale"])
+        self.unskipped = int(state["loss_scaler0"]["unskipped"])
+
+
+class Update:
+    """Zero, scaled backward, unscale, clip and step of one optimiser.
+
+    Args:
+        weights: the trained parameters, as the networks hold them.
+        masters: their fp32 counterparts inside the optimiser; the same tensors where fp32.
+        scaler: LossScaler, a torch GradScaler (O1), or None.
+        grad_clip: largest gradient norm, 0 for no limit.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter],
+                 masters: list[nn.Parameter], scaler: Any, grad_clip: float,
+                 device: torch.device) -> None:
+        self.optimizer, self.scaler, self.grad_clip, self.device = (
+            optimizer, scaler, grad_clip, device)
+        self.weights, self.masters = weights, masters
+        self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
+        # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
+        self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+
+    def zero(self) -> None:
+        """Always through the optimiser: NpuFusedAdam steps with stale gradients otherwise."""
+        self.optimizer.zero_grad()
+        for weight, _ in self.pairs:
+            weight.grad = None
+
+    def step(self, loss: Tensor) -> None:
+        """One optimiser step on a scalar loss. Where the loss is not finite nothing is changed,
+        if that can be had without stalling the device, and `bad_steps` counts it."""
+        bad = ~torch.isfinite(loss.detach())
+        self.zero()
+        if isinstance(self.scaler, LossScaler):
+            (loss.float() * self.scaler.loss_scale).backward()
+        elif self.scaler is not None:
+            self.scaler.scale(loss).backward()
+        else:
+            loss.backward()
+        if distributed.world_size() > 1:    # gradients are averaged: one bad loss spoils them all
+            bad = distributed.sum_over_ranks(bad.int()) > 0
+        self.bad_steps += bad
+        self._apply(bad)
+
+    def _apply(self, bad: Tensor) -> None:
+        if self.scaler is not None and not isinstance(self.scaler, LossScaler):
+            self.scaler.unscale_(self.optimizer)    # O1: the scaler itself skips bad steps
+            self._clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        overflow = False
+        self._gather()
+        if self.scaler is not None:
+            overflow = self.scaler.unscale([m.grad for m in self.masters if m.grad is not None])
+            self.scaler.update(overflow)
+        if overflow or (self.device.type == "cpu" and bad):
+            return
+        self._clip()
+        self._step_optimizer(bad)
+        if self.pairs:
+            with torch.no_grad():
+                torch._foreach_copy_([w for w, _ in self.pairs], [m for _, m in self.pairs])
+
+    def _gather(self) -> None:
+        """Copy low-precision gradients into the masters' fp32 ones."""
+        for weight, master in self.pairs:
+            if weight.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:       # NpuFusedAdam keeps its gradients as parts of one buffer
+                master.grad.copy_(weight.grad)
+
+    def _clip(self) -> None:
+        if not self.grad_clip:
+            return
+        if hasattr(self.optimizer, "clip_grad_norm_fused_"):
+            self.optimizer.clip_grad_norm_fused_(self.grad_clip)
+        else:
+            nn.utils.clip_grad_norm_(self.masters, self.grad_clip)
+
+    def _step_optimizer(self, bad: Tensor) -> None:
+        if not self.skips_on_device:
+            self.optimizer.step()
+            return
+        self.optimizer.found_inf = bad.float()
+        self.optimizer.step()
+        del self.optimizer.found_inf
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradients the last step used, that is after clipping."""
+        norms = torch._foreach_norm([m.grad for m in self.masters if m.grad is not None])
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
+class ApexUpdate(Update):
+    """The same step through Ascend's apex, which owns masters, casting and loss scale."""
+
+    def __init__(self, amp: Any, loss_id: int, *args: Any) -> None:
+        super().__init__(*args)
+        self.amp, self.loss_id = amp, loss_id
+
+    def step(self, loss: Tensor) -> None:
+        self.bad_steps += ~torch.isfinite(loss.detach())
+        self.optimizer.zero_grad()
+        with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id) as scaled:
+            scaled.backward()
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(list(self.amp.master_params(self.optimizer)), self.grad_clip)
+        self.optimizer.step()
