@@ -1,6 +1,7 @@
 """Mixed precision against the numbers of Ascend's apex, and what it must survive."""
 from __future__ import annotations
 
+import copy
 import sys
 import types
 
@@ -243,6 +244,27 @@ def test_gradient_clipping_limits_the_masters_gradients() -> None:
 def test_impossible_combinations_name_the_flag(settings: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Precision(CPU, **settings)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "fused"])
+def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -> None:
+    """Fused kernels do not look at strides: moments of a contiguous run, as an NPU leaves them,
+    must not be read in channels-last order."""
+    def net(layout: torch.memory_format) -> nn.Module:
+        network = nn.Conv2d(3, 4, 3)
+        fill(network)
+        return network.to(memory_format=layout)
+    x = make_input("layout", (2, 3, 6, 6))
+    first, wrapped = prepared(net(torch.contiguous_format), opt_level="O0", optimizer=optimizer)
+    first.updates["G"].step(wrapped(x).square().mean())
+    state = copy.deepcopy(first.updates["G"].optimizer.state_dict())
+    weights = {k: v.clone() for k, v in wrapped.state_dict().items()}
+    first.updates["G"].step(wrapped(x).square().mean())
+    second, other = prepared(net(torch.channels_last), opt_level="O0", optimizer=optimizer)
+    second.load_state_of(other, weights)
+    second.load_optimizer("G", state)
+    second.updates["G"].step(other(x).square().mean())
+    assert torch.allclose(other.weight, wrapped.weight, atol=1e-6)
 
 
 # ---- which apex is it? ---------------------------------------------------------------------------
