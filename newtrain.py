@@ -142,6 +142,8 @@ class Trainer:
                     raise ValueError(f"every picture drawn for step {self.step + 1} is unreadable: "
                                      f"{'; '.join(batch['bad'][:3])}")
                 self._train_step(batch)
+                if self.step == self.sampler.start_step + 1:
+                    self._announce()
                 interrupted = self._stop_requested(stop)
                 self._after_step(interrupted)
                 if interrupted:
@@ -195,6 +197,13 @@ class Trainer:
                                                                        self.device)
 
     # -- reporting --------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Say after the first step how it goes: the first line may be minutes away on a CPU."""
+        devices.synchronize(self.device)
+        self.progress.say(f"the first step took {time.perf_counter() - self.report_time:.1f} s, "
+                          f"loading included; {self.total_steps - self.step} more, a line every "
+                          f"{self.opt.print_freq}")
 
     def _report(self) -> None:
         """Print one line; this is where the host waits for the device."""
