@@ -28,6 +28,7 @@ FLIP = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])      # makes both sides out of a 
 _ONE = 128              # this grey in the tint layer leaves the skin as it is
 
 Points = np.ndarray | list[np.ndarray]
+Window = tuple[slice, slice]        # rows and columns
 
 
 @lru_cache(maxsize=8)
@@ -65,7 +66,9 @@ class Canvas:
         """
         if isinstance(points, list):
             return points
-        points = (points * (self.side << _SHIFT) - 7.5).astype(np.int32, order="C")
+        points = points * (self.side << _SHIFT)
+        points -= 7.5
+        points = points.astype(np.int32, order="C")
         return [points] if points.ndim == 2 else list(points)
 
     def _stroke(self, target: np.ndarray, fixed: list[np.ndarray], colour: list[float] | int,
@@ -130,52 +133,55 @@ class Canvas:
         """Multiply the skin by `factor` (3,) along curves; the later one wins."""
         self._stroke(self.tint, self.fixed(curves), (_ONE * factor).tolist(), width)
 
+    def hairs(self, curves: Points, colour: list[float]) -> None:
+        """Draw curves 1/256 of the side wide, less where the canvas can show it."""
+        thickness = max(1, round(self.side / 512))
+        cv2.polylines(self.image, self.fixed(curves), False, colour, thickness, 8, _SHIFT)
+
     def strands(self, pieces: np.ndarray, shades: np.ndarray, palette: np.ndarray) -> None:
         """Draw thin strands (S, P, 2), each in the colour palette[shades[i]].
 
         A strand is 1/256 of the side wide. Where the canvas can show it, it is a pair of hairs.
         """
         if self.side >= 512:
-            along = pieces[:, -1] - pieces[:, 0]
+            along = pieces[:, pieces.shape[1] // 2] - pieces[:, 0]
             normal = along[:, ::-1] * [-1, 1] / (np.hypot(*along.T)[:, None] + 1e-9)
             apart = normal[:, None] * np.linspace(0.3, 1.5, pieces.shape[1])[:, None] / 1024
             pieces = np.concatenate([pieces - apart, pieces + apart])
-            shades = np.concatenate([shades, np.maximum(shades - 1, 0)])
-        fixed = self.fixed(pieces[np.argsort(shades, kind="stable")])
-        thickness = max(1, round(self.side / 512))
+            shades = np.concatenate([shades, np.maximum(shades, 1) - 1])
+        # Sorting bytes is a matter of counting.
+        order = np.argsort(shades.astype(np.uint8), kind="stable")
+        fixed = self.fixed(pieces.take(order, 0))
         ends = np.bincount(shades, minlength=len(palette)).cumsum().tolist()
         for start, end, colour in zip([0, *ends], ends, palette.tolist(), strict=False):
             if end > start:
-                cv2.polylines(self.image, fixed[start:end], False, colour, thickness, 8, _SHIFT)
+                self.hairs(fixed[start:end], colour)
 
-    def window(self, fixed: list[np.ndarray], margin: float) -> tuple[slice, slice]:
+    def window(self, fixed: list[np.ndarray], margin: float) -> Window:
         """Rows and columns of the smallest part that holds fixed-point curves, never empty."""
         x, y, wide, tall = cv2.boundingRect(fixed[0] if len(fixed) == 1 else np.concatenate(fixed))
-        spare = int(margin * self.side) + 1
-        sides = []
-        for start, length in ((y, tall), (x, wide)):
-            low = min(max((start >> _SHIFT) - spare, 0), self.side - 1)
-            high = min(max((start + length >> _SHIFT) + spare, low + 1), self.side)
-            sides.append(slice(low, high))
-        return sides[0], sides[1]
+        spare, end = int(margin * self.side) + 1, self.side
+        top = min(max((y >> _SHIFT) - spare, 0), end - 1)
+        left = min(max((x >> _SHIFT) - spare, 0), end - 1)
+        bottom = min(max((y + tall >> _SHIFT) + spare, top + 1), end)
+        right = min(max((x + wide >> _SHIFT) + spare, left + 1), end)
+        return slice(top, bottom), slice(left, right)
 
-    def cover(self, fixed: list[np.ndarray], window: tuple[slice, slice], ground: int,
+    def cover(self, fixed: list[np.ndarray], window: Window, ground: int,
               value: int) -> np.ndarray:
         """(h, w) uint8: `value` inside closed outlines and `ground` outside, within the window."""
         rows, columns = window
-        mask = np.full((rows.stop - rows.start, columns.stop - columns.start), ground, np.uint8)
+        mask = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+        mask.fill(ground)
         origin = (-columns.start << _SHIFT, -rows.start << _SHIFT)
         cv2.fillPoly(mask, fixed, value, cv2.LINE_8, _SHIFT, origin)
         return mask
 
-    def paste(self, outline: Points, source: np.ndarray, top: int = 0) -> None:
-        """Copy `source`, rows `top` and on of a canvas-sized picture, inside a closed outline."""
-        fixed = self.fixed(outline)
-        rows, columns = self.window(fixed, 0)
-        rows = slice(max(rows.start, top), rows.stop)
-        mask = self.cover(fixed, (rows, columns), 0, 255)
-        part = slice(rows.start - top, rows.stop - top)
-        cv2.copyTo(source[part, columns], mask, self.image[rows, columns])
+    def paste(self, outline: Points, small: np.ndarray, window: Window) -> None:
+        """Copy a picture, enlarged to fill the window, inside a closed outline."""
+        part = self.image[window]
+        large = cv2.resize(small, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        cv2.copyTo(large, self.cover(self.fixed(outline), window, 0, 255), part)
 
     @contextmanager
     def clip(self, outlines: Points) -> Iterator[None]:
@@ -186,13 +192,14 @@ class Canvas:
         yield
         cv2.copyTo(below, self.cover(fixed, window, 255, 0), self.image[window])
 
-    def lay_skin(self, skin: np.ndarray, outline: Points) -> None:
-        """Copy a canvas-sized picture of skin, multiplied by `tint`, inside a closed outline."""
-        fixed, soft = self.fixed(outline), 2 * (self.side // 256) + 1
-        window = self.window(fixed, 0)
+    def lay_skin(self, small: np.ndarray, outline: Points, window: Window) -> None:
+        """Copy skin, enlarged to fill the window and multiplied by `tint`, inside an outline."""
+        part, soft = self.image[window], 2 * (self.side // 256) + 1
         tint = cv2.blur(self.tint[window], (soft, soft))
-        skin = cv2.multiply(skin[window], tint, dst=tint, scale=1 / _ONE)
-        cv2.copyTo(skin, self.cover(fixed, window, 0, 255), self.image[window])
+        kind = cv2.INTER_LINEAR if self.side <= 256 else cv2.INTER_CUBIC
+        skin = cv2.resize(small, part.shape[1::-1], interpolation=kind)
+        cv2.multiply(skin, tint, dst=skin, scale=1 / _ONE)
+        cv2.copyTo(skin, self.cover(self.fixed(outline), window, 0, 255), part)
 
     def glaze(self, outlines: Points, factor: float, blur: float = 0.0) -> None:
         """Multiply what lies inside closed outlines by `factor`, below 2."""
@@ -202,8 +209,8 @@ class Canvas:
         if blur:
             side = 2 * round(blur * self.side) + 1
             mask = cv2.blur(mask, (side, side))
-        mask = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)
-        self.image[window] = cv2.multiply(self.image[window], mask, scale=1 / _ONE)
+        part = self.image[window]
+        cv2.multiply(part, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), dst=part, scale=1 / _ONE)
 
 
 class Scene(NamedTuple):

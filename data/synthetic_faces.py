@@ -67,7 +67,7 @@ def render_face(index: int, *, size: int = 128, seed: int = 0) -> Face:
     pose = Pose(traits, points)
     placed = pose(points)
     # At least twice the size: that averages the edges smooth.
-    factor = max(2, -(-256 // size))
+    factor = max(2, -(-192 // size))
     canvas = Canvas(factor * size)
     lines = Lines(placed, traits.brow_width, canvas.side)
     scene = Scene(canvas, dice, traits, light, pose, placed, lines)
@@ -141,10 +141,13 @@ def _paint_wall(scene: Scene, colour: np.ndarray) -> None:
 
 @lru_cache(maxsize=4)
 def _sensor_noise(side: int) -> np.ndarray:
-    """(side, side, 3) uint8 white noise around 128, deviation 32, half of it grey."""
+    """(2, side, side, 3) uint8 white noise around 128, deviation 32, half of it grey.
+
+    The second is the first upside down.
+    """
     rng = np.random.default_rng(11)
     noise = rng.normal(0, 0.7, (side, side, 3)) + rng.normal(0, 0.7, (side, side, 1))
-    return np.clip(128 + 32 * noise, 0, 255).astype(np.uint8)
+    return np.clip(128 + 32 * np.stack([noise, noise[::-1]]), 0, 255).astype(np.uint8)
 
 
 def _photograph(image: np.ndarray, dice: Dice) -> np.ndarray:
@@ -155,6 +158,6 @@ def _photograph(image: np.ndarray, dice: Dice) -> np.ndarray:
     softness = 0.0035 * dice.uniform() * image.shape[0] if dice.chance(0.6) else 0.0
     if softness > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), softness)
-    noise = _sensor_noise(image.shape[0])[:: 1 if dice.chance(0.5) else -1]
+    noise = _sensor_noise(image.shape[0])[0 if dice.chance(0.5) else 1]
     amount = 0.08 * dice.uniform()
-    return cv2.addWeighted(image, 1.0, noise, amount, -128 * amount)
+    return cv2.addWeighted(image, 1.0, noise, amount, -128 * amount, dst=image)

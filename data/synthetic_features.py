@@ -5,7 +5,6 @@ opaque.
 """
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from data.synthetic_canvas import (
@@ -36,11 +35,9 @@ _THROAT, _TONGUE = np.array([62.0, 18, 20]), np.array([150.0, 70, 74])
 _ENAMEL = np.array([236.0, 228, 212])
 _TEETH = np.array([-0.66, -0.52, -0.36, -0.19, 0.0, 0.19, 0.36, 0.52, 0.66])
 _TEETH_EDGE = np.linspace(-0.82, 0.82, 15)
-_FIBRES = ellipse(0, 1, 1, samples=16)
-_FIBRES = np.stack([0.42 * _FIBRES, 0.82 * _FIBRES], 1)
-_FIBRE_SHADES, _FIBRE_TONES = np.arange(32) % 2, np.array([[0.7], [1.55]])
-_BROW_SHADES, _BROW_TONES = (np.arange(80) % 3 > 0).astype(int), np.array([[0.65], [1.0]])
-_LASH_SHADES = np.zeros(18, int)
+# Fibres of the iris: two stars.
+_FIBRES = ellipse(0, 1, 1, samples=16)[:, None] * [[0.42], [0.82]]
+_FIBRES = np.stack([_FIBRES[::2], _FIBRES[1::2]]).reshape(2, 1, 16, 2)
 
 
 def tint_face(scene: Scene) -> None:
@@ -76,10 +73,10 @@ def tint_face(scene: Scene) -> None:
 
 def paint_skin(scene: Scene, hair: list[np.ndarray]) -> None:
     """The head: light from the small map times the tint layer."""
-    small = skin_map(scene.traits, scene.light, scene.points, hair)
-    side = (scene.canvas.side, scene.canvas.side)
-    skin = cv2.resize(small, side, interpolation=cv2.INTER_CUBIC)
-    scene.canvas.lay_skin(skin, scene.lines["outline"])
+    canvas, outline = scene.canvas, scene.lines["outline"]
+    window = canvas.window(outline, 0)
+    small = skin_map(scene.traits, scene.light, scene.points, hair, window, canvas.side)
+    canvas.lay_skin(small, outline, window)
 
 
 def paint_mouth(scene: Scene) -> None:
@@ -126,7 +123,7 @@ def paint_eyes(scene: Scene) -> None:
     canvas.lines(lines["lower_lids"], 0.45 * lid)
     lash = np.minimum(0.25 * traits.hair, 0.25 * lid) * (1 - 0.5 * traits.makeup)
     canvas.fill(lines["lids"], lash)
-    canvas.strands(lines.placed("lashes"), _LASH_SHADES, lash[None])
+    canvas.hairs(lines["lashes"], lash.tolist())
 
 
 def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -> None:
@@ -136,14 +133,17 @@ def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -
     canvas.discs(at, radius, 0.42 * colour, gaze)
     canvas.discs(at, 0.86 * radius, colour, gaze)
     canvas.discs(at, 0.58 * radius, 1.3 * colour + 6, (gaze[0], gaze[1] + 0.25 * radius))
-    fibres = scene.lines.placed("irises")[:, None] + (gaze + radius * _FIBRES)
-    canvas.strands(fibres.reshape(32, 2, 2), _FIBRE_SHADES, _FIBRE_TONES * colour)
+    stars = scene.lines.placed("irises") + (gaze + radius * _FIBRES)
+    fibres = canvas.fixed(stars.reshape(4, 16, 2))
+    canvas.hairs(fibres[:2], (0.7 * colour).tolist())
+    canvas.hairs(fibres[2:], (1.55 * colour).tolist())
     canvas.discs(at, 0.40 * radius, _PUPIL, gaze)
 
 
 def paint_brows(scene: Scene) -> None:
     """Hairs of the brows; their ground is in the tint layer already."""
-    traits = scene.traits
+    canvas, traits = scene.canvas, scene.traits
     lit = 0.6 * scene.light.key + 0.6 * scene.light.ambient
     colour = np.minimum(0.7 * traits.hair, 0.55 * traits.skin) * lit
-    scene.canvas.strands(scene.lines.placed("brow_hairs"), _BROW_SHADES, _BROW_TONES * colour)
+    canvas.hairs(scene.lines["dark_hairs"], (0.65 * colour).tolist())
+    canvas.hairs(scene.lines["brow_hairs"], colour.tolist())

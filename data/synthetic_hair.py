@@ -30,11 +30,14 @@ _LEVELS = np.arange(9.0)[:, None]
 _PUFF = np.array([[0, -0.9, 0], [0.5, -1, 0], [0.8, -0.6, 0], [1, -0.2, 0], [1, 0, 0], [1, 0, 0],
                   [1.1, 0, 0], [1.2, 0, 0], [1.3, 0, 0]])
 _STEPS = np.arange(65.0)
-_STRAND = np.linspace(0, 1, 5, dtype=np.float32)
 _HAIR_SHADES = np.linspace(0.35, 1.8, 8)[:, None]
 _HAIR_SHINE = 65 * np.maximum(_HAIR_SHADES - 0.8, 0)
-_CURL_TONES = np.array([-1.5, -0.5, 0.5])
-_LAYOUTS, _COUNT = 24, 160
+_CURL_TONES = np.array([-1.5, 0.0, 0.5, -0.5, -1.0])
+_LAYOUTS, _COUNT = 24, 80
+_FIRST_STEPS = 65 * np.arange(3)[:, None, None]
+# A strand is two hairs, joined at their tips: out along the one, back along the other.
+_BACK, _APART = [0, 1, 2, 3, 4, 3, 2, 1, 0], np.array([0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1])
+_REACH = np.array([0, 0.5, 1, 0.5, 0])
 _ROUND = np.array([1 / 0.36, 1 / 0.5, 1.0])
 _SKULL_CENTRE = np.array([0.0, 0.38, -0.05])
 
@@ -52,8 +55,8 @@ class Ribbon(NamedTuple):
         return inner + across[..., None] * (self.outer[step] - inner)
 
     def outline(self) -> np.ndarray:
-        """(130, 2) closed outline."""
-        return np.concatenate([self.inner, self.outer[::-1]])
+        """(66, 2) closed outline."""
+        return np.concatenate([self.inner[::2], self.outer[::-2]])
 
 
 def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon]:
@@ -65,12 +68,12 @@ def hair_ribbons(traits: Traits, pose: Pose, whole: bool = False) -> list[Ribbon
     if traits.style == "bald":
         return []
     end = 4.3 if traits.tucked and not whole else traits.hair_length
-    dense = pose(spline(_hair_edges(traits, end), 65))
+    dense = spline(pose(_hair_edges(traits, end)), 65)
     # The hair ends at control point number `end`.
     t = _STEPS * (end / 8)
     low = np.minimum(t.astype(int), 63)
-    start = dense[:, :, low]
-    cut = start + (t - low)[:, None] * (dense[:, :, low + 1] - start)
+    start = dense.take(low, 2)
+    cut = start + (t - low)[:, None] * (dense.take(low + 1, 2) - start)
     ribbons = [Ribbon(*cut[0]), Ribbon(*cut[1])]
     if traits.bangs and not whole:
         low, wide = 0.365 + 0.5 * traits.brow_height, 0.245 * traits.face_width
@@ -108,7 +111,9 @@ def hair_outlines(ribbons: list[Ribbon], traits: Traits) -> list[np.ndarray]:
     if traits.style in ("bald", "receding"):
         return [ribbon.outline() for ribbon in ribbons]
     left, right, *bangs = ribbons
-    both = np.concatenate([left.inner, left.outer[::-1], right.outer, right.inner[::-1]])
+    step = 1 if traits.style == "curly" else 2          # curls make each point a bump
+    both = np.concatenate([left.inner[::step], left.outer[::-step],
+                           right.outer[::step], right.inner[::-step]])
     return [both, *(ribbon.outline() for ribbon in bangs)]
 
 
@@ -167,7 +172,7 @@ def paint_hair(scene: Scene, ribbons: list[Ribbon], outlines: list[np.ndarray]) 
 
 
 class _Strands(NamedTuple):
-    """Layouts of strands on a ribbon, (_LAYOUTS, _COUNT, 5) points or (_LAYOUTS, _COUNT) values."""
+    """Layouts of strands on a ribbon, (L, _COUNT, 9) points or (L, _COUNT) values."""
 
     step: np.ndarray        # along the ribbon, 0 to 64
     across: np.ndarray      # 0 at the inner edge, 1 at the outer
@@ -184,21 +189,23 @@ def _layouts(combed: bool) -> _Strands:
         combed: strands cross the ribbon instead of running along it.
     """
     rng = np.random.default_rng(13)
-    shape = (_LAYOUTS, _COUNT)
+    shape = (_LAYOUTS + 2, _COUNT)              # three ribbons in a row, whatever the first
     along, across, chance, length = rng.random((4, *shape))
-    locks = rng.random((_LAYOUTS, 24))
+    locks = rng.random((len(across), 24))
     lock = np.take_along_axis(locks, (24 * across).astype(int), 1)
-    reach = np.linspace(0, 1, 5) * (0.06 + 0.16 * length[..., None])
+    reach = np.linspace(0, 1, 5)[_BACK] * (0.06 + 0.16 * length[..., None])
+    apart = (0.02 + 0.05 * rng.random((*shape, 1))) * _APART
     t = 0.94 * along[..., None] + reach - 0.03
-    s = across[..., None] + (0.15 * chance[..., None] - 0.075) * reach
+    s = across[..., None] + (0.15 * chance[..., None] - 0.075) * reach + apart
     sway = 0.010 * t * np.sin(25 * t + 5 * lock[..., None])
     if combed:
-        t, s, sway = along[..., None] + 0 * reach, across[..., None] + reach - 0.05, 0 * sway
+        t, s, sway = along[..., None] + 0.2 * apart, across[..., None] + reach - 0.05, 0 * sway
     sheen = np.exp(-((along - 0.30) / 0.09) ** 2) * (0.4 + 0.6 * lock)
     angle = 6.3 * chance[..., None] + np.linspace(0, 4, 5)
     curl = np.stack([np.cos(angle), np.sin(angle)], -1) * (0.006 + 0.010 * length[..., None, None])
     return _Strands((64 * np.clip(t, 0, 1)).astype(int), np.clip(s, -0.03, 1.03).astype(np.float32),
-                    sway.astype(np.float32), 0.45 * lock + 0.5 * chance + 0.7 * sheen,
+                    sway.astype(np.float32),
+                    (0.45 * lock + 0.5 * chance + 0.7 * sheen).astype(np.float32),
                     curl.astype(np.float32))
 
 
@@ -206,28 +213,32 @@ def _paint_strands(scene: Scene, ribbons: list[Ribbon], level: float) -> None:
     """Strands that follow ribbons, lit like a ball."""
     traits, light = scene.traits, scene.light
     stock = _layouts(traits.style in ("tied", "buzz"))
-    number = np.arange(len(ribbons))
-    layout = (number + int(scene.dice.uniform(0, _LAYOUTS))) % _LAYOUTS
+    count = len(ribbons)
+    first = int(scene.dice.uniform(0, _LAYOUTS))
+    layout = slice(first, first + count)
     curves = np.array(ribbons, np.float32)                                 # (R, 2, 65, 2)
-    gap = curves[:, 1, 32] - curves[:, 0, 32]
-    swing = traits.wave / np.hypot(gap[:, 0], gap[:, 1])
+    curves[:, 1] -= curves[:, 0]
+    wide = curves[:, 1, 32]
+    swing = traits.wave / np.hypot(wide[:, 0], wide[:, 1])
     across = stock.across[layout] + swing[:, None, None] * stock.sway[layout]
-    step = stock.step[layout] + 130 * number[:, None, None]
-    curves = curves.reshape(-1, 2)
-    inner = curves.take(step, 0)                                           # (R, _COUNT, 5, 2)
-    paths = inner + across[..., None] * (curves.take(step + 65, 0) - inner)
+    curves = np.concatenate([curves[:, 0], curves[:, 1]], -1).reshape(-1, 4)
+    step = stock.step[layout] + _FIRST_STEPS[:count]
+    inner_and_wide = curves.take(step, 0)                                  # (R, _COUNT, 9, 4)
+    paths = inner_and_wide[..., 2:] * across[..., None]
+    paths += inner_and_wide[..., :2]
     x, y, z = (light.direction * _ROUND).tolist()
     centre = scene.pose(_SKULL_CENTRE).tolist()
-    middle = paths[:, :, 2]
-    facing = x * (middle[..., 0] - centre[0]) + y * (middle[..., 1] - centre[1]) + 0.55 * z
-    shade = (level * (stock.tone[layout] + 0.2 + 0.5 * facing) - 0.35) * 5.5
+    # A ball's brightness is linear in the place on it.
+    shade = paths[:, :, 2] @ np.array([2.75 * level * x, 2.75 * level * y], np.float32)
+    shade += (5.5 * level) * stock.tone[layout]
+    shade += 2.75 * level * (0.55 * z + 0.4 - x * centre[0] - y * centre[1]) - 1.925
     if traits.style == "curly":
-        # Three curls of different tone along each strand instead of the strand.
+        # Five curls of different tone along each strand instead of the strand.
         paths = paths[:, :, ::2, None] + stock.curl[layout][:, :, None]
         shade = shade[..., None] + _CURL_TONES
-    shades = np.minimum(np.maximum(shade, 0), 7).astype(int)
+    shades = np.minimum(np.maximum(shade, 0), 7).astype(np.uint8)
     palette = traits.hair * _HAIR_SHADES * (0.55 * light.key + 0.5 * light.ambient)
-    scene.canvas.strands(paths.reshape(-1, 5, 2), shades.reshape(-1),
+    scene.canvas.strands(paths.reshape(-1, paths.shape[-2], 2), shades.reshape(-1),
                          palette + _HAIR_SHINE * light.key)
 
 
@@ -240,11 +251,10 @@ def paint_beard(scene: Scene) -> None:
     lit = 0.6 * light.key + 0.5 * light.ambient
     colour = 0.8 * traits.hair if full else 0.2 * traits.hair + 0.5 * traits.skin
     grow, most = (0.45, 4) if full else (0.05, 2)
-    for ribbon, count in zip(beard_ribbons(scene.points, traits), (240, 80), strict=True):
-        along, across, length, chance = rng.random((4, count))
-        reach = _STRAND[::2] * grow * (0.5 + length[:, None])
-        swirl = along[:, None] + 0.02 * (chance[:, None] - 0.5) * np.arange(3) * (grow + 0.3)
+    palette = colour * lit * np.array([[0.55], [0.9], [1.3], [1.7]])
+    for ribbon, count in zip(beard_ribbons(scene.points, traits), (120, 40), strict=True):
+        along, across, length, chance = rng.random((4, count, 1))
+        swirl = along + 0.04 * (grow + 0.3) * (chance - 0.5) * _REACH + 0.03 * length * _APART[::2]
         # Roots thin out towards the cheeks.
-        paths = ribbon.at(swirl, across[:, None] ** 0.7 + reach - 0.2 * grow)
-        palette = colour * lit * np.array([[0.55], [0.9], [1.3], [1.7]])
-        canvas.strands(paths, (most * chance).astype(int), palette)
+        paths = ribbon.at(swirl, across ** 0.7 + grow * ((0.5 + length) * _REACH - 0.2))
+        canvas.strands(paths, (most * chance[:, 0]).astype(np.uint8), palette)

@@ -35,6 +35,7 @@ class _Plan(NamedTuple):
     shift: np.ndarray               # (N, 2) float32
     brow: np.ndarray                # (N, 2) float32
     spans: dict[str, tuple[int, int, int]]      # first, last + 1, number of contours
+    parts: dict[str, list[slice]]               # of each contour
 
 
 class Lines:
@@ -59,8 +60,8 @@ class Lines:
         self._fixed = (self.places * ((1 << SHIFT) * side) - 7.5).astype(np.int32)
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
-        start, stop, count = self._plan.spans[name]
-        return list(self._fixed[start:stop].reshape(count, -1, 2))
+        fixed = self._fixed
+        return [fixed[part] for part in self._plan.parts[name]]
 
     def placed(self, name: str) -> np.ndarray:
         """(K, P, 2) float32 in units of the side."""
@@ -78,12 +79,14 @@ def _plan() -> _Plan:
         np.concatenate([np.broadcast_to(getattr(contour, name), (len(contour.weights), 2))
                         for contour in contours]).astype(np.float32)
         for name in ("shift", "brow"))
-    spans, start = {}, 0
+    spans, parts, start = {}, {}, 0
     for name, line in lines.items():
         stop = start + sum(len(contour.weights) for contour in line)
         spans[name] = (start, stop, len(line))
+        ends = range(start, stop + 1, (stop - start) // len(line))
+        parts[name] = [slice(*part) for part in zip(ends, ends[1:], strict=False)]
         start = stop
-    return _Plan(matrix, rows.reshape(-1), shift, brow, spans)
+    return _Plan(matrix, rows.reshape(-1), shift, brow, spans, parts)
 
 
 def _pick(columns: Iterable[int]) -> np.ndarray:
@@ -140,18 +143,20 @@ def _eye_lines() -> dict[str, list[_Contour]]:
         lines["lower_rims"].append(_Contour(lower[1:-1], np.array([0, 0.004])))
         lines["bags"].append(_Contour(lower[2:13], [0, 0.022] - 1.5 * bend[2:13]))
         lean = 0.013 * growth * np.concatenate([side * (growth - 0.4), 0.4 * growth - 1.2], 1)
-        lines["lashes"] += [_Contour(np.stack([root, root]), np.stack([0 * tip, tip]))
-                            for root, tip in zip(upper[[2, 3, 4, 6, 7, 8, 10, 11, 13]], lean,
-                                                 strict=True)]
+        # One line: out along each lash and back, on along the edge of the lid.
+        out = np.array([[0], [1], [0]])
+        lines["lashes"].append(_Contour(upper[[2, 3, 4, 6, 7, 8, 10, 11, 13]].repeat(3, axis=0),
+                                        (lean[:, None] * out).reshape(-1, 2)))
         lines["irises"].append(_Contour(_middle(*eye), np.array([0, -0.002])))
         lines["corners"].append(_Contour(lower[:1]))
     return lines
 
 
 def _brow_lines() -> dict[str, list[_Contour]]:
-    lines = {"brows": [], "brow_hairs": []}
+    lines = {"brows": [], "dark_hairs": [], "brow_hairs": []}
     rng = np.random.default_rng(3)
     along, across = rng.random((2, 40))
+    along.sort()
     dense = np.linspace(0, 1, 161)
     thick = np.interp(dense, [0, 0.55, 0.85, 1], [0.25, 0.9, 1.0, 0.75])[:, None] * [0, 0.0105]
     step = (160 * along).astype(int)
@@ -162,10 +167,11 @@ def _brow_lines() -> dict[str, list[_Contour]]:
         lines["brows"].append(loop._replace(brow=edge))
         lean = np.stack([side * np.ones(40), 0.3 - 1.2 * along], 1)
         lean *= (0.008 + 0.0065 * across)[:, None]
-        for k in range(40):
-            hair = _Contour(middle[[step[k], step[k]]], np.stack([0 * lean[k], lean[k]]),
-                            (2 * across[k] - 1) * thick[[step[k], step[k]]])
-            lines["brow_hairs"].append(hair)
+        across_brow = (2 * across[:, None] - 1) * thick[step]
+        for k in range(0, 40, 2):           # two hairs, joined at their tips
+            roots, tips = [k, k, k + 1, k + 1], np.array([[0], [1], [1], [0]])
+            hairs = _Contour(middle[step[roots]], tips * lean[roots], across_brow[roots])
+            lines["brow_hairs" if k % 3 else "dark_hairs"].append(hairs)
     return lines
 
 

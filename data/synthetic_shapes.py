@@ -186,7 +186,7 @@ class Pose:
         cy, sy = math.cos(traits.yaw), math.sin(traits.yaw)
         cp, sp = math.cos(traits.pitch), math.sin(traits.pitch)
         turn = np.array([[cy, 0.0, sy], [-sy * sp, cp, cy * sp]])
-        given = (five_points(points[:68]) @ (turn[0] + 1j * turn[1])).tolist()
+        given = [complex(*point) for point in (five_points(points[:68]) @ turn.T).tolist()]
         centre = sum(given) / 5
         given = [point - centre for point in given]
         # Least-squares similarity in complex numbers, then the aligner's own error on top.

@@ -1,9 +1,12 @@
-"""Light on the skin of a synthetic portrait, on a small grid.
+"""Light on the skin of a synthetic portrait, on a small grid over the part that is seen.
 
-Everything here is smooth, so a grid of 56 x 56 cells holds it: the face is an ellipsoid plus a sum
-of Gaussians (nose, cheeks, sockets, lips, chin), whose slopes are exact and cost a matrix product.
+Everything here is smooth, so cells of a fiftieth of the picture hold it: the face is an ellipsoid
+plus a sum of Gaussians (nose, cheeks, sockets, lips, chin), whose slopes are exact and cost a
+matrix product.
 """
 from __future__ import annotations
+
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -12,10 +15,8 @@ from data.synthetic_hair import beard_ribbons
 from data.synthetic_shapes import POINTS
 from data.synthetic_traits import Light, Traits
 
-_GRID = 56
-_AXIS = ((np.arange(_GRID) + 0.5) / _GRID).astype(np.float32)
-_NECK_TOP = 0.625           # the neck's map starts here; a whole number of cells
-_NECK_ROUND = np.clip((0.94 - _AXIS[int(_NECK_TOP * _GRID):, None]) / 0.07, 0, 1)
+Window = tuple[slice, slice]                        # rows and columns of the canvas
+_FACE_CELLS, _NECK_CELLS = (48, 32), (18, 32)       # rows and columns of the maps
 
 _CHEEKS = ({2: 0.4, 31: 0.25, 41: 0.2, 48: 0.15}, {14: 0.4, 35: 0.25, 46: 0.2, 54: 0.15})
 _EYES = (dict.fromkeys(range(36, 42), 1 / 6), dict.fromkeys(range(42, 48), 1 / 6))
@@ -57,54 +58,104 @@ _STRENGTH = np.array([[spot[4]] for spot in _SPOTS], np.float32)
 _A, _B = len(_RELIEF), len(_RELIEF) + len(_HOLLOWS)
 
 
-def skin_map(traits: Traits, light: Light, points: np.ndarray,
-             hair: list[np.ndarray]) -> np.ndarray:
-    """(56, 56, 3) uint8 colour of the skin of the head, light included, over the whole picture.
+class _Grid:
+    """Cells over a window of the canvas.
+
+    Attributes:
+        x, y: (columns,) and (rows,) float32 middles of the cells in units of the canvas side.
+    """
+
+    def __init__(self, window: Window, side: int, cells: tuple[int, int]) -> None:
+        rows, columns = window
+        tall, wide = (rows.stop - rows.start) / side, (columns.stop - columns.start) / side
+        self._corner, self._cells = (columns.start / side, rows.start / side), cells
+        self._scale = (16 * cells[1] / wide, 16 * cells[0] / tall)
+        self.x = _axis(cells[1]) * np.float32(wide) + np.float32(self._corner[0])
+        self.y = _axis(cells[0]) * np.float32(tall) + np.float32(self._corner[1])
+
+    def cover(self, outlines: list[np.ndarray], right: float = 0.0,
+              down: float = 0.0) -> np.ndarray:
+        """(rows, columns) uint8: 255 inside (P, 2) outlines moved by (right, down), soft edges."""
+        mask = np.zeros(self._cells, np.uint8)
+        offset = (int(right * self._scale[0]), int(down * self._scale[1]))
+        for outline in outlines:
+            points = ((outline - self._corner) * self._scale - 7.5).astype(np.int32)
+            cv2.fillPoly(mask, [points], 255, cv2.LINE_8, 4, offset)
+        return cv2.blur(mask, (5, 5))
+
+
+@lru_cache(maxsize=4)
+def _axis(cells: int) -> np.ndarray:
+    """(cells,) float32 middles of cells that divide [0, 1]."""
+    return ((np.arange(cells) + 0.5) / cells).astype(np.float32)
+
+
+def skin_map(traits: Traits, light: Light, points: np.ndarray, hair: list[np.ndarray],
+             window: Window, side: int) -> np.ndarray:
+    """(48, 32, 3) uint8 colour of the skin of the head, light included, over a window.
 
     Args:
-        points: (106, 2) points of the head in units of the picture side.
+        points: (106, 2) points of the head in units of the canvas side.
         hair: (P, 2) outlines of what throws its shadow on the forehead.
+        window: of a canvas with this `side`.
     """
+    grid = _Grid(window, side, _FACE_CELLS)
     middles = _MIDDLES @ points + _DOWN
-    middles[_A] -= 0.015 * light.direction[:2] / max(light.direction[2], 0.4)
-    offset = (_AXIS - middles.T[..., None].astype(np.float32)) / _WIDTHS
-    # Cut off before float32 loses its normal form, which would make each product slow.
-    columns, rows = np.exp(np.maximum(-0.5 * offset * offset, -30))
+    x, y, z = light.direction.tolist()
+    middles[_A] -= (0.015 * x / max(z, 0.4), 0.015 * y / max(z, 0.4))
+    middles = middles.astype(np.float32)
     strength = _STRENGTH.copy()
     strength[:5] *= traits.nose_height
     strength[5:7] *= 1 + 0.5 * traits.smile
+    columns, across = _bells(grid.x, middles[:, 0, None], _WIDTHS[0])
+    rows, down = _bells(grid.y, middles[:, 1, None], _WIDTHS[1])
     rows *= strength
-    slopes = -offset[:, :_A] / _WIDTHS[:, :_A]
-    slope_x = rows[:_A].T @ (slopes[0] * columns[:_A])
-    slope_y = (slopes[1] * rows[:_A]).T @ columns[:_A]
-    _add_ellipsoid(slope_x, slope_y, (points[73] + points[83]) / 2, traits.face_width)
+    slope_x = rows[:_A].T @ (across * columns[:_A])
+    slope_y = (down * rows[:_A]).T @ columns[:_A]
+    _add_ellipsoid(grid, slope_x, slope_y, (points[73] + points[83]) / 2, traits.face_width)
     hollow = np.minimum(rows[_A:_B].T @ columns[_A:_B], 1)
-    lit, mirror = _light(light, slope_x, slope_y, hollow, _shadow_map(light, hair))
-    lit *= _albedo(traits, points, columns[_B:], rows[_B:])
-    lit += light.gloss * mirror
-    return _picture(lit)
+    lit, mirror = _light(light, slope_x, slope_y, hollow, _shadow_map(grid, light, hair))
+    lit *= _albedo(grid, traits, points, columns[_B:], rows[_B:])
+    mirror *= np.float32(light.gloss)
+    lit += mirror
+    picture = np.minimum(lit, 255, out=lit).astype(np.uint8)
+    return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
 
-def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float,
-             half: float) -> tuple[np.ndarray, float]:
-    """Colour of neck and shoulders, (21, 56, 3) uint8, and the height at which that map starts.
+def _bells(axis: np.ndarray, middles: np.ndarray,
+           widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bell curves (K, N) along an axis, and for the relief the factors (_A, N) of their slopes."""
+    offset = (axis - middles) / widths
+    slopes = offset[:_A] / -widths[:_A]
+    offset *= offset
+    offset *= np.float32(-0.5)
+    # Cut off before float32 loses its normal form, which would make each product slow.
+    np.maximum(offset, np.float32(-30), out=offset)
+    return np.exp(offset, out=offset), slopes
+
+
+def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float, half: float,
+             window: Window, side: int) -> np.ndarray:
+    """(18, 32, 3) uint8 colour of neck and shoulders, light included, over a window.
 
     Args:
         outline: (P, 2) of the head, which throws its shadow on the neck.
         middle: x of the neck's axis.
         half: half the neck's width.
+        window: of a canvas with this `side`.
     """
+    grid = _Grid(window, side, _NECK_CELLS)
     x, _, z = light.direction.tolist()
-    across = np.minimum(np.maximum((_AXIS - middle) * (1 / (1.25 * half)), -1), 1)
+    across = np.minimum(np.maximum((grid.x - middle) * (1 / (1.25 * half)), -1), 1)
     facing = np.maximum(across * x + np.sqrt(1.1 - across * across) * z, 0)
     # The cylinder of the neck turns over into shoulders, which face the camera.
-    facing = z + _NECK_ROUND * (facing - z)
-    cover = np.zeros((_GRID, _GRID), np.uint8)
-    _cover(cover, outline, -0.05 * x, 0.045)
-    shade = 1 - _soften(cover)[int(_NECK_TOP * _GRID):] * np.float32(0.62 / 255)
-    lit = np.stack([facing * shade, 0.35 + 0.65 * shade], axis=2)
-    colours = 0.95 * traits.skin * np.stack([light.key, light.ambient])
-    return np.minimum(lit @ colours.astype(np.float32), 255).astype(np.uint8), _NECK_TOP
+    upright = np.minimum(np.maximum((0.94 - grid.y[:, None]) * (1 / 0.07), 0), 1)
+    facing = z + upright * (facing - z)
+    shade = 1 - grid.cover([outline], -0.05 * x, 0.045) * np.float32(0.62 / 255)
+    colour = (0.95 * traits.skin).astype(np.float32)
+    lit = (facing * shade)[..., None] * (colour * light.key.astype(np.float32))
+    lit += (0.35 + 0.65 * shade)[..., None] * (colour * light.ambient.astype(np.float32))
+    return np.minimum(lit, 255, out=lit).astype(np.uint8)
 
 
 def _planes(colour: np.ndarray) -> np.ndarray:
@@ -112,27 +163,12 @@ def _planes(colour: np.ndarray) -> np.ndarray:
     return colour.astype(np.float32)[:, None, None]
 
 
-def _picture(planes: np.ndarray) -> np.ndarray:
-    return cv2.merge(list(np.minimum(planes, 255).astype(np.uint8)))
-
-
-def _cover(mask: np.ndarray, outline: np.ndarray, right: float = 0.0,
-           down: float = 0.0) -> None:
-    """Fill an outline, moved by (right, down), on a mask of grid size; units of the side."""
-    points = (outline * (16 * _GRID) - 7.5).astype(np.int32)
-    offset = (int(16 * _GRID * right), int(16 * _GRID * down))
-    cv2.fillPoly(mask, [points], 255, cv2.LINE_8, 4, offset)
-
-
-def _soften(mask: np.ndarray) -> np.ndarray:
-    return cv2.blur(cv2.blur(mask, (3, 3)), (3, 3))
-
-
-def _add_ellipsoid(slope_x: np.ndarray, slope_y: np.ndarray, middle: np.ndarray,
+def _add_ellipsoid(grid: _Grid, slope_x: np.ndarray, slope_y: np.ndarray, middle: np.ndarray,
                    face_width: float) -> None:
     """Add the slopes of the head's ground shape, in place."""
     x, y = middle.tolist()
-    across, down = (_AXIS - x) * (1 / (0.31 * face_width)), (_AXIS - y)[:, None] * (1 / 0.47)
+    across = (grid.x - x) * (1 / (0.31 * face_width))
+    down = (grid.y - y)[:, None] * (1 / 0.47)
     flat = np.maximum((1 - across * across) - down * down, 0.12)
     flat = 1 / np.sqrt(flat, out=flat)
     slope_x -= across * flat
@@ -141,7 +177,7 @@ def _add_ellipsoid(slope_x: np.ndarray, slope_y: np.ndarray, middle: np.ndarray,
 
 def _light(light: Light, slope_x: np.ndarray, slope_y: np.ndarray, hollow: np.ndarray,
            shadow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Light that falls on the skin (3, GRID, GRID) and that is mirrored (GRID, GRID)."""
+    """Light that falls on the skin (3, rows, columns) and that is mirrored (rows, columns)."""
     steep = 1 / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
     x, y, z = light.direction.tolist()
     tilt = slope_x * x + slope_y * y
@@ -157,29 +193,24 @@ def _light(light: Light, slope_x: np.ndarray, slope_y: np.ndarray, hollow: np.nd
     return lit, mirror * shadow
 
 
-def _shadow_map(light: Light, hair: list[np.ndarray]) -> np.ndarray:
-    """(GRID, GRID) share of the lamp's light that passes the hair."""
-    cover = np.zeros((_GRID, _GRID), np.uint8)
+def _shadow_map(grid: _Grid, light: Light, hair: list[np.ndarray]) -> np.ndarray:
+    """(rows, columns) share of the lamp's light that passes the hair."""
     x, y, z = light.direction.tolist()
     fall = 0.03 / max(z, 0.4)
-    for outline in hair:
-        _cover(cover, outline, -fall * x, 0.012 - fall * y)
-    return 1 - _soften(cover) * np.float32(0.55 / 255)
+    return 1 - grid.cover(hair, -fall * x, 0.012 - fall * y) * np.float32(0.55 / 255)
 
 
-def _albedo(traits: Traits, points: np.ndarray, columns: np.ndarray,
+def _albedo(grid: _Grid, traits: Traits, points: np.ndarray, columns: np.ndarray,
             rows: np.ndarray) -> np.ndarray:
-    """(3, GRID, GRID) colour of the skin before light: redder cheeks and nose, shaven chin."""
+    """(3, rows, columns) colour of the skin before light: redder cheeks and nose, shaven chin."""
     red, tired = traits.skin * [0.0, -0.13, -0.11], -0.05 * traits.skin
     lid = 0.6 * traits.makeup * (np.array([120.0, 80.0, 110.0]) - traits.skin)
-    tints = np.stack([red, red, red, red, lid, lid, tired, tired], 1).astype(np.float32)
-    colour = (tints[:, None] * rows.T) @ columns
+    tints = np.array([red, red, red, red, lid, lid, tired, tired], np.float32)
+    colour = (tints.T[:, None] * rows.T) @ columns
     colour += _planes(traits.skin)
     if traits.beard > 0.2:
-        cover = np.zeros((_GRID, _GRID), np.uint8)
-        for ribbon in beard_ribbons(points, traits):
-            _cover(cover, ribbon.outline())
+        cover = grid.cover([ribbon.outline() for ribbon in beard_ribbons(points, traits)])
         strength = 0.75 if traits.beard > 0.55 else 0.45 * traits.beard
-        mix = cv2.blur(cover, (3, 3)) * np.float32(strength / 255)
+        mix = cover * np.float32(strength / 255)
         colour += mix * (_planes(np.minimum(0.8 * traits.hair, 0.8 * traits.skin)) - colour)
     return colour

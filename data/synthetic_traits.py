@@ -18,7 +18,10 @@ class Dice:
     """
 
     def __init__(self, seed: int, index: int) -> None:
-        self.rng = np.random.default_rng([seed, index])
+        entropy = [seed, index]
+        if max(entropy) < 1 << 32:          # the same stream, sooner
+            entropy = np.array(entropy, np.uint32)
+        self.rng = np.random.Generator(np.random.PCG64(entropy))
         # One by one the draws would cost as much as the drawing.
         self._values = chain.from_iterable(iter(lambda: self.rng.random(256).tolist(), None))
 
@@ -138,8 +141,9 @@ _IRIS = {"dark": (58, 36, 24), "brown": (100, 64, 36), "hazel": (126, 98, 52),
 def any_colour(dice: Dice, low: float = 20, high: float = 235) -> np.ndarray:
     """A cloth or wall colour: a grey of random depth pulled towards a random hue."""
     grey = dice.uniform(low, high)
-    hue = np.array([dice.uniform(low, high) for _ in range(3)])
-    return grey + dice.uniform(0, 0.8) * (hue - grey)
+    hue = [dice.uniform(low, high) for _ in range(3)]
+    pull = dice.uniform(0, 0.8)
+    return np.array([grey + pull * (value - grey) for value in hue])
 
 
 def _colours(dice: Dice, age: float, feminine: float) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """Neck, ears and all that people wear in a synthetic portrait."""
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from data.synthetic_canvas import (
@@ -26,7 +25,7 @@ from data.synthetic_traits import Dice, Traits, any_colour
 _EAR_RED, _HOLLOW = np.array([1.0, 0.9, 0.88]), np.array([0.74, 0.66, 0.64])
 _STRIPE = np.stack([np.linspace(-0.1, 1.1, 9), 0.12 * np.linspace(-0.6, 0.6, 9) ** 2], 1)
 _STITCHES = np.stack([np.arange(70) * 0.015, 0.006 * (np.arange(70) % 2)], 1)
-_BONE = np.array([[0.17, 0.970], [0.1, 0.985], [0.02, 1.0]])
+_BONES = np.array([[0.17, 0.970], [0.1, 0.985], [0.02, 1.0]]) * FLIP
 # Height of the collar at the side of the neck and in front.
 _COLLARS = {"high": (0.86, 0.90), "crew": (0.905, 0.985), "shirt": (0.895, 1.04),
             "vee": (0.91, 1.1)}
@@ -39,17 +38,18 @@ def paint_body(scene: Scene) -> None:
     middle = 0.6 * x + 0.2
     drop, lean = dice.bell(0.04) - 0.02, dice.bell(0.05)
     half = 0.165 * traits.neck_width * traits.face_width
+    # Shoulders are drawn where they are bare.
+    shoulder = ([[0.34, 0.965 + drop], [0.56, 1.04 + drop], [0.56, 1.3]]
+                if traits.collar == "bare" else [[half + 0.05, 0.93 + drop], [half + 0.05, 1.3]])
     neck = np.array([[half * 0.97, 0.70], [half * 0.97, 0.86 + drop / 2],
-                     [half + 0.02, 0.915 + drop], [0.34, 0.965 + drop], [0.56, 1.04 + drop],
-                     [0.56, 1.3]])
-    neck = np.concatenate([neck * [-1, 1], neck[::-1]])
-    skin, start = neck_map(traits, scene.light, scene.lines.placed("outline")[0], middle, half)
-    top = round(start * canvas.side)
-    large = cv2.resize(skin, (canvas.side, canvas.side - top), interpolation=cv2.INTER_CUBIC)
-    neck = _lean(neck, lean, middle)
-    canvas.paste(neck, large, top)
+                     [half + 0.02, 0.915 + drop], *shoulder])
+    neck = canvas.fixed(_lean(np.concatenate([neck * [-1, 1], neck[::-1]]), lean, middle))
+    window = canvas.window(neck, 0)
+    head = scene.lines.placed("outline")[0]
+    canvas.paste(neck, neck_map(traits, scene.light, head, middle, half, window, canvas.side),
+                 window)
     canvas.mark(neck, NECK)
-    bones = _lean((_BONE + [0, drop]) * FLIP, lean, middle)
+    bones = _lean(_BONES, lean, middle, drop)
     lit = 0.4 * scene.light.key + 0.7 * scene.light.ambient
     canvas.lines(bones, 0.72 * traits.skin * lit, 0.004)
     if traits.collar != "bare":
@@ -58,9 +58,9 @@ def paint_body(scene: Scene) -> None:
         _paint_necklace(scene, middle, half, drop)
 
 
-def _lean(points: np.ndarray, lean: float, middle: float) -> np.ndarray:
+def _lean(points: np.ndarray, lean: float, middle: float, drop: float = 0.0) -> np.ndarray:
     """Points of the body, x from its axis, put in place with one shoulder lower."""
-    return points @ np.array([[1.0, lean], [0.0, 1.0]]) + [middle, 0.0]
+    return points @ np.array([[1.0, lean], [0.0, 1.0]]) + [middle, drop]
 
 
 def _paint_cloth(scene: Scene, middle: float, half: float, drop: float, lean: float) -> None:
@@ -71,9 +71,9 @@ def _paint_cloth(scene: Scene, middle: float, half: float, drop: float, lean: fl
                      [0.57, 1.3]])
     front = np.array([[half + 0.004, edge], [half * 0.7, edge + 0.6 * (low - edge)], [0.0, low],
                       [-half * 0.7, edge + 0.6 * (low - edge)], [-half - 0.004, edge]])
-    opening = _lean(spline(front, 16) + [0, drop], lean, middle)
-    cloth = np.concatenate([side, side[::-1] * [-1, 1], spline(front, 16)[::-1]]) + [0, drop]
-    cloth = _lean(cloth, lean, middle)
+    cloth = np.concatenate([side, side[::-1] * [-1, 1], spline(front[::-1], 16)])
+    cloth = _lean(cloth, lean, middle, drop)
+    opening = cloth[10:]
     with canvas.clip(cloth):
         canvas.fill(cloth, colour, CLOTH, smooth=False)
         _paint_pattern(scene, any_colour(dice), float(cloth[:, 1].min()))
