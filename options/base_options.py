@@ -38,8 +38,8 @@ class BaseOptions:
         group = parser.add_argument_group("run")
         group.add_argument("--config", metavar="FILE",
                            help="YAML file with option values; the command line overrides it")
-        group.add_argument("--name", help="name of the run, a folder below --checkpoints_dir "
-                                          "(default: MODEL_DATASET)")
+        group.add_argument("--name", help="name of the run, a folder below --checkpoints_dir"
+                           + (" (default: MODEL_DATASET)" if self.is_train else ""))
         group.add_argument("--checkpoints_dir", "--output_path", "--train_url",
                            default="./check_points", metavar="DIR", help="where runs are kept")
         group.add_argument("--seed", type=count, default=123, help="seed of every random stream")

@@ -21,7 +21,6 @@ RETIRED = {
     "--eval": "evaluation always uses eval mode",
     "--num_test": "use --max_dataset_size",
     "--ntest": "use --max_dataset_size",
-    "--test_img_path": "use --input",
     "--preprocess": "pictures are resized to --load_size",
 }
 

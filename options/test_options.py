@@ -93,8 +93,8 @@ class EnhanceOptions(TestOptions):
     def initialize(self, parser: argparse.ArgumentParser) -> None:
         super().initialize(parser)
         group = parser.add_argument_group("enhancement")
-        group.add_argument("--input", "-i", "--dataroot", "--data_path", "--data_url",
-                           metavar="PATH",
+        group.add_argument("--input", "-i", "--test_img_path", "--dataroot", "--data_path",
+                           "--data_url", metavar="PATH",
                            help="picture, folder (with its subfolders) or quoted pattern")
         group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
                            default="./results/enhanced",
