@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def _plan() -> _Plan:
         stop = start + sum(len(contour.weights) for contour in line)
         spans[name] = (start, stop, len(line))
         ends = range(start, stop + 1, (stop - start) // len(line))
-        parts[name] = [slice(*part) for part in zip(ends, ends[1:], strict=False)]
+        parts[name] = [slice(*part) for part in pairwise(ends)]
         start = stop
     return _Plan(matrix, rows.reshape(-1), shift, brow, spans, parts)
 
