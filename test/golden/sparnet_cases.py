@@ -32,9 +32,10 @@ PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channel
 
 def build(config: dict[str, Any]) -> SPARNet:
     # scale_factor and load_size only say how the data set makes its pictures.
-    plan = PLANS[config["model"]]
-    network = SPARNet(res_depth=config["res_depth"], att_name=config["att_name"],
-                      norm=config["Gnorm"], bottleneck_size=config["bottleneck_size"], **plan)
+    network = SPARNet(
+        res_depth=config.get("res_depth", 10), att_name=config.get("att_name", "spar"),
+        norm=config.get("Gnorm", "bn"), bottleneck_size=config.get("bottleneck_size", 4),
+        **PLANS[config.get("model", "sparnet")])
     if config.get("spectral_norm"):
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
@@ -53,9 +54,10 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
     """The recipe as newtrain.py runs it, in fp32."""
     opt = Namespace(
         is_train=True, model="sparnet", verbose=False, pretrain_model_path=None,
-        res_depth=config["res_depth"], att_name=config["att_name"], Gnorm=config["Gnorm"],
-        bottleneck_size=config["bottleneck_size"], load_size=config["load_size"],
-        lambda_pix=config["lambda_pix"], lr=config["lr"], beta1=config["beta1"],
+        res_depth=config.get("res_depth", 10), att_name=config.get("att_name", "spar"),
+        Gnorm=config.get("Gnorm", "bn"), bottleneck_size=config.get("bottleneck_size", 4),
+        load_size=config.get("load_size", 128), lambda_pix=config.get("lambda_pix", 1.0),
+        lr=config.get("lr", 2e-4), beta1=config.get("beta1", 0.9),
         init_type="normal", init_gain=0.02, memory_format="auto", opt_level="O0", loss_scale=None,
         amp_backend="auto", amp_dtype="auto", optimizer="auto", master_init="rounded",
         keep_fp32="safe", grad_clip=0.0, lr_policy="constant", n_epochs=10, n_epochs_decay=10,
