@@ -37,9 +37,6 @@ def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list
     """Where each result goes: the input's path below `root`, with the new extension.
 
     Inputs that differ in their extension only keep it in front of the new one.
-
-    Raises:
-        ValueError: a result would overwrite an input.
     """
     def target(path: Path, keep: bool) -> Path:
         relative = path.relative_to(root)
@@ -48,13 +45,22 @@ def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list
         name = f"{relative.name if keep else relative.stem}.{'png' if ext == 'same' else ext}"
         return folder / relative.with_name(name)
     shared = Counter(target(path, False) for path in inputs)
-    outputs = [target(path, shared[target(path, False)] > 1) for path in inputs]
+    return [target(path, shared[target(path, False)] > 1) for path in inputs]
+
+
+def strip_path(output: Path, folder: Path) -> Path:
+    """Where input and result side by side go, below `folder`/compare."""
+    relative = output.relative_to(folder)
+    name = relative.name if relative.suffix == ".png" else f"{relative.name}.png"
+    return folder / "compare" / relative.with_name(name)
+
+
+def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
+    """Raise ValueError if something to be written is an input."""
     originals = {path.resolve() for path in inputs}
-    clash = next((path for path in outputs if path.resolve() in originals), None)
+    clash = next((path for path in written if path.resolve() in originals), None)
     if clash is not None:
-        raise ValueError(f"--output {folder} would overwrite the input {clash}; choose another "
-                         f"folder")
-    return outputs
+        raise ValueError(f"--output would overwrite the input {clash}; choose another folder")
 
 
 def restore_batch(model: Any, images: list[np.ndarray], device: torch.device,
@@ -83,6 +89,8 @@ def enhance(opt: Namespace) -> int:
     root, inputs = find_images(opt.input)
     folder = Path(opt.output)
     outputs = output_paths(root, inputs, folder, opt.ext)
+    strips = [strip_path(path, folder) for path in outputs] if opt.compare else []
+    refuse_overwriting(inputs, outputs + strips)
     device = devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
                                  npu_strict=opt.npu_strict, deterministic=opt.deterministic)
     devices.seed_everything(opt.seed, device)
@@ -109,8 +117,7 @@ def enhance(opt: Namespace) -> int:
                 write_image(target, result)
                 if opt.compare:
                     strip = image_grid([[image, result]], labels=["input", "restored"])
-                    write_image(folder / "compare" / target.relative_to(folder).with_suffix(".png"),
-                                strip)
+                    write_image(strip_path(target, folder), strip)
             done += len(pairs)
             bar.update(len(pairs))
     print(f"{len(inputs) - len(failed)} of {len(inputs)} pictures restored, results in {folder}")

@@ -85,6 +85,16 @@ def test_an_input_is_never_overwritten(run_script: Callable, weights: Path,
     assert (pictures / "a.png").read_bytes() == before
 
 
+def test_a_strip_never_overwrites_an_input_either(run_script: Callable, weights: Path,
+                                                  tmp_path: Path) -> None:
+    source = tmp_path / "work" / "compare"
+    write_image(source / "a.png", render_face(0, size=64).image)
+    before = (source / "a.png").read_bytes()
+    done = enhance(run_script, weights, source, tmp_path / "work", "--compare")
+    assert done.returncode == 2 and "overwrite" in done.stderr
+    assert (source / "a.png").read_bytes() == before
+
+
 def test_a_pattern_and_the_same_extension(run_script: Callable, weights: Path, pictures: Path,
                                           tmp_path: Path) -> None:
     done = enhance(run_script, weights, f"{pictures}/*.jpg", tmp_path / "out", "--ext", "same",
