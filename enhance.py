@@ -91,8 +91,7 @@ def enhance(opt: Namespace) -> int:
     outputs = output_paths(root, inputs, folder, opt.ext)
     strips = [strip_path(path, folder) for path in outputs] if opt.compare else []
     refuse_overwriting(inputs, outputs + strips)
-    device = devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
-                                 npu_strict=opt.npu_strict, deterministic=opt.deterministic)
+    device = entry.open_device(opt)
     devices.seed_everything(opt.seed, device)
     model, _ = models.load_trained(opt, device)
     degrade = data.create_degradation(opt.degradation, vars(opt)) if opt.simulate_lq else None

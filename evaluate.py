@@ -45,8 +45,7 @@ Measured = Iterator[tuple[Row, dict[str, np.ndarray], dict[str, str]]]
 def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of a network on the test split of a dataset."""
-    device = devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
-                                 npu_strict=opt.npu_strict, deterministic=opt.deterministic)
+    device = entry.open_device(opt)
     devices.seed_everything(opt.seed, device)
     model, path = models.load_trained(opt, device)
     report["weights"] = {"file": str(path), "sha256": sha256(path)}

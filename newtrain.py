@@ -355,8 +355,7 @@ def train(opt: Namespace) -> int:
     if opt.dataset_name == "synthetic":
         logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
     stop = StopSignal()
-    device = devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
-                                 npu_strict=opt.npu_strict, deterministic=opt.deterministic)
+    device = entry.open_device(opt)
     distributed.start(device)
     try:
         devices.seed_everything(opt.seed, device)

@@ -131,12 +131,10 @@ class Precision:
             for network in trained.values():
                 self._make_masters(network)
         for name, (members, group, settings) in plans.items():
-            weights, groups = [], []
-            for member in members:
-                for entry in group(networks[member]):
-                    params = [p for p in entry["params"] if p.requires_grad]
-                    weights += params
-                    groups.append({**entry, "params": [self.master(p) for p in params]})
+            groups = _trained_groups(networks, members, group)
+            weights = [p for entry in groups for p in entry["params"]]
+            for entry in groups:
+                entry["params"] = [self.master(p) for p in entry["params"]]
             optimizer = self._build_optimizer(name, groups, settings, every_gradient)
             self.updates[name] = Update(optimizer, weights, [self.master(w) for w in weights],
                                         self._make_scaler(), self.grad_clip, self.device)
@@ -180,11 +178,12 @@ class Precision:
                       plans: dict) -> dict[str, nn.Module]:
         """amp.initialize runs once over all networks and optimisers, before DDP."""
         optimizers = importlib.import_module("apex.optimizers")
-        weights = {name: [p for member in members for p in networks[member].parameters()
-                          if p.requires_grad] for name, (members, _, _) in plans.items()}
-        built = [optimizers.NpuFusedAdam(
-            [entry for member in members for entry in group(networks[member])], **settings)
-            for members, group, settings in plans.values()]
+        groups = {name: _trained_groups(networks, members, group)
+                  for name, (members, group, _) in plans.items()}
+        weights = {name: [p for entry in entries for p in entry["params"]]
+                   for name, entries in groups.items()}
+        built = [optimizers.NpuFusedAdam(groups[name], **settings)
+                 for name, (_, _, settings) in plans.items()]
         models, built = self.apex.initialize(
             list(trained.values()), built, opt_level=self.opt_level, loss_scale=self.loss_scale,
             combine_grad=True, num_losses=len(built))
@@ -265,3 +264,10 @@ class Precision:
             for key, value in entry.items():
                 if isinstance(value, Tensor) and value.shape == param.shape and value.dim():
                     entry[key] = torch.empty_like(param).copy_(value)
+
+
+def _trained_groups(networks: dict[str, nn.Module], members: Iterable[str],
+                    group: Callable[[nn.Module], Iterable[dict]]) -> list[dict]:
+    """An optimiser's parameter groups over its networks, frozen parameters left out."""
+    return [{**entry, "params": [p for p in entry["params"] if p.requires_grad]}
+            for member in members for entry in group(networks[member])]

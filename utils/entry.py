@@ -7,6 +7,10 @@ import traceback
 from argparse import Namespace
 from collections.abc import Callable
 
+import torch
+
+from utils import device as devices
+
 BAD_INPUT = 2       # wrong options, files or data
 INTERRUPTED = 130   # Ctrl-C where there was nothing to save
 
@@ -24,6 +28,12 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def open_device(opt: Namespace) -> torch.device:
+    """The device that an entry's options name; see `utils.device.open_device`."""
+    return devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
+                               npu_strict=opt.npu_strict, deterministic=opt.deterministic)
 
 
 def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:

@@ -69,7 +69,7 @@ class Update:
                  device: torch.device) -> None:
         self.optimizer, self.scaler, self.grad_clip, self.device = (
             optimizer, scaler, grad_clip, device)
-        self.weights, self.masters = weights, masters
+        self.masters = masters
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
