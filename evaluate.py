@@ -2,6 +2,7 @@
 
 python evaluate.py --model sparnet --pretrain_model_path FILE --dataset_name folder --dataroot DIR
 python evaluate.py --restored DIR --gt DIR
+torchrun --nproc_per_node=8 evaluate.py ...     a network on several cards
 """
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import data
 import models
@@ -33,7 +35,7 @@ from metrics.evaluation import Row, compare, evaluate_loader, means
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from options.test_options import EvaluateOptions
 from utils import device as devices
-from utils import entry
+from utils import distributed, entry
 from utils.files import sha256, to_json, write_text
 from utils.image import BadImage, bicubic, image_grid, read_image, write_image
 
@@ -46,6 +48,7 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of a network on the test split of a dataset."""
     device = entry.open_device(opt)
+    distributed.start(device)
     devices.seed_everything(opt.seed, device)
     model, path = models.load_trained(opt, device)
     report["weights"] = {"file": str(path), "sha256": sha256(path)}
@@ -56,8 +59,9 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
     if not dataset.has_targets:
         raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to compare with; use "
                          f"folder, or enhance.py to restore pictures without targets")
-    counter = BadImageCounter(opt.max_bad_images, len(dataset))
-    loader = create_eval_loader(dataset, batch_size=opt.batch_size, num_threads=opt.num_threads,
+    mine = torch.utils.data.Subset(dataset, distributed.share(len(dataset)))
+    counter = BadImageCounter(opt.max_bad_images, len(mine))
+    loader = create_eval_loader(mine, batch_size=opt.batch_size, num_threads=opt.num_threads,
                                 pin_memory=devices.pins_memory(device))
 
     def usable() -> Iterator[dict[str, Any]]:
@@ -74,6 +78,8 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of the pictures in --restored against those of the same name in --gt."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("--restored and --gt are measured by one process; start without torchrun")
     names = relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
@@ -155,8 +161,11 @@ def versions() -> dict[str, str]:
 
 
 def evaluate(opt: Namespace) -> int:
-    """Measure, print the table, write table, CSV, JSON and strip; returns the exit status."""
-    entry.set_up_logging()
+    """Measure, print the table, write table, CSV, JSON and strip; returns the exit status.
+
+    Of several processes each measures its part of the pictures; the main one reports them all.
+    """
+    entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
     protocols = [p for name, p in PROTOCOLS.items() if opt.protocol in (name, "both")]
     report: dict[str, Any] = {"protocols": {p.name: p.text for p in protocols}}
     bad: list[str] = []
@@ -172,13 +181,27 @@ def evaluate(opt: Namespace) -> int:
             strip.append([pictures[key] for key in ("lq", "restored", "gt") if key in pictures])
         if opt.save_images and not folders:
             write_image(out / "images" / Path(row.path).with_suffix(".png"), pictures["restored"])
+    parts = distributed.gather_from_ranks((rows, hashes, strip, bad))
+    rows, hashes, strip, bad = ([item for part in parts for item in part[i]] for i in range(4))
+    if distributed.is_main():
+        report.update(processes=len(parts), unreadable=bad, versions=versions(), options={
+            key: value for key, value in vars(opt).items() if key != "config"})
+        write_reports(out, rows, hashes, protocols, report, strip[:opt.strip])
+    distributed.stop()
+    return 0
+
+
+def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
+                  protocols: list[Protocol], report: dict[str, Any],
+                  strip: list[list[np.ndarray]]) -> None:
+    """Print the table and write every file."""
+    bad = report["unreadable"]
     if not rows:
         raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
     mean = means(rows)
     text = table(mean, protocols, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), unreadable=bad, mean=mean, versions=versions(),
-                  options={key: value for key, value in vars(opt).items() if key != "config"},
+    report.update(pictures=len(rows), mean=mean,
                   per_image=[{"path": row.path, **digests, **row.values}
                              for row, digests in zip(rows, hashes, strict=True)])
     write_text(out / "table.txt", text + "\n")
@@ -190,9 +213,8 @@ def evaluate(opt: Namespace) -> int:
     print(f"table, per_image.csv, report.json and strip.png are in {out}")
     if bad:
         print(f"warning: {len(bad)} unreadable picture(s) left out, see report.json")
-    return 0
 
 
 if __name__ == "__main__":
     options = EvaluateOptions(models, data, "evaluate.py").parse()
-    sys.exit(entry.run(evaluate, options, "evaluate.py"))
+    sys.exit(entry.run(distributed.recorded(evaluate), options, "evaluate.py"))

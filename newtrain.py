@@ -38,6 +38,8 @@ from utils.progress import LossWindow, Progress, SpeedMeter, clock
 
 logger = logging.getLogger("facezoo")
 STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
+# Agreeing costs a wait for the device; launchers kill 30 s after the signal.
+STOP_CHECK_SECONDS = 2
 LARGEST_FP16 = 65504.0
 DIVERGED = 4        # exit status when too many losses were not finite
 
@@ -73,8 +75,8 @@ class Trainer:
         self.val_dataset = data.create_dataset(opt.dataset_name, "val", opt.degradation, options)
         if not self.dataset.has_targets:
             raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to train on")
-        self.bad_images = BadImageCounter(opt.max_bad_images,
-                                          len(self.dataset) + len(self.val_dataset))
+        self.bad_images = BadImageCounter(opt.max_bad_images, (
+            len(self.dataset) + len(self.val_dataset)) // distributed.world_size())
         self.model = models.create(opt, device)
         state = self._find_state() if opt.continue_train else None
         self.sampler = StepBatchSampler(
@@ -89,6 +91,7 @@ class Trainer:
         self.warmup = min(opt.warmup_steps, max(0, self.total_steps - self.step) // 2)
         self.speed = SpeedMeter(device, self.warmup)
         self.window, self.bad_steps = LossWindow(), self.model.bad_steps()
+        self.stop_check = 1         # steps between agreements of all processes to stop
         self.losses: dict[str, float] = {}
         self.validated: dict[str, float] = {}
 
@@ -190,11 +193,12 @@ class Trainer:
         self.report_time += time.perf_counter() - paused
 
     def _stop_requested(self, stop: StopSignal) -> bool:
-        """Every rank must leave at the same step, so several agree when they report anyway."""
+        """Whether to leave after this step; several processes agree, every STOP_CHECK_SECONDS."""
         if distributed.world_size() == 1:
             return bool(stop.name)
-        return self._due(self.opt.print_freq) and distributed.any_rank(bool(stop.name),
-                                                                       self.device)
+        last = self.step == self.total_steps
+        return ((last or self.step % self.stop_check == 0)
+                and distributed.any_rank(bool(stop.name), self.device))
 
     # -- reporting --------------------------------------------------------------------------------
 
@@ -207,21 +211,22 @@ class Trainer:
 
     def _report(self) -> None:
         """Print one line; this is where the host waits for the device."""
-        steps = self.step - self.reported
+        opt, steps = self.opt, self.step - self.reported
         if not steps:
             return
-        self.losses = self.window.take()
+        now, wait = time.perf_counter(), self.batches.wait_seconds
+        spent = max(now - self.report_time, 1e-9)
+        self.losses, (elapsed, waited) = self.window.take(spent, wait - self.report_wait)
+        self.stop_check = max(1, min(opt.print_freq, int(STOP_CHECK_SECONDS * steps / elapsed)))
         norms = self.model.gradient_norms()
         self._check(norms)
-        now, wait = time.perf_counter(), self.batches.wait_seconds
-        elapsed = max(now - self.report_time, 1e-9)
-        images = steps * self.opt.batch_size * distributed.world_size()
+        images = steps * opt.batch_size * distributed.world_size()
         self.progress.step({
             "step": self.step, "epoch": self.sampler.epoch_of(self.step - 1) + 1,
             "loss": sum(self.losses.values()), "losses": self.losses,
             "learning_rate": self.model.learning_rates(), "gradient_norm": norms,
             "seconds_per_step": elapsed / steps, "fps": images / elapsed,
-            "data_wait": min(1.0, (wait - self.report_wait) / elapsed),
+            "data_wait": min(1.0, waited / elapsed),
             "peak_memory": devices.peak_memory(self.device)})
         self.reported, self.report_time, self.report_wait = self.step, now, wait
 
@@ -248,9 +253,8 @@ class Trainer:
                 f"use --loss_scale dynamic, --opt_level O1 or O0; --continue_train goes on from "
                 f"the last save")
 
-    def _validation_batches(self, limit: int | None = None) -> Any:
-        dataset = self.val_dataset if limit is None else torch.utils.data.Subset(
-            self.val_dataset, range(min(limit, len(self.val_dataset))))
+    def _validation_batches(self, indices: range) -> Any:
+        dataset = torch.utils.data.Subset(self.val_dataset, indices)
         loader = create_eval_loader(dataset, batch_size=min(self.opt.batch_size, 16))
         for batch in devices.Prefetcher(loader, self.device, self.model.prepare):
             self.bad_images.add(batch["bad"])
@@ -258,30 +262,32 @@ class Trainer:
                 yield batch
 
     def _validate(self) -> None:
-        """PSNR and SSIM on the held-out part; the best weights so far are kept."""
-        if distributed.is_main() and len(self.val_dataset):
-            self.model.eval()
-            protocol = PROTOCOLS["published"]
-            rows = [row for row, _ in evaluate_loader(self.model.restore,
-                                                      self._validation_batches(), [protocol])]
-            self.model.train()
-            mean = means(rows)
-            values = {f"{key}{suffix}": mean[method][protocol.name][key] for key in ("psnr", "ssim")
-                      for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
-            best = math.isfinite(values["psnr"]) and (self.best is None
-                                                      or values["psnr"] > self.best)
-            self.validated = values
-            self.progress.validation(self.step, values, best)
-            if best:
-                self.best = values["psnr"]
-                self._save_weights("best")
+        """PSNR and SSIM on the held-out part, shared among the processes; the best weights so far
+        are kept."""
+        if not len(self.val_dataset):
+            return
+        self.model.share_buffers()
+        self.model.eval()
+        protocol = PROTOCOLS["published"]
+        batches = self._validation_batches(distributed.share(len(self.val_dataset)))
+        mine = [row for row, _ in evaluate_loader(self.model.restore, batches, [protocol])]
+        self.model.train()
+        mean = means([row for rows in distributed.gather_from_ranks(mine) for row in rows])
+        values = {f"{key}{suffix}": mean[method][protocol.name][key] for key in ("psnr", "ssim")
+                  for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
+        best = math.isfinite(values["psnr"]) and (self.best is None or values["psnr"] > self.best)
+        self.validated = values
+        self.progress.validation(self.step, values, best)
+        if best:
+            self.best = values["psnr"]
+            self._save_weights("best")
         distributed.barrier()
 
     def _show_pictures(self) -> None:
         if not (self.progress.writer and len(self.val_dataset)):
             return
         self.model.eval()
-        batch = next(self._validation_batches(limit=4), None)
+        batch = next(self._validation_batches(range(min(4, len(self.val_dataset)))), None)
         if batch is not None:
             with torch.inference_mode():
                 restored = to_image(self.model.restore(batch["lq"]))
@@ -356,19 +362,19 @@ def train(opt: Namespace) -> int:
         logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
     stop = StopSignal()
     device = entry.open_device(opt)
-    distributed.start(device)
+    distributed.start(device, opt.collective_timeout)
+    devices.seed_everything(opt.seed, device)
+    if distributed.is_main():
+        prepare_folder(opt)
+    distributed.barrier()
+    trainer = Trainer(opt, device)
     try:
-        devices.seed_everything(opt.seed, device)
-        if distributed.is_main():
-            prepare_folder(opt)
-        distributed.barrier()
-        trainer = Trainer(opt, device)
-        return conclude(trainer, trainer.run(stop))
-    except Diverged as error:
+        status = conclude(trainer, trainer.run(stop))
+    except Diverged as error:       # noticed by every process at once
         print(f"newtrain.py: error: {error}", file=sys.stderr)
-        return DIVERGED
-    finally:
-        distributed.stop()
+        status = DIVERGED
+    distributed.stop()
+    return status
 
 
 def conclude(trainer: Trainer, interrupted: str) -> int:
@@ -396,4 +402,4 @@ def conclude(trainer: Trainer, interrupted: str) -> int:
 
 if __name__ == "__main__":
     options = TrainOptions(models, data, "newtrain.py").parse()
-    sys.exit(entry.run(train, options, "newtrain.py"))
+    sys.exit(entry.run(distributed.recorded(train), options, "newtrain.py"))

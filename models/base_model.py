@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.networks.sync_batch_norm import synchronize_batch_norms
 from utils import checkpoint, distributed
 from utils import device as devices
 from utils.amp import Precision
@@ -154,6 +155,8 @@ class BaseModel:
             self.load_weights("G", self.opt.pretrain_model_path)
         if self.is_train:
             opt = self.opt
+            if opt.sync_bn:
+                self._synchronize_batch_norms()
             self.precision = Precision(
                 self.device, opt_level=opt.opt_level, loss_scale=opt.loss_scale,
                 amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
@@ -164,11 +167,23 @@ class BaseModel:
         if state is not None:
             self.load_state_dict(state)
         if self.is_train:
-            trained = {name for names, _, _ in self._plans.values() for name in names}
-            self.networks = {name: distributed.wrap(network, self.device) if name in trained
-                             else network for name, network in self.networks.items()}
+            self.networks |= {name: distributed.wrap(self.networks[name], self.device)
+                              for name in self._trained()}
         else:
             self.eval()
+
+    def _synchronize_batch_norms(self) -> None:
+        if distributed.world_size() == 1:
+            logger.info("--sync_bn has no effect in a single process")
+            return
+        for name in self._trained():
+            count = synchronize_batch_norms(self.bare[name])
+            logger.info("network %s: %d batch norms over all %d processes", name, count,
+                        distributed.world_size())
+
+    def _trained(self) -> list[str]:
+        """Names of the networks that an optimiser moves."""
+        return list(dict.fromkeys(name for names, _, _ in self._plans.values() for name in names))
 
     def load_weights(self, name: str, path: str | Path) -> None:
         """Load a weight file strictly into network `name`; published key names and wrappers."""
@@ -184,6 +199,10 @@ class BaseModel:
     def eval(self) -> None:
         for network in self.bare.values():
             network.eval()
+
+    def share_buffers(self) -> None:
+        """Give every process the main one's buffers (batch norm statistics): those are saved."""
+        distributed.copy_buffers(self.bare.values())
 
     # -- training ---------------------------------------------------------------------------------
 

@@ -52,6 +52,11 @@ class TrainOptions(BaseOptions):
                            help="short run: 6 steps, everything printed, validated and saved")
         group.add_argument("--local_rank", "--local-rank", type=count, default=None,
                            help="card of this process, as older launchers pass it")
+        group.add_argument("--sync_bn", action=argparse.BooleanOptionalAction, default=False,
+                           help="batch norm statistics over all processes instead of each "
+                                "process's own")
+        group.add_argument("--collective_timeout", type=positive_int, default=1800, metavar="S",
+                           help="seconds a process waits for the others before the job fails")
         group = parser.add_argument_group("precision")
         group.add_argument("--opt_level", default="auto", choices=("auto", "O0", "O1", "O2"),
                            help="O0 fp32, O1 autocast, O2 fp16 weights with fp32 masters; auto is "

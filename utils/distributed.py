@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -34,15 +35,26 @@ def adopt_modelzoo_environment(environ: dict[str, str] | os._Environ = os.enviro
 
 
 def start(device: torch.device, timeout_s: int = 1800) -> None:
-    """Join the process group; call after the device was selected. A world of one makes no group."""
+    """Join the process group; call after the device was selected. A world of one makes no group.
+
+    Args:
+        timeout_s: a collective call that waits longer for another rank ends the process.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group(devices.collective(device), timeout=timedelta(seconds=timeout_s))
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one. Not after an error, where other ranks may wait in
+    a collective call and leaving can wait for them; ending the process frees them."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def recorded(entry: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its exception left for torchrun, which shows the first rank's to fail."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+    return record(entry)
 
 
 def rank() -> int:
@@ -70,6 +82,13 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def stack_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """A float32 or integer vector (N) of every rank, as (world_size, N) in rank order."""
+    rows = values.new_zeros(world_size(), len(values))
+    rows[rank()] = values
+    return sum_over_ranks(rows)     # exact: everything else in a column is zero
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True everywhere when `flag` is true on some rank; a collective call."""
     if not dist.is_initialized():
@@ -84,6 +103,20 @@ def gather_from_ranks(value: Any) -> list[Any]:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def share(count: int) -> range:
+    """This rank's part of `count` items: contiguous, so that parts in rank order are all in order.
+    """
+    return range(rank() * count // world_size(), (rank() + 1) * count // world_size())
+
+
+def copy_buffers(networks: Iterable[torch.nn.Module]) -> None:
+    """Give every rank rank 0's buffers, those that are saved; a collective call."""
+    if dist.is_initialized():
+        for network in networks:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
 
 
 def wrap(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -69,14 +69,17 @@ class LossWindow:
             self.sums[name] = self.sums[name] + loss if name in self.sums else loss.clone()
         self.steps += 1
 
-    def take(self) -> dict[str, float]:
-        """Means over steps and ranks, read back at once; empties the window."""
-        if not self.sums:
-            return {}
-        stacked = distributed.sum_over_ranks(torch.stack(list(self.sums.values())))
-        means = (stacked / (self.steps * distributed.world_size())).tolist()
-        names, self.sums, self.steps = list(self.sums), {}, 0
-        return dict(zip(names, means, strict=True))
+    def take(self, *figures: float) -> tuple[dict[str, float], list[float]]:
+        """Means of the losses over steps and ranks, and of further figures over ranks: everything
+        summed and read back at once. Empties the window."""
+        world, losses = distributed.world_size(), list(self.sums.values())
+        device = losses[0].device if losses else None
+        values = torch.cat([*(loss.view(1) for loss in losses),
+                            torch.tensor(figures, device=device)])
+        values = (distributed.sum_over_ranks(values) / world).tolist()
+        means = {name: value / self.steps for name, value in zip(self.sums, values, strict=False)}
+        self.sums, self.steps = {}, 0
+        return means, values[len(losses):]
 
 
 class Progress:

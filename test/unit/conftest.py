@@ -6,6 +6,7 @@ import os
 # As in every entry: an installed torch_npu must not be loaded by `import torch`.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,15 @@ TINY_MODEL = {"sparnet": ["--res_depth", "0", "--bottleneck_size", "16"]}
 def tiny_arguments(name: str) -> list[str]:
     """Command-line arguments that make a recipe small enough for a unit test."""
     return ["--model", name, *TINY, *TINY_MODEL.get(name, [])]
+
+
+def torchrun_command(script: str | Path, processes: int = 2) -> list[str]:
+    """Command line that starts so many processes of a script on this machine, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+            f"--master_port={port}", str(script)]
 
 
 @pytest.fixture

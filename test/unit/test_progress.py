@@ -41,15 +41,15 @@ def test_a_window_gives_means_and_empties_itself() -> None:
     window = LossWindow()
     for value in (1.0, 3.0):
         window.add({"a": torch.tensor(value), "b": torch.tensor(value * 10)})
-    assert window.take() == {"a": 2.0, "b": 20.0}
-    assert window.take() == {}
+    assert window.take(0.5, 7.0) == ({"a": 2.0, "b": 20.0}, [0.5, 7.0])
+    assert window.take() == ({}, [])
 
 
 def test_a_window_does_not_keep_the_callers_tensor() -> None:
     window, loss = LossWindow(), torch.tensor(1.0)
     window.add({"a": loss})
     loss.add_(5)
-    assert window.take() == {"a": 1.0}
+    assert window.take() == ({"a": 1.0}, [])
 
 
 @pytest.mark.parametrize("content, kept", [
