@@ -20,6 +20,8 @@ from utils.update import ApexUpdate, LossScaler, Update
 
 logger = logging.getLogger("facezoo")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+NEEDS_EVERY_GRADIENT = ("NpuFusedAdam fails where a step leaves a parameter without gradient, as "
+                        "this recipe's steps do")
 
 
 class Precision:
@@ -51,8 +53,11 @@ class Precision:
         self.apex = self._checked_apex(amp_backend)
         self.updates: dict[str, Update] = {}
         self._masters: dict[int, nn.Parameter] = {}     # by identity of the network's parameter
+        reasons = ([f"--opt_level auto on {device.type}"] if automatic else []) + (
+            ["--amp_backend auto is native, which needs no apex"]
+            if amp_backend == "auto" and self.opt_level != "O0" else [])
         logger.info("precision: %s%s", self.describe(),
-                    f" (auto on {device.type})" if automatic else "")
+                    f" ({'; '.join(reasons)})" if reasons else "")
 
     def describe(self) -> str:
         if self.opt_level == "O0":
@@ -126,7 +131,7 @@ class Precision:
         """
         trained = {name: networks[name] for names, _, _ in plans.values() for name in names}
         if self.apex:
-            return self._prepare_apex(networks, trained, plans)
+            return self._prepare_apex(networks, trained, plans, every_gradient)
         if self.opt_level == "O2":
             for network in trained.values():
                 self._make_masters(network)
@@ -164,8 +169,7 @@ class Precision:
                          every_gradient: bool) -> torch.optim.Optimizer:
         kind, (fused, found) = self.optimizer_kind, devices.fused_adam(self.device)
         if self.device.type == "npu" and not every_gradient:
-            fused, found = None, ("NpuFusedAdam fails where a step leaves a parameter without "
-                                  "gradient, as this recipe's steps do")
+            fused, found = None, NEEDS_EVERY_GRADIENT
         if kind == "fused" and fused is None:
             raise ValueError(f"--optimizer fused: {found}; use --optimizer adam")
         if kind in ("auto", "fused") and fused is not None:
@@ -175,25 +179,25 @@ class Precision:
         return torch.optim.Adam(groups, **settings)
 
     def _prepare_apex(self, networks: dict[str, nn.Module], trained: dict[str, nn.Module],
-                      plans: dict) -> dict[str, nn.Module]:
+                      plans: dict, every_gradient: bool) -> dict[str, nn.Module]:
         """amp.initialize runs once over all networks and optimisers, before DDP."""
-        optimizers = importlib.import_module("apex.optimizers")
         groups = {name: _trained_groups(networks, members, group)
                   for name, (members, group, _) in plans.items()}
         weights = {name: [p for entry in entries for p in entry["params"]]
                    for name, entries in groups.items()}
-        built = [optimizers.NpuFusedAdam(groups[name], **settings)
-                 for name, (_, _, settings) in plans.items()]
+        fused = self.optimizer_kind != "adam" and every_gradient
+        if self.optimizer_kind == "fused" and not fused:
+            raise ValueError(f"--optimizer fused: {NEEDS_EVERY_GRADIENT}; use --optimizer adam")
+        kind = (importlib.import_module("apex.optimizers").NpuFusedAdam if fused
+                else torch.optim.Adam)
+        built = [kind(groups[name], **settings) for name, (_, _, settings) in plans.items()]
         models, built = self.apex.initialize(
             list(trained.values()), built, opt_level=self.opt_level, loss_scale=self.loss_scale,
-            combine_grad=True, num_losses=len(built))
+            combine_grad=every_gradient, num_losses=len(built))
         for loss_id, (name, optimizer) in enumerate(zip(plans, built, strict=True)):
-            masters = [p for entry in optimizer.param_groups for p in entry["params"]]
-            self.updates[name] = ApexUpdate(
-                self.apex, loss_id, optimizer, weights[name], masters, None, self.grad_clip,
-                self.device)
-            self._masters.update(zip(map(id, weights[name]), masters, strict=True))
-        logger.info("optimizer: apex.optimizers.NpuFusedAdam")
+            self.updates[name] = ApexUpdate(self.apex, loss_id, self._masters, optimizer,
+                                            weights[name], self.grad_clip, self.device)
+        logger.info("optimizer: %s", "NpuFusedAdam of apex" if fused else "torch Adam")
         return {**networks, **dict(zip(trained, models, strict=True))}
 
     # -- state ------------------------------------------------------------------------------------
@@ -216,7 +220,9 @@ class Precision:
         """Put an fp32 state dict with exactly this network's keys into weights and masters."""
         network.load_state_dict(state)
         for name, weight in network.named_parameters():
-            if (master := self.master(weight)) is not weight:
+            if self.apex and weight.dtype != torch.float32:     # apex makes masters later
+                self._masters[id(weight)] = nn.Parameter(state[name].to(weight.device).float())
+            elif (master := self.master(weight)) is not weight:
                 master.copy_(state[name])
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,6 +264,9 @@ class Precision:
                 entry["step"] = int(entry["step"].item())
             elif not fused_npu and "step" in entry and not isinstance(entry["step"], Tensor):
                 entry["step"] = torch.tensor(float(entry["step"]))
+        if self.apex:
+            self.updates[name].load_later(state)
+            return
         optimizer = self.updates[name].optimizer
         optimizer.load_state_dict(state)
         for param, entry in optimizer.state.items():

@@ -32,4 +32,10 @@ def find_apex() -> tuple[Any, str]:
         return None, f"apex.amp cannot be imported ({type(error).__name__}: {error})"
     if "combine_grad" not in inspect.signature(amp.initialize).parameters:
         return None, "this is NVIDIA's apex; Ascend's amp.initialize takes combine_grad"
+    try:
+        optimizers = importlib.import_module("apex.optimizers")
+    except Exception as error:
+        return None, f"apex.optimizers cannot be imported ({type(error).__name__}: {error})"
+    if not hasattr(optimizers, "NpuFusedAdam"):
+        return None, "its apex.optimizers has no NpuFusedAdam, which Ascend's has"
     return amp, "Ascend apex"

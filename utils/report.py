@@ -35,6 +35,11 @@ class Report:
 def main(argv: list[str] | None = None) -> int:
     """Write the files, print the lines; returns the exit status of the launch script."""
     job = _parser().parse_args(argv)
+    if job.node_rank:       # the ranks of this machine wrote no figures
+        print(f"machine {job.node_rank}: status {job.status}; machine 0 has the results")
+        if job.status:
+            complain(job, job.status)
+        return job.status
     seconds = f"{max(0.0, time.time() - job.began):.0f}"
     report = report_evaluation(job) if job.case == "eval" else report_training(job)
     report.keys["E2ETrainingTime"] = seconds
@@ -60,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--began", required=True, type=float,
                         help="when the program was started, seconds since 1970")
     parser.add_argument("--rank_size", type=int, default=1, help="number of cards")
+    parser.add_argument("--node_rank", type=int, default=0,
+                        help="number of the machine; only that of number 0 reports")
     parser.add_argument("--network", default=MISSING, help="the model, where the run does not say")
     parser.add_argument("--batch_size", default=MISSING,
                         help="pictures per card, where the run does not say")

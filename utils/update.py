@@ -84,7 +84,6 @@ class Update:
     def step(self, loss: Tensor) -> None:
         """One optimiser step on a scalar loss. Where the loss is not finite nothing is changed,
         if that can be had without stalling the device, and `bad_steps` counts it."""
-        bad = ~torch.isfinite(loss.detach())
         self.zero()
         if isinstance(self.scaler, LossScaler):
             (loss.float() * self.scaler.loss_scale).backward()
@@ -92,10 +91,16 @@ class Update:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
-        if distributed.world_size() > 1:    # gradients are averaged: one bad loss spoils them all
+        self._apply(self._note(loss))
+
+    def _note(self, loss: Tensor) -> Tensor:
+        """Whether the loss was not finite on some rank, counted: averaging has spoilt all ranks'
+        gradients then."""
+        bad = ~torch.isfinite(loss.detach())
+        if distributed.world_size() > 1:
             bad = distributed.sum_over_ranks(bad.int()) > 0
         self.bad_steps += bad
-        self._apply(bad)
+        return bad
 
     def _apply(self, bad: Tensor) -> None:
         if self.scaler is not None and not isinstance(self.scaler, LossScaler):
@@ -150,17 +155,49 @@ class Update:
 
 
 class ApexUpdate(Update):
-    """The same step through Ascend's apex, which owns masters, casting and loss scale."""
+    """The same step through Ascend's apex, which owns masters, casting and loss scale.
 
-    def __init__(self, amp: Any, loss_id: int, *args: Any) -> None:
-        super().__init__(*args)
+    apex makes the masters when the first loss is scaled, out of the fp16 weights, and casts a
+    state loaded before that to fp16. Both are therefore put back at that moment.
+
+    Args:
+        registry: masters by identity of their weights, to be filled; those in it already are the
+            values to start from.
+    """
+
+    def __init__(self, amp: Any, loss_id: int, registry: dict[int, nn.Parameter],
+                 optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], grad_clip: float,
+                 device: torch.device) -> None:
+        super().__init__(optimizer, weights, weights, None, grad_clip, device)
         self.amp, self.loss_id = amp, loss_id
+        self._weights, self._registry = weights, registry
+        self._state: dict[str, Any] | None = None
+        self._started = False
+
+    def load_later(self, state: dict[str, Any]) -> None:
+        """Take an optimiser's state in at the first step, the earliest time it can be."""
+        self._state = state
 
     def step(self, loss: Tensor) -> None:
-        self.bad_steps += ~torch.isfinite(loss.detach())
         self.optimizer.zero_grad()
         with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id) as scaled:
+            if not self._started:
+                self._start()
             scaled.backward()
-        if self.grad_clip:
-            nn.utils.clip_grad_norm_(list(self.amp.master_params(self.optimizer)), self.grad_clip)
+        self._note(loss)
+        self._clip()
         self.optimizer.step()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        self._started = True
+        # apex replaces parameters in their places.
+        self.masters = list(self.amp.master_params(self.optimizer))
+        for weight, master in zip(self._weights, self.masters, strict=True):
+            if master is not weight:
+                if (exact := self._registry.get(id(weight))) is not None:
+                    master.copy_(exact)
+                self._registry[id(weight)] = master
+        if self._state is not None:
+            self.optimizer.load_state_dict(self._state)
+            self._state = None

@@ -2,17 +2,13 @@
 from __future__ import annotations
 
 import copy
-import sys
-import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import apex
 from utils.amp import Precision
-from utils.apex import find_apex
 from utils.casting import cast_network
 from utils.golden import fill, make_input
 from utils.update import LossScaler
@@ -265,70 +261,3 @@ def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -
     second.load_optimizer("G", state)
     second.updates["G"].step(other(x).square().mean())
     assert torch.allclose(other.weight, wrapped.weight, atol=1e-6)
-
-
-# ---- which apex is it? ---------------------------------------------------------------------------
-
-def package(name: str, **content: object) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__path__ = []
-    module.__dict__.update(content)
-    return module
-
-
-@pytest.mark.parametrize("modules, word", [
-    ({"apex": package("apex")}, "another package"),
-    ({"apex": package("apex", optimizers=object())}, "NVIDIA"),
-    ({"apex": package("apex"),
-      "apex.amp": package("apex.amp", initialize=lambda models, opts, opt_level: None)}, "NVIDIA"),
-    ({"apex": None}, "no package|cannot be imported")])
-def test_wrong_apex_packages_are_told_apart(modules: dict, word: str,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("apex", "apex.amp"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    found, why = find_apex()
-    assert found is None
-    assert __import__("re").search(word, why)
-
-
-def test_a_broken_apex_is_reported_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
-        raise RuntimeError("No module named torch._six")
-    monkeypatch.setattr(apex.importlib, "import_module", broken)
-    assert find_apex() == (None, "apex cannot be imported (RuntimeError: No module named "
-                                 "torch._six)")
-
-
-def test_the_apex_path_uses_its_calls_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    class Scaled:
-        def __init__(self, loss: torch.Tensor) -> None:
-            self.loss = loss
-
-        def __enter__(self) -> torch.Tensor:
-            return self.loss * 128
-
-        def __exit__(self, *_: object) -> None:
-            calls.append("unscaled")
-
-    def initialize(networks: list, optimizers: list, opt_level: str, loss_scale: float,
-                   combine_grad: bool, num_losses: int) -> tuple:
-        calls.append(("initialize", len(networks), len(optimizers), opt_level, loss_scale,
-                      combine_grad, num_losses))
-        return networks, optimizers
-
-    def scale_loss(loss: torch.Tensor, optimizer: object, loss_id: int) -> Scaled:
-        calls.append(("scale", loss_id))
-        return Scaled(loss)
-    fake = types.SimpleNamespace(
-        initialize=initialize, scale_loss=scale_loss, state_dict=lambda: {"loss_scaler0": {}})
-    optimizers = package("apex.optimizers", NpuFusedAdam=torch.optim.Adam)
-    monkeypatch.setitem(sys.modules, "apex", package("apex", optimizers=optimizers))
-    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
-    monkeypatch.setattr(Precision, "_checked_apex", lambda self, backend: fake)
-    precision, wrapped = prepared(Net(), opt_level="O2", amp_backend="apex")
-    precision.updates["G"].step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
-    assert calls == [("initialize", 1, 1, "O2", 128.0, True, 1), ("scale", 0), "unscaled"]
