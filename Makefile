@@ -1,12 +1,13 @@
 # make demo   train, evaluate and apply a small network on embedded synthetic faces
 # make test   run the tests
-# Both create .venv themselves and need Python 3.10 or newer; nothing else is installed or changed.
+# make doctor what this machine has, what will be used, what to mend
+# The first two create .venv themselves and need Python 3.10 or newer; nothing else is installed or changed.
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo_out
 PY     := $(VENV)/bin/python
 
-.PHONY: demo test deep lint clean
+.PHONY: demo test deep lint doctor clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.base
@@ -19,6 +20,10 @@ test: $(VENV)/.dev
 
 deep: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m deep
+
+# Without .venv too: it is there to say why that fails.
+doctor:
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m utils.doctor
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -1,15 +1,15 @@
 # Shared by the launch scripts of this folder, which source it.
 #
-# A script sets RANK_SIZE and calls, in this order:
+# A script sets RANK_SIZE, the number of cards unless --world_size says otherwise, and calls:
 #   read_arguments "USE" "KEYS" "$@"    command line -> one variable per key
 #   open_job KIND                       card, Python, environment, output folder, log
-#   run COMMAND ...                     training or evaluation into the log -> $status
+#   train, evaluate                     the program into the log -> $status
 #   report CASE                         result lines and files; ends with the script's exit status
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+source "$ROOT/test/several_cards.sh"
 
-COMMON_KEYS="data_path model dataset_name output_path batch_size workers device device_id conda_name
-    more"
+COMMON_KEYS="data_path model dataset_name output_path batch_size workers device conda_name more"
 TRAINING_KEYS="$COMMON_KEYS learning_rate train_epochs train_steps precision_mode opt_level
     loss_scale"
 
@@ -26,6 +26,10 @@ train_steps     stop after so many steps instead
 workers         data loading processes per card
 device          auto, npu, cuda or cpu (default: auto)
 device_id       number of the card; ASCEND_DEVICE_ID, where set, goes first (default: 0)
+world_size      number of cards, of all machines together (default: 8 per machine)
+nnodes          number of machines; start the script on each, with MASTER_ADDR set (default: 1)
+node_rank       number of this machine; that of number 0 reports (default: 0)
+pin             1 binds each rank to its share of the processor cores (default: 0)
 precision_mode  must_keep_origin_dtype (O0), allow_fp32_to_fp16 (O1) or allow_mix_precision (O2)
 opt_level       auto, O0, O1 or O2; goes before precision_mode
 loss_scale      dynamic or a number
@@ -42,10 +46,13 @@ fail() {
 
 # ---- arguments -----------------------------------------------------------------------------------
 
-# Sets a variable of its name for every key this file knows, empty where the user gave none.
+# Sets a variable of its name for every key this file knows, empty where the user gave none, and
+# `several` to "yes" in a script for several cards.
 read_arguments() {
     local use=$1 known argument key value
-    known=$(echo $2)
+    several="" known="$2 device_id"
+    ((RANK_SIZE == 1)) || several=yes known="$2 world_size nnodes node_rank pin"
+    known=$(echo $known)
     shift 2
     while read -r key _; do printf -v "$key" %s ""; done < <(argument_texts)
     while (($#)); do
@@ -106,8 +113,11 @@ pass_on_more() {
 
 open_job() {
     kind=$1
-    export RANK_SIZE
+    node=""     # in the names of what every machine of a job writes
     pick_card
+    [[ -z $several ]] || share_out
+    export RANK_SIZE
+    ((${node_rank:-0} == 0)) || node=_node$node_rank
     translate_precision
     open_environment
     open_output
@@ -118,6 +128,13 @@ open_job() {
 # number by LOCAL_RANK, which only says which card to take of those there are.
 pick_card() {
     device=${device:-auto}
+    unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE RANK_ID   # of a surrounding job: this is one
+    if [[ -n $several ]]; then
+        card=0      # as in the ModelZoo; each rank takes the card of its number
+        [[ $device != *:* ]] || fail "--device=$device names one card, this script uses several;" \
+            "choose them by ASCEND_RT_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES"
+        return
+    fi
     card=${ASCEND_DEVICE_ID:-${device_id:-0}}
     [[ $device != *:* ]] || card=${device##*:}
     [[ $card =~ ^[0-9]+$ ]] ||
@@ -125,8 +142,6 @@ pick_card() {
     [[ -z $device_id || $device_id == "$card" ]] ||
         echo "[Warning] ASCEND_DEVICE_ID or --device asks for card $card; --device_id" \
             "$device_id has no effect" >&2
-    ((RANK_SIZE == 1)) || return 0
-    unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE    # of a surrounding job: this one is a single process
     if [[ -n $device_id && $device_id == "$card" && -z ${ASCEND_DEVICE_ID:-} ]]; then
         case $device in
             npu | cuda) device=$device:$card ;;
@@ -163,24 +178,41 @@ open_environment() {
 open_output() {
     if [[ -z $output_path ]]; then
         output_path=$ROOT/test/output/$card
-        [[ -n $pth_path || " $more " == *" --continue_train "* ]] || rm -rf -- "$output_path"
+        [[ -n $pth_path || -n $node || " $more " == *" --continue_train "* ]] ||
+            rm -rf -- "$output_path"
     fi
     mkdir -p -- "$output_path" && output=$(CDPATH='' cd -- "$output_path" && pwd) ||
         fail "para \"output_path\": $output_path cannot be made"
-    log=$output/train_$card.log
-    [[ $kind != eval ]] || log=$output/eval_$card.log
+    log=$output/train_$card$node.log
+    [[ $kind != eval ]] || log=$output/eval_$card$node.log
 }
 
-# Trains in one process; further arguments for newtrain.py may follow.
-train_one_card() {
+# Runs newtrain.py; further arguments for it may follow.
+train() {
     pass_on data_path model dataset_name batch_size learning_rate train_epochs train_steps workers \
         device opt_level loss_scale pth_path
     pass_on_more "$@" --checkpoints_dir="$output" --name="$kind"
-    run "$PYTHON" "$ROOT/newtrain.py" "${arguments[@]}"
+    run_program newtrain.py
+}
+
+# Runs evaluate.py on the weights of --pth_path.
+evaluate() {
+    pass_on data_path model dataset_name batch_size workers device pth_path
+    pass_on_more --results_dir="$output" --name="$kind"
+    run_program evaluate.py
+}
+
+run_program() {
+    if [[ -n $several ]]; then
+        run_ranks "$ROOT/$1" "${arguments[@]}"
+    else
+        run "$PYTHON" "$ROOT/$1" "${arguments[@]}"
+    fi
 }
 
 # Runs a command with its output in the log, on ModelArts on stdout as well; sets `status`.
-# SIGTERM, a closed terminal and Ctrl-C reach the command once, so that it saves before it ends.
+# SIGTERM, a closed terminal and Ctrl-C reach the command once, so that it saves before it ends; of
+# several ranks each gets it from here.
 run() {
     local child tee=""
     echo "$kind: the log is $log"
@@ -195,8 +227,8 @@ run() {
     "$@" < /dev/null >&3 2>&1 3>&- &
     child=$!
     set +m
-    trap 'kill -TERM "$child" 2> /dev/null' TERM HUP
-    trap 'kill -INT "$child" 2> /dev/null' INT
+    trap 'pass_signal TERM "$child"' TERM HUP
+    trap 'pass_signal INT "$child"' INT
     while true; do
         wait "$child"
         status=$?
@@ -207,10 +239,17 @@ run() {
     [[ -z $tee ]] || wait "$tee" 2> /dev/null
 }
 
+pass_signal() {
+    local pids=""
+    [[ -z $several ]] || pids=$(rank_pids)
+    kill -"$1" ${pids:-"$2"} 2> /dev/null
+}
+
 # Prints the result lines, writes the files of the case and ends the script.
 report() {
     cd -- "$ROOT" && "$PYTHON" -m utils.report --case "$1" --output "$output" --run "$kind" \
         --log "$log" --status "$status" --began "$began" --rank_size "$RANK_SIZE" \
+        --node_rank "${node_rank:-0}" \
         --network "${model:-sparnet}" --batch_size "${batch_size:-NA}"
     exit
 }

@@ -6,7 +6,5 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh" || exit 1
 RANK_SIZE=1
 read_arguments "Measure PSNR and SSIM of the weights in --pth_path." "$COMMON_KEYS pth_path" "$@"
 open_job eval
-pass_on data_path model dataset_name batch_size workers device pth_path
-pass_on_more --results_dir="$output" --name="$kind"
-run "$PYTHON" "$ROOT/evaluate.py" "${arguments[@]}"
+evaluate
 report eval

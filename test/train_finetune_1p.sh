@@ -7,5 +7,5 @@ RANK_SIZE=1
 read_arguments "Train on one card, starting from the weights in --pth_path." \
     "$TRAINING_KEYS pth_path" "$@"
 open_job finetune
-train_one_card
+train
 report acc

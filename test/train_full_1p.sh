@@ -7,5 +7,5 @@ RANK_SIZE=1
 read_arguments "Train on one card; ends with PSNR and SSIM on held-out pictures." \
     "$TRAINING_KEYS" "$@"
 open_job full
-train_one_card
+train
 report acc

@@ -8,5 +8,5 @@ read_arguments "Measure the training speed on one card: 100 steps or --train_ste
     "$TRAINING_KEYS" "$@"
 [[ -n $train_epochs ]] || train_steps=${train_steps:-100}
 open_job performance
-train_one_card --eval_freq 0
+train --eval_freq 0
 report perf

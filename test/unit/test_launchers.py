@@ -25,7 +25,8 @@ TINY = ["--device=cpu", "--train_steps=3", "--batch_size=2", "--workers=0",
         "--more=--load_size 64 --res_depth 0 --bottleneck_size 16 --num_val_images 2 "
         "--no-tensorboard --print_freq 1"]
 CARD_VARIABLES = ("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE", "LOCAL_RANK", "RANK", "WORLD_SIZE",
-                  "RANK_SIZE", "MODELARTS_MODEL_PATH", "ASCEND_OPP_PATH", "PYTHON")
+                  "RANK_SIZE", "RANK_ID", "MASTER_ADDR", "MASTER_PORT", "CPU_AFFINITY_CONF",
+                  "MODELARTS_MODEL_PATH", "ASCEND_OPP_PATH", "PYTHON")
 Run = Callable[..., subprocess.CompletedProcess]
 
 
@@ -429,7 +430,7 @@ def test_data_must_be_named(script: str) -> None:
     assert refusal(script) == '[Error] para "data_path" must be confing'
 
 
-@pytest.mark.parametrize("script", ["train_eval_1p.sh", "train_finetune_1p.sh"])
+@pytest.mark.parametrize("script", ["train_eval_1p.sh", "train_eval_8p.sh", "train_finetune_1p.sh"])
 def test_weights_must_be_named(script: str) -> None:
     assert refusal(script, "--data_path=x") == '[Error] para "pth_path" must be confing'
 

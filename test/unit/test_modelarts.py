@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from test_launchers import TINY, case, environment, make_faces
+from test_launchers_8p import free_port
 
 from utils.modelarts import _parser
 
@@ -220,6 +221,22 @@ def test_a_performance_job_trains_from_and_to_the_object_store(store: dict) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     found = case(store["STORE"] / "bucket" / "out" / "sparnet_bs2_1p_perf.log")
     assert float(found["ActualFPS"]) > 0 and "TrainAccuracy" not in found
+
+
+@pytest.mark.parametrize("entry, end, arguments, variables", [
+    ("modelarts_entry_acc.py", "acc", [], {"RANK_SIZE": 2, "ASCEND_DEVICE_ID": 0}),
+    ("modelarts_entry_perf.py", "perf", ["--world_size", "2"], {})])
+def test_a_job_on_two_cards_trains_on_both(entry: str, end: str, arguments: list,
+                                           variables: dict, tmp_path: Path) -> None:
+    faces = make_faces(tmp_path / "my faces")
+    done = start(ROOT, entry, f"--data_url={faces}", f"--train_url={tmp_path / 'my results'}",
+                 *arguments, *TINY, timeout=240, MASTER_PORT=free_port(), **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = case(tmp_path / "my results" / f"sparnet_bs2_2p_{end}.log")
+    assert found["RankSize"] == "2" and float(found["ActualFPS"]) > 0
+    kind = ENTRIES[entry].removeprefix("train_")
+    result = json.loads((tmp_path / "my results" / kind / "result.json").read_text())
+    assert result["world_size"] == 2
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
