@@ -6,8 +6,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo_out
 PY     := $(VENV)/bin/python
+NPU_PATH_TESTS := $(addprefix test/unit/test_,amp.py apex.py device.py distributed.py \
+	sync_batch_norm.py)
 
-.PHONY: demo test deep lint doctor clean
+.PHONY: demo test coverage deep lint doctor clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.base
@@ -17,6 +19,16 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal test/npu
+
+# How much of the NPU path runs in tests on a machine without one.
+coverage: $(VENV)/.dev
+	$(PY) -m coverage erase
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q $(NPU_PATH_TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q test/npu
+	$(PY) -m coverage combine -q
+	for file in device amp casting update apex distributed; do \
+		$(PY) -m coverage report -m --fail-under=95 --include=utils/$$file.py || exit 1; done
 
 deep: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m deep

@@ -25,6 +25,7 @@ import data
 import models
 from data.base_dataset import BadImageCounter
 from data.loader import create_eval_loader, create_train_loader
+from data.preview import degradation_grid
 from data.sampler import StepBatchSampler
 from metrics.evaluation import evaluate_loader, means
 from metrics.psnr_ssim import PROTOCOLS
@@ -33,7 +34,7 @@ from options.train_options import TrainOptions
 from utils import checkpoint, distributed, entry
 from utils import device as devices
 from utils.files import to_json, write_text
-from utils.image import image_grid, to_image
+from utils.image import image_grid, to_image, write_image
 from utils.progress import LossWindow, Progress, SpeedMeter, clock
 
 logger = logging.getLogger("facezoo")
@@ -80,8 +81,8 @@ class Trainer:
         self.model = models.create(opt, device)
         state = self._find_state() if opt.continue_train else None
         self.sampler = StepBatchSampler(
-            len(self.dataset), opt.batch_size, opt.seed, shuffle=not opt.serial_batches,
-            rank=distributed.rank(), world_size=distributed.world_size())
+            len(self.dataset), opt.batch_size * opt.accumulate, opt.seed,
+            shuffle=not opt.serial_batches, rank=distributed.rank(), world_size=distributed.world_size())
         self.total_steps = opt.train_steps or opt.total_epochs * self.sampler.steps_per_epoch
         self.model.setup(state)
         if distributed.world_size() > 1:    # equal weights on every rank, but noise of its own
@@ -158,7 +159,7 @@ class Trainer:
     def _train_step(self, batch: dict[str, Any]) -> None:
         self.step += 1
         self.model.start_step(self.step, self.sampler.steps_per_epoch, self.total_steps)
-        self.window.add(self.model.train_step(batch))
+        self.window.add(self.model.run_step(batch))
         self.speed.count_step()
 
     def _due(self, every: int, last: bool = True) -> bool:
@@ -220,7 +221,7 @@ class Trainer:
         self.stop_check = max(1, min(opt.print_freq, int(STOP_CHECK_SECONDS * steps / elapsed)))
         norms = self.model.gradient_norms()
         self._check(norms)
-        images = steps * opt.batch_size * distributed.world_size()
+        images = steps * opt.batch_size * opt.accumulate * distributed.world_size()
         self.progress.step({
             "step": self.step, "epoch": self.sampler.epoch_of(self.step - 1) + 1,
             "loss": sum(self.losses.values()), "losses": self.losses,
@@ -322,9 +323,11 @@ class Trainer:
         per_step = self.speed.seconds_per_step()
         world = distributed.world_size()
         return {"model": self.opt.model, "step": self.step, "steps_timed": self.speed.steps,
-                "fps": self.opt.batch_size * world / per_step if per_step else None,
+                "fps": (self.opt.batch_size * self.opt.accumulate * world / per_step
+                        if per_step else None),
                 "sec_per_step": per_step, "warmup": self.warmup,
-                "batch_size": self.opt.batch_size, "world_size": world,
+                "batch_size": self.opt.batch_size, "accumulate": self.opt.accumulate,
+                "world_size": world,
                 "device": self.device.type, "device_name": devices.name_of(self.device),
                 "opt_level": self.model.precision.opt_level,
                 "precision": self.model.precision.describe(),
@@ -351,6 +354,14 @@ def prepare_folder(opt: Namespace) -> None:
     write_text(folder / "train_opt.yaml", to_yaml(opt))
 
 
+def preview(opt: Namespace) -> int:
+    """Write the picture of --preview_degradation instead of training; returns the exit status."""
+    dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
+    write_image(opt.preview_degradation, degradation_grid(dataset))
+    logger.info("what the network will see is in %s", opt.preview_degradation)
+    return 0
+
+
 def train(opt: Namespace) -> int:
     """The run that the options describe; returns the exit status."""
     distributed.adopt_modelzoo_environment()
@@ -360,6 +371,8 @@ def train(opt: Namespace) -> int:
     logger.info("%s", summary(opt))
     if opt.dataset_name == "synthetic":
         logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
+    if opt.preview_degradation:
+        return preview(opt)
     stop = StopSignal()
     device = entry.open_device(opt)
     distributed.start(device, opt.collective_timeout)

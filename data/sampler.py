@@ -36,8 +36,9 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
         self.global_batch = batch_size * world_size
         if num_samples < self.global_batch:
             each = f" on each of {world_size} devices" if world_size > 1 else ""
-            raise ValueError(f"--batch_size {batch_size}{each} is more than the {num_samples} "
-                             f"training image(s); use at most {num_samples // world_size}")
+            raise ValueError(f"--batch_size {batch_size}{each} (--accumulate included) is more "
+                             f"than the {num_samples} training image(s); use at most "
+                             f"{num_samples // world_size}")
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
         self.start_step, self.total_steps = start_step, total_steps
         self.slice = slice(rank * batch_size, (rank + 1) * batch_size)

@@ -41,7 +41,8 @@ def load_trained(opt: Any, device: Any) -> tuple[Any, Path]:
     """
     from utils import checkpoint
     path = checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
-                                   opt.name, opt.epoch, opt.load_iter)
+                                   opt.name, opt.epoch, opt.load_iter,
+                                   find(opt.model).restorer)
     opt.pretrain_model_path = str(path)
     model = create(opt, device)
     model.setup()

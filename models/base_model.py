@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from utils import device as devices
 from utils.amp import Precision
 from utils.image import bicubic, to_tensor
 from utils.schedule import learning_rate_factor
+from utils.update import WHOLE, Part
 
 logger = logging.getLogger("facezoo")
 
@@ -30,16 +33,19 @@ class BaseModel:
         degradation: how low-quality pictures are made, where --degradation is not given.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
+        restorer: letter of the network whose saved weights restore pictures.
 
     Attributes:
         networks: by letter, to be called; in mixed precision and DDP these are wrappers.
         bare: by letter, the networks themselves.
         step: number of the current optimiser step, the first is 1.
+        part: which part of the step's samples `train_step` sees, see --accumulate.
     """
     dataset = "celeba"
     degradation = "bicubic"
     every_gradient = True
     size_multiple = 1
+    restorer = "G"
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -73,6 +79,8 @@ class BaseModel:
         self.bare: dict[str, nn.Module] = {}
         self.precision: Precision | None = None
         self.step = 0
+        self.part = WHOLE
+        self._averages: dict[str, str] = {}
         self._plans: dict[str, tuple[list[str], Callable, dict[str, Any]]] = {}
         self._base_rates: dict[str, list[float]] = {}
         self._not_saved: set[str] = set()
@@ -83,6 +91,8 @@ class BaseModel:
         Args:
             saved: False for fixed networks that come from a file of their own.
         """
+        if hasattr(network, "checkpointing"):
+            network.checkpointing = self.is_train and self.opt.checkpointing
         network.to(device=self.device, memory_format=self.memory_format)
         self.bare[name] = self.networks[name] = network
         if not saved:
@@ -91,6 +101,13 @@ class BaseModel:
         logger.info("network %s: %s, %s parameters", name, type(network).__name__, f"{count:,}")
         if self.opt.verbose:
             logger.info("%s", network)
+
+    def add_average(self, name: str, of: str) -> None:
+        """Take a copy of network `of` that follows its weights; see `update_average`."""
+        # From the state dict: a module with spectral norm cannot be copied after a forward.
+        network = copy.deepcopy(self.bare[of]).requires_grad_(False)
+        self.bare[name] = self.networks[name] = network
+        self._averages[name] = of
 
     def add_optimizer(self, name: str, *, lr: float, betas: tuple[float, float],
                       networks: Iterable[str] | None = None,
@@ -153,6 +170,8 @@ class BaseModel:
         """
         if self.opt.pretrain_model_path and state is None:
             self.load_weights("G", self.opt.pretrain_model_path)
+            for name, of in self._averages.items():
+                self.bare[name].load_state_dict(self.bare[of].state_dict())
         if self.is_train:
             opt = self.opt
             if opt.sync_bn:
@@ -217,9 +236,45 @@ class BaseModel:
                                    strict=True):
                 group["lr"] = rate * factor
 
+    def run_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """One optimiser step: `train_step` on the batch, or with --accumulate on its parts.
+
+        Returns:
+            Losses as `train_step` gives them, averaged over the samples.
+        """
+        parts = split(batch, self.opt.batch_size)
+        if len(parts) == 1:
+            return self.train_step(batch)
+        losses: dict[str, Tensor] = {}
+        for index, samples in enumerate(parts):
+            last = index == len(parts) - 1
+            weight = len(samples["path"]) / len(batch["path"])
+            self.part = Part(index == 0, last, weight)
+            with ExitStack() as stack:
+                if not last:        # gradients travel once per step
+                    for network in self.networks.values():
+                        if hasattr(network, "no_sync"):
+                            stack.enter_context(network.no_sync())
+                for name, loss in self.train_step(samples).items():
+                    losses[name] = losses.get(name, 0) + weight * loss
+        self.part = WHOLE
+        return losses
+
     def update(self, name: str, loss: Tensor) -> None:
         """Zero, scaled backward and step of one optimiser."""
-        self.precision.updates[name].step(loss)
+        self.precision.updates[name].step(loss, self.part)
+
+    @torch.no_grad()
+    def update_average(self, name: str, decay: float) -> None:
+        """Move a network of `add_average`: decay * itself + (1 - decay) * its origin, over weights
+        and buffers; counters are copied. Follows the fp32 masters."""
+        average = self.bare[name].state_dict()
+        origin = self.precision.state_of(self.bare[self._averages[name]])
+        floating = [key for key, value in average.items() if value.is_floating_point()]
+        torch._foreach_lerp_([average[key] for key in floating],
+                             [origin[key] for key in floating], 1 - decay)
+        for key in average.keys() - floating:
+            average[key].copy_(origin[key])
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate of the first parameter group of each optimiser."""
@@ -275,3 +330,26 @@ class BaseModel:
             self.precision.load_optimizer(name, state["optimizers"][name])
             update.bad_steps += int(state.get("bad_steps", {}).get(name, 0))
         self.precision.load_state_dict(state.get("amp", {}))
+
+
+def split(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """The batch in parts of `size` samples, the last one perhaps smaller; `bad` goes with none."""
+    count = len(batch["path"])
+    if count <= size:
+        return [batch]
+    samples = {key: value for key, value in batch.items() if key != "bad"}
+    return [{key: value[start:start + size] for key, value in samples.items()}
+            for start in range(0, count, size)]
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through what the network computes inside, but not into its weights."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

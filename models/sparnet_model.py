@@ -26,14 +26,7 @@ class SPARNetModel(BaseModel):
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
-        parser.add_argument("--res_depth", type=int, default=10,
-                            help="blocks of the body; 1 is the published light network")
-        parser.add_argument("--att_name", default="spar", choices=ATTENTIONS,
-                            help="one attention map, or one per channel")
-        parser.add_argument("--bottleneck_size", type=int, default=4,
-                            help="side of the innermost attention map: 2, 4, 8 or 16")
-        parser.add_argument("--Gnorm", default="bn", choices=NORMS,
-                            help="normalisation of the generator")
+        add_network_flags(parser, norm="bn")
         if is_train:
             parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
 
@@ -49,8 +42,7 @@ class SPARNetModel(BaseModel):
 
     @staticmethod
     def _build(opt: argparse.Namespace) -> SPARNet:
-        return SPARNet(res_depth=opt.res_depth, att_name=opt.att_name, norm=opt.Gnorm,
-                       bottleneck_size=opt.bottleneck_size)
+        return SPARNet(**network_settings(opt))
 
     @staticmethod
     def describe_weights(state: dict[str, Tensor]) -> str:
@@ -74,8 +66,29 @@ class SPARNetModel(BaseModel):
         return self.networks["G"](lq)
 
 
-def options_of(state: dict[str, Tensor]) -> str:
+def add_network_flags(parser: Any, norm: str) -> None:
+    """The flags that SPARNet and SPARNetHD share; `norm` is the default of --Gnorm."""
+    parser.add_argument("--res_depth", type=int, default=10,
+                        help="blocks of the body; 1 is the published light network")
+    parser.add_argument("--att_name", default="spar", choices=ATTENTIONS,
+                        help="one attention map, or one per channel")
+    parser.add_argument("--bottleneck_size", type=int, default=4,
+                        help="side of the innermost attention map: 2, 4, 8 or 16")
+    parser.add_argument("--Gnorm", default=norm, choices=NORMS,
+                        help="normalisation of the generator")
+
+
+def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of SPARNet out of the shared flags."""
+    return {"res_depth": opt.res_depth, "att_name": opt.att_name, "norm": opt.Gnorm,
+            "bottleneck_size": opt.bottleneck_size}
+
+
+def options_of(state: dict[str, Tensor], high_definition: bool = False) -> str:
     """The options a SPARNet state dict was made with, read off its names and shapes.
+
+    Args:
+        high_definition: SPARNetHD's plan has one halving more, hence one body block less.
 
     Returns:
         e.g. "these weights need --res_depth 1 --att_name spar3d --bottleneck_size 4 --Gnorm bn";
@@ -90,6 +103,6 @@ def options_of(state: dict[str, Tensor]) -> str:
     gain = "encoder.1.conv1.norm.norm.weight" in state
     running = "encoder.1.conv1.norm.norm.running_mean" in state
     norm = "bn" if running else "in (or gn)" if gain else "none (or pixel)"
-    return (f"these weights need --res_depth {len(blocks)} "
+    return (f"these weights need --res_depth {len(blocks) + high_definition} "
             f"--att_name {'spar' if attention.shape[0] == 1 else 'spar3d'} "
             f"--bottleneck_size {ATTENTION_MAP_SIZE >> max(levels)} --Gnorm {norm}")

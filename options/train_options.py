@@ -39,6 +39,13 @@ class TrainOptions(BaseOptions):
                            help="epochs between divisions, --lr_policy step")
         group.add_argument("--grad_clip", type=non_negative, default=0.0,
                            help="largest gradient norm, 0 for no limit")
+        group.add_argument("--accumulate", type=positive_int, default=1, metavar="N",
+                           help="sum the gradients of N batches per step: an N times larger "
+                                "batch in the same memory")
+        group.add_argument("--checkpointing", action=argparse.BooleanOptionalAction,
+                           default=False,
+                           help="compute activations again in the backward pass: less memory, "
+                                "about a third more time")
         group.add_argument("--init_type", default="normal",
                            choices=("normal", "xavier", "kaiming", "orthogonal", "default"),
                            help="weight initialisation")
@@ -90,6 +97,8 @@ class TrainOptions(BaseOptions):
                            help="write TensorBoard event files")
         group.add_argument("--warmup_steps", type=count, default=10,
                            help="steps left out of the reported speed")
+        group.add_argument("--preview_degradation", metavar="FILE",
+                           help="write a picture of training targets and inputs, and end")
         group = parser.add_argument_group("validation")
         group.add_argument("--eval_freq", type=count, default=1000,
                            help="steps between validations, 0 for none; the last step always is")

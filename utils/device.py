@@ -23,6 +23,9 @@ from typing import Any
 import torch
 
 BACKENDS = ("npu", "cuda", "cpu")
+# Speed settings that torch_npu reads when it starts: workspace work off the host's main thread, and
+# each card's share of the cores. What the user has set goes first.
+NPU_ENVIRONMENT = {"TASK_QUEUE_ENABLE": "2", "CPU_AFFINITY_CONF": "1"}
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 logger = logging.getLogger("facezoo")
 
@@ -113,6 +116,8 @@ def _import_torch_npu() -> Any:
 
 
 def _open_npu(index: int | None, npu_jit: bool, allow_hf32: bool, npu_strict: bool) -> torch.device:
+    for name, value in NPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if npu_strict:      # read once, when torch_npu is imported
         os.environ["TORCH_NPU_FALLBACK_CPU_DISABLE"] = "1"
     _import_torch_npu()

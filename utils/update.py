@@ -1,6 +1,7 @@
 """One optimiser's step in any precision: loss scale, master weights, what to do with overflow."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,6 +55,17 @@ class LossScaler:
         self.unskipped = int(state["loss_scaler0"]["unskipped"])
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which part of an optimiser step's samples a loss belongs to, and their share of all."""
+    first: bool = True
+    last: bool = True
+    weight: float = 1.0
+
+
+WHOLE = Part()
+
+
 class Update:
     """Zero, scaled backward, unscale, clip and step of one optimiser.
 
@@ -73,6 +85,8 @@ class Update:
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+        # NpuFusedAdam moves the parameters at its first step or at a zero_grad that sees gradients.
+        self.flattens_late = hasattr(optimizer, "clip_grad_norm_fused_")
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def zero(self) -> None:
@@ -81,26 +95,39 @@ class Update:
         for weight, _ in self.pairs:
             weight.grad = None
 
-    def step(self, loss: Tensor) -> None:
-        """One optimiser step on a scalar loss. Where the loss is not finite nothing is changed,
-        if that can be had without stalling the device, and `bad_steps` counts it."""
-        self.zero()
+    def step(self, loss: Tensor, part: Part = WHOLE) -> None:
+        """One optimiser step on a scalar loss; with parts, the last one steps. Where the loss is
+        not finite nothing is changed, if that can be had without stalling the device, and
+        `bad_steps` counts it."""
+        loss = self._begin(loss, part)
         if isinstance(self.scaler, LossScaler):
             (loss.float() * self.scaler.loss_scale).backward()
         elif self.scaler is not None:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
-        self._apply(self._note(loss))
+        if part.last:
+            self._apply(self._count_bad())
+            if self.flattens_late and not self.optimizer.state:
+                self.zero()     # the first step was skipped: flatten now, not after a forward pass
 
-    def _note(self, loss: Tensor) -> Tensor:
-        """Whether the loss was not finite on some rank, counted: averaging has spoilt all ranks'
-        gradients then."""
+    def _begin(self, loss: Tensor, part: Part) -> Tensor:
+        """The part's share of the loss; the first part clears gradients and what is known."""
         bad = ~torch.isfinite(loss.detach())
+        if part.first:
+            self.zero()
+            self._bad = bad
+        else:
+            self._bad = self._bad | bad
+        return loss if part.weight == 1 else loss * part.weight
+
+    def _count_bad(self) -> Tensor:
+        """Whether a loss was not finite on some rank, counted: averaging has spoilt all ranks'
+        gradients then."""
         if distributed.world_size() > 1:
-            bad = distributed.sum_over_ranks(bad.int()) > 0
-        self.bad_steps += bad
-        return bad
+            self._bad = distributed.sum_over_ranks(self._bad.int()) > 0
+        self.bad_steps += self._bad
+        return self._bad
 
     def _apply(self, bad: Tensor) -> None:
         if self.scaler is not None and not isinstance(self.scaler, LossScaler):
@@ -178,15 +205,17 @@ class ApexUpdate(Update):
         """Take an optimiser's state in at the first step, the earliest time it can be."""
         self._state = state
 
-    def step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id) as scaled:
+    def step(self, loss: Tensor, part: Part = WHOLE) -> None:
+        loss = self._begin(loss, part)
+        with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id,
+                                 delay_unscale=not part.last) as scaled:
             if not self._started:
                 self._start()
             scaled.backward()
-        self._note(loss)
-        self._clip()
-        self.optimizer.step()
+        if part.last:
+            self._count_bad()
+            self._clip()
+            self.optimizer.step()
 
     @torch.no_grad()
     def _start(self) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import NORMS, ConvUnit, ResidualBlock
+from models.networks.checkpointing import run_blocks
 
 ATTENTIONS = ("spar", "spar3d")
 ATTENTION_WIDTH = 64
@@ -74,6 +75,9 @@ class SPARNet(nn.Module):
         min_channels, max_channels: limits of the channel plan.
         in_channels, out_channels: of the images.
 
+    Attributes:
+        checkpointing: compute the blocks' insides again in the backward pass; less memory.
+
     Raises:
         ValueError: an argument outside what it may be.
 
@@ -117,6 +121,7 @@ class SPARNet(nn.Module):
         self.out_conv = ConvUnit(clip(width), out_channels)
         # Every innermost attention map must be at least 2x2 for its reflection padding.
         self.min_size = 2 ** (steps + body_depth) + 1
+        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images.
@@ -134,7 +139,9 @@ class SPARNet(nn.Module):
         if height < self.min_size or width < self.min_size:
             raise ValueError(f"SPARNet needs sides of at least {self.min_size} pixels, got "
                              f"{height}x{width}; enlarge the picture to the output size first")
-        return self.out_conv(self.decoder(self.res_layers(self.encoder(x))))
+        for blocks in (self.encoder, self.res_layers, self.decoder):
+            x = run_blocks(blocks, x, self.checkpointing)
+        return self.out_conv(x)
 
 
 def _check_names(att_name: str, norm: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
         init_type="normal", init_gain=0.02, memory_format="auto", opt_level="O0", loss_scale=None,
         amp_backend="auto", amp_dtype="auto", optimizer="auto", master_init="rounded",
         keep_fp32="safe", grad_clip=0.0, lr_policy="constant", n_epochs=10, n_epochs_decay=10,
-        lr_decay_epochs=50)
+        lr_decay_epochs=50, sync_bn=False, checkpointing=False)
     model = SPARNetModel(opt, device)
     fill(model.bare["G"])
     model.setup()
@@ -175,6 +175,6 @@ def resize(case: dict[str, Any], entry: dict[str, Any]) -> list[Check]:
 
 CASES = [
     ("sparnet*", "losses", losses),
-    ("sparnet*", "*training*", train_step),
+    ("sparnet*", "SPARNet *training*", train_step),
     ("sparnet*", "SPARNet* generator*", network),
 ]

@@ -21,9 +21,13 @@ from options.train_options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 # The smallest network and pictures that exercise everything.
-TINY = ["--load_size", "64", "--scale_factor", "8", "--batch_size", "2", "--num_threads", "0",
-        "--num_val_images", "2", "--device", "cpu"]
-TINY_MODEL = {"sparnet": ["--res_depth", "0", "--bottleneck_size", "16"]}
+TINY = ["--load_size", "64", "--batch_size", "2", "--num_threads", "0", "--num_val_images", "2",
+        "--device", "cpu"]
+TINY_MODEL = {
+    "sparnet": ["--scale_factor", "8", "--res_depth", "0", "--bottleneck_size", "16"],
+    "sparnethd": ["--res_depth", "1", "--bottleneck_size", "8", "--max_channels", "32", "--num_D",
+                  "2", "--n_layers_D", "2", "--ndf", "8", "--load_size", "32", "--lq_size", "8",
+                  "32", "--lambda_pcp", "0"]}
 
 
 def tiny_arguments(name: str) -> list[str]:

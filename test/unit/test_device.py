@@ -131,6 +131,18 @@ def test_npu_strict_is_set_before_torch_npu_is_imported(
     assert seen == ["1"]
 
 
+def test_speed_settings_are_made_before_torch_npu_is_imported_and_the_users_kept(
+        fake_npu: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPU_AFFINITY_CONF", "0")
+    monkeypatch.setenv("TASK_QUEUE_ENABLE", "x")    # so that the variable is put back afterwards
+    monkeypatch.delenv("TASK_QUEUE_ENABLE")
+    seen = []
+    monkeypatch.setattr(devices, "_import_torch_npu", lambda: seen.append(
+        [devices.os.environ[name] for name in ("TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF")]))
+    devices.open_device("npu")
+    assert seen == [["2", "0"]]
+
+
 @pytest.mark.parametrize("supported, expected", [(True, False), (False, True)])
 def test_first_generation_chips_are_known_to_saturate(
         supported: bool, expected: bool, fake_npu: types.SimpleNamespace) -> None:

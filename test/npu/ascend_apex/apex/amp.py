@@ -129,6 +129,8 @@ def scale_loss(loss: Tensor, optimizers: Any, loss_id: int = 0, model: Any = Non
     scaler = _scalers[loss_id]
     _make_masters(optimizers)
     yield loss.float() * scaler.scale
+    if delay_unscale:       # more gradients are to come
+        return
     for weight, master in optimizers._amp_pairs:
         if weight.grad is not None:
             master.grad = weight.grad.float()

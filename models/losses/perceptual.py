@@ -1,0 +1,23 @@
+"""Differences of features."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def feature_l1(restored: Sequence[Tensor], gt: Sequence[Tensor],
+               weights: Sequence[float] | None = None) -> Tensor:
+    """Weighted sum over layers of the mean absolute difference of two lists of features.
+
+    Args:
+        restored: features of the restored pictures, any shapes.
+        gt: those of the targets; no gradient reaches them.
+        weights: one per layer, all 1 if None.
+
+    Source: perceptual losses, arXiv 1603.08155; SPARNetHD weighs its five layers equally.
+    """
+    weights = [1.0] * len(gt) if weights is None else weights
+    return sum(weight * F.l1_loss(ours, theirs.detach())
+               for weight, ours, theirs in zip(weights, restored, gt, strict=True))

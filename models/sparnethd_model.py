@@ -1,0 +1,164 @@
+"""SPARNetHD: blind restoration of aligned 512-pixel faces with adversarial training."""
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel, frozen
+from models.losses.gan import TERMS, discriminator_loss, feature_matching_loss, generator_loss
+from models.losses.perceptual import feature_l1
+from models.networks.blocks import NORMS
+from models.networks.init import init_weights
+from models.networks.patch_discriminator import MultiScaleDiscriminator
+from models.networks.sparnet import SPARNet
+from models.networks.spectral import apply_spectral_norm, iterate_spectral_norms
+from models.networks.vgg import VGGFeatures
+from models.sparnet_model import add_network_flags, network_settings, options_of
+
+# relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before
+# ReLUs that then overwrite them in place, all but the last.
+VGG_LAYERS = (3, 8, 17, 26, 34)
+# The published rates are 1e-4 and 4e-4.
+D_RATE = 4.0
+
+
+class SPARNetHDModel(BaseModel):
+    """SPARNetHD: L1, VGG19 perceptual, feature-matching and hinge losses (arXiv 2012.01211).
+
+    Train:   python newtrain.py --model sparnethd --dataroot FFHQ --vgg_weights vgg19-dcbb9e9d.pth
+    Setting: batch 2, Adam 1e-4 (G), 4e-4 (D), betas (0.5, 0.99), 10 epochs of FFHQ, 512 x 512
+    Source:  chaofengc/Face-SPARNet
+
+    H is the moving average of G, what restores pictures; published files hold H's weights.
+    """
+    dataset = "ffhq"
+    degradation = "blind"
+    size_multiple = 16      # four halvings; other sizes come back larger than they went in
+    restorer = "H"
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        add_network_flags(parser, norm="in")
+        parser.add_argument("--max_channels", type=int, default=512,
+                            help="widest features of the generator; smaller than 512 is for "
+                                 "trying out, no published weights fit")
+        if not is_train:
+            return
+        parser.add_argument("--Dnorm", default="in", choices=NORMS,
+                            help="normalisation of the discriminator")
+        parser.add_argument("--num_D", type=int, default=3, help="scales of the discriminator")
+        parser.add_argument("--n_layers_D", type=int, default=4,
+                            help="stride-2 layers of each scale's discriminator")
+        parser.add_argument("--ndf", type=int, default=64,
+                            help="channels of the discriminator's first layer")
+        parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
+                            help="adversarial loss")
+        parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
+        parser.add_argument("--d_lr", type=float,
+                            help=f"learning rate of D (default: {D_RATE:g} times that of G)")
+        parser.add_argument("--ema_decay", type=float, default=0.999,
+                            help="share of H that stays in each step")
+        for name, default, text in (("pix", 100.0, "L1"), ("pcp", 1.0, "perceptual loss"),
+                                    ("fm", 10.0, "feature matching"), ("g", 1.0, "GAN loss")):
+            parser.add_argument(f"--lambda_{name}", type=float, default=default,
+                                help=f"weight of the {text}")
+        parser.add_argument("--vgg_weights", metavar="FILE",
+                            help="torchvision's vgg19-dcbb9e9d.pth for the perceptual loss; "
+                                 "`random` for smoke runs only")
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        common = {"load_size": 512}
+        return {**common, "batch_size": 2, "lr": 1e-4, "beta1": 0.5, "total_epochs": 10,
+                "init_type": "default"} if is_train else common
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        # The meta device makes building free: this only runs the constructors' checks.
+        with torch.device("meta"):
+            smallest = cls._build_generator(opt).min_size
+            if opt.is_train:
+                discriminator = cls._build_discriminator(opt)
+                smallest = max(smallest, discriminator.min_size)
+        if opt.load_size < smallest:
+            raise ValueError(f"--load_size must be at least {smallest} with --bottleneck_size "
+                             f"{opt.bottleneck_size}" + (
+                                 f", --num_D {opt.num_D} and --n_layers_D {opt.n_layers_D}"
+                                 if opt.is_train else "") + f"; got {opt.load_size}")
+        if not opt.is_train:
+            return
+        if not 0 <= opt.ema_decay < 1:
+            raise ValueError(f"--ema_decay must be from 0 to below 1, got {opt.ema_decay}")
+        if opt.lambda_pcp and not opt.vgg_weights:
+            raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
+                             "leave the perceptual loss out with --lambda_pcp 0")
+
+    @staticmethod
+    def _build_generator(opt: argparse.Namespace) -> SPARNet:
+        return SPARNet(size=512, feat_size=32, max_channels=opt.max_channels,
+                       **network_settings(opt))
+
+    @staticmethod
+    def _build_discriminator(opt: argparse.Namespace) -> MultiScaleDiscriminator:
+        return MultiScaleDiscriminator(num_scales=opt.num_D, n_layers=opt.n_layers_D,
+                                       base_channels=opt.ndf, norm=opt.Dnorm)
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        plain = {key.replace("weight_orig", "weight"): value for key, value in state.items()}
+        return options_of(plain, high_definition=True)
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        generator = self._build_generator(opt)
+        if not self.is_train:
+            self.add_network("G", apply_spectral_norm(generator))
+            return
+        # Initialised before wrapping, so that u and v belong to the weights.
+        for name, network in (("G", generator), ("D", self._build_discriminator(opt))):
+            init_weights(network, opt.init_type, opt.init_gain)
+            self.add_network(name, apply_spectral_norm(network))
+        self.add_average("H", of="G")
+        g_lr = opt.lr if opt.g_lr is None else opt.g_lr
+        d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
+        for name, lr in (("G", g_lr), ("D", d_lr)):
+            self.add_optimizer(name, lr=lr, betas=(opt.beta1, 0.99))
+        if opt.lambda_pcp:
+            vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)
+            vgg.load_published(opt.vgg_weights)
+            self.add_network("VGG", vgg, saved=False)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        opt, gt = self.opt, batch["gt"]
+        restored = self.networks["G"](batch["lq"])
+        # Each forward of D is one power iteration, so their order is part of the recipe.
+        real_logits, gt_features = self.networks["D"](gt)
+        fake_logits, _ = self.networks["D"](restored.detach())
+        with frozen(self.bare["D"]):
+            logits, features = self.networks["D"](restored)
+        losses = {
+            "Pix": opt.lambda_pix * F.l1_loss(restored, gt),
+            "FM": opt.lambda_fm * feature_matching_loss(gt_features, features),
+            "G": opt.lambda_g * generator_loss(logits, opt.gan_mode)}
+        if opt.lambda_pcp:
+            losses["PCP"] = opt.lambda_pcp * self._perceptual(restored, gt)
+        if self.part.first:     # before the step: H lags by one, as published
+            self.update_average("H", opt.ema_decay)
+            iterate_spectral_norms(self.bare["H"])
+        self.update("G", sum(losses.values()))
+        losses["D"] = discriminator_loss(real_logits, fake_logits, opt.gan_mode)
+        self.update("D", losses["D"])
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _perceptual(self, restored: Tensor, gt: Tensor) -> Tensor:
+        with torch.no_grad():
+            gt_features = self.networks["VGG"](gt)
+        return feature_l1(self.networks["VGG"](restored), gt_features)
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return self.networks["H" if self.is_train else "G"](lq)
