@@ -22,6 +22,7 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal test/npu
 
 # How much of the NPU path runs in tests on a machine without one.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(VENV)/.dev
 	$(PY) -m coverage erase
 	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q $(NPU_PATH_TESTS)
@@ -30,8 +31,10 @@ coverage: $(VENV)/.dev
 	for file in device amp casting update apex distributed; do \
 		$(PY) -m coverage report -m --fail-under=95 --include=utils/$$file.py || exit 1; done
 
+# The last command installs torch-npu into .venv-npu; where that cannot be had it says so.
 deep: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m deep
+	FACEZOO_ALLOW_NO_WHEEL=1 PYTHON=$(PY) bash test/npu/wheel/run.sh
 
 # Without .venv too: it is there to say why that fails.
 doctor:
