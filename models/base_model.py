@@ -103,8 +103,10 @@ class BaseModel:
             logger.info("%s", network)
 
     def add_average(self, name: str, of: str) -> None:
-        """Take a copy of network `of` that follows its weights; see `update_average`."""
-        # From the state dict: a module with spectral norm cannot be copied after a forward.
+        """Take a copy of network `of` that follows its weights; see `update_average`.
+
+        Call before the first forward: a module with spectral norm cannot be copied after one.
+        """
         network = copy.deepcopy(self.bare[of]).requires_grad_(False)
         self.bare[name] = self.networks[name] = network
         self._averages[name] = of
@@ -174,6 +176,9 @@ class BaseModel:
                 self.bare[name].load_state_dict(self.bare[of].state_dict())
         if self.is_train:
             opt = self.opt
+            if opt.checkpointing and not any(hasattr(network, "checkpointing")
+                                             for network in self.bare.values()):
+                raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
             if opt.sync_bn:
                 self._synchronize_batch_norms()
             self.precision = Precision(

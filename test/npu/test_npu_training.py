@@ -39,10 +39,10 @@ def test_the_fused_optimiser_trains_as_adam_does(name: str, trained: Callable[..
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
                                              trained: Callable[..., Run]) -> None:
-    """fp16 rounds by 2**-11 = 5e-4 relative at each of some dozen layers in a row, hence 2 % for the
-    first losses. After a step the whole loss is compared, to 5 %: Adam moves a weight with a tiny
-    gradient either way, which small terms feel more than they weigh. The scale is small, so that no
-    step is skipped while a dynamic one would come down."""
+    """fp16 rounds by 2**-11 = 5e-4 relative at each of some dozen layers in a row, hence 2 % for
+    the first losses. After a step the whole loss is compared, to 5 %: Adam moves a weight with a
+    tiny gradient either way, which small terms feel more than they weigh. The scale is small, so
+    that no step is skipped while a dynamic one would come down."""
     low = trained(name, "npu", "--opt_level", level, "--loss_scale", 16, "--train_steps", 3, *ADAM)
     full = trained(name, "cpu", *O0, *ADAM)
     assert low.result["opt_level"] == level

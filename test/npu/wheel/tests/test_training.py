@@ -85,17 +85,21 @@ def test_the_command_line_trains_on_the_card_and_resumes(python: Callable, tmp_p
     assert "continuing after step 2" in second.stdout and "finished step 3" in second.stdout
 
 
-def test_the_launch_script_runs_on_the_card(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script, ranks", [("train_performance_1p.sh", 1),
+                                           ("train_full_8p.sh", 2)])
+def test_the_launch_scripts_run_on_the_cards(script: str, ranks: int, tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     for number in range(6):
         write_image(tmp_path / "faces" / f"{number}.png", render_face(number, size=64).image)
     done = subprocess.run(
-        ["bash", ROOT / "test" / "train_performance_1p.sh", f"--data_path={tmp_path / 'faces'}",
+        ["bash", ROOT / "test" / script, f"--data_path={tmp_path / 'faces'}",
          f"--output_path={tmp_path / 'out'}", "--device=npu", "--train_steps=3", "--batch_size=2",
-         "--workers=0", "--more=" + " ".join([*TINY[2:6], "--res_depth 0 --bottleneck_size 16",
-                                              "--num_val_images 2 --warmup_steps 1"])],
+         *([f"--world_size={ranks}"] if ranks > 1 else []), "--workers=0",
+         "--more=" + " ".join([*TINY[:2], "--scale_factor 8 --res_depth 0 --bottleneck_size 16",
+                               "--num_val_images 2 --warmup_steps 1"])],
         env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}, text=True,
         capture_output=True, timeout=300)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
-    result, = (tmp_path / "out").rglob("result.json")
-    assert json.loads(result.read_text())["device"].startswith("npu")
+    file, = (tmp_path / "out").rglob("result.json")
+    result = json.loads(file.read_text())
+    assert result["device"].startswith("npu") and result["world_size"] == ranks
