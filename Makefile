@@ -33,7 +33,7 @@ coverage: $(VENV)/.dev
 
 # The last command installs torch-npu into .venv-npu; where that cannot be had it says so.
 deep: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m deep
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m deep
 	FACEZOO_ALLOW_NO_WHEEL=1 PYTHON=$(PY) bash test/npu/wheel/run.sh
 
 # Without .venv too: it is there to say why that fails.

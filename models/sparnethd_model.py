@@ -94,7 +94,7 @@ class SPARNetHDModel(BaseModel):
             return
         if not 0 <= opt.ema_decay < 1:
             raise ValueError(f"--ema_decay must be from 0 to below 1, got {opt.ema_decay}")
-        if opt.lambda_pcp and not opt.vgg_weights:
+        if opt.lambda_pcp and not (opt.vgg_weights or opt.preview_degradation):
             raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
                              "leave the perceptual loss out with --lambda_pcp 0")
 

@@ -45,7 +45,7 @@ class TrainOptions(BaseOptions):
         group.add_argument("--checkpointing", action=argparse.BooleanOptionalAction,
                            default=False,
                            help="compute activations again in the backward pass: less memory, "
-                                "about a third more time")
+                                "1.2 to 1.6 times the time")
         group.add_argument("--init_type", default="normal",
                            choices=("normal", "xavier", "kaiming", "orthogonal", "default"),
                            help="weight initialisation")

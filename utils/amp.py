@@ -212,7 +212,9 @@ class Precision:
         state = {}
         for name, tensor in network.state_dict().items():
             tensor = self.master(weights[name]).detach() if name in weights else tensor
-            state[name] = tensor.float() if tensor.is_floating_point() else tensor
+            # Double stays double, for comparisons without rounding.
+            low = tensor.dtype in (torch.float16, torch.bfloat16)
+            state[name] = tensor.float() if low else tensor
         return state
 
     @torch.no_grad()

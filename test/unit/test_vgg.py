@@ -1,4 +1,4 @@
-"""VGG features: torchvision's files by their own names, what is refused, and the random stand-in."""
+"""VGG features: torchvision's files by their names, what is refused, the random stand-in."""
 from __future__ import annotations
 
 import logging
@@ -59,7 +59,8 @@ def test_every_tensor_of_the_features_is_taken_from_the_file(arch: str, file_of:
 def test_the_file_of_the_other_architecture_is_refused(arch: str, other: str, layers: tuple | None,
                                                        file_of: Callable) -> None:
     network = VGGFeatures(arch, layers or DEEP[arch])
-    with pytest.raises(ValueError, match=f"--vgg_weights .*{other}.pth is not torchvision's {arch}"):
+    said = f"--vgg_weights .*{other}.pth is not torchvision's {arch}"
+    with pytest.raises(ValueError, match=said):
         network.load_published(file_of(other))
 
 
