@@ -82,7 +82,8 @@ class Trainer:
         state = self._find_state() if opt.continue_train else None
         self.sampler = StepBatchSampler(
             len(self.dataset), opt.batch_size * opt.accumulate, opt.seed,
-            shuffle=not opt.serial_batches, rank=distributed.rank(), world_size=distributed.world_size())
+            shuffle=not opt.serial_batches, rank=distributed.rank(),
+            world_size=distributed.world_size())
         self.total_steps = opt.train_steps or opt.total_epochs * self.sampler.steps_per_epoch
         self.model.setup(state)
         if distributed.world_size() > 1:    # equal weights on every rank, but noise of its own

@@ -24,6 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--load_size", "64", "--batch_size", "2", "--num_threads", "0", "--num_val_images", "2",
         "--device", "cpu"]
 TINY_MODEL = {
+    "parse": ["--parse_channels", "16", "--parse_depth", "1", "--load_size", "32", "--lq_size", "8",
+              "32"],
+    "psfrgan": ["--max_channels", "16", "--D_num", "2", "--n_layers_D", "2", "--ndf", "8",
+                "--load_size", "32", "--lq_size", "8", "32", "--parse_weights", "random",
+                "--parse_channels", "16", "--parse_depth", "1", "--lambda_ss", "0"],
     "sparnet": ["--scale_factor", "8", "--res_depth", "0", "--bottleneck_size", "16"],
     "sparnethd": ["--res_depth", "1", "--bottleneck_size", "8", "--max_channels", "32", "--num_D",
                   "2", "--n_layers_D", "2", "--ndf", "8", "--load_size", "32", "--lq_size", "8",
