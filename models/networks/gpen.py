@@ -1,0 +1,140 @@
+"""GPEN: an encoder whose deepest map becomes the code of a StyleGAN2 and whose maps its noise.
+
+Source: arXiv 2105.06070.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.networks.style_ops import channels_last
+from models.networks.stylegan2 import (
+    SIZES,
+    TAPS,
+    ConvLayer,
+    EqualLinear,
+    Generator,
+    channels_at,
+    check_size,
+)
+
+
+class FullGenerator(nn.Module):
+    """GPEN's restoration network; pictures must have the size it is built for.
+
+    Args:
+        size, style_dim, n_mlp, channel_multiplier, narrow, blur_kernel, lr_mlp, isconcat: see
+            Generator; the encoder always filters with [1, 3, 3, 1].
+
+    Raises:
+        ValueError: another size.
+    """
+
+    # Names and their order follow the released checkpoints: `generator`, `ecd<k>`, `final_linear`.
+    def __init__(self, *, size: int, style_dim: int = 512, n_mlp: int = 8,
+                 channel_multiplier: int = 2, narrow: float = 1.0,
+                 blur_kernel: Sequence[float] = TAPS, lr_mlp: float = 0.01,
+                 isconcat: bool = True) -> None:
+        super().__init__()
+        levels, widths = check_size(size), channels_at(channel_multiplier, narrow)
+        self.generator = Generator(
+            size=size, style_dim=style_dim, n_mlp=n_mlp, channel_multiplier=channel_multiplier,
+            narrow=narrow, blur_kernel=blur_kernel, lr_mlp=lr_mlp, isconcat=isconcat)
+        self.ecd0 = nn.Sequential(ConvLayer(3, widths[size], 1))
+        self.num_maps = levels - 1
+        for index in range(1, self.num_maps):
+            side = size >> index
+            layer = ConvLayer(widths[2 * side], widths[side], 3, down=True)
+            self.add_module(f"ecd{index}", nn.Sequential(layer))
+        self.final_linear = nn.Sequential(EqualLinear(16 * widths[4], style_dim, activate=True))
+        self.size = size
+
+    def forward(self, x: Tensor, *, return_latents: bool = False, inject_index: int | None = None,
+                truncation: float = 1.0, truncation_latent: Tensor | None = None,
+                input_is_latent: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Restore pictures.
+
+        Args:
+            x: (B, 3, size, size) in [-1, 1].
+            return_latents, inject_index, truncation, truncation_latent, input_is_latent: see
+                Generator; the code that the encoder makes is z, not w.
+
+        Returns:
+            Pictures (B, 3, size, size), unbounded, and the latents or None.
+
+        Raises:
+            ValueError: x has another size.
+        """
+        if tuple(x.shape[2:]) != (self.size, self.size):
+            raise ValueError(f"the network restores {self.size}x{self.size} pictures, got "
+                             f"{x.shape[3]}x{x.shape[2]}")
+        x, maps = channels_last(x), []
+        for index in range(self.num_maps):
+            x = self.get_submodule(f"ecd{index}")(x)
+            maps.append(x)
+        code = self.final_linear(x.flatten(1))
+        # Both convolutions of a resolution get that resolution's map; at 4x4 there is only one.
+        noise = [each for each in reversed(maps) for _ in range(2)][1:]
+        return self.generator([code], noise=noise, return_latents=return_latents,
+                              inject_index=inject_index, truncation=truncation,
+                              truncation_latent=truncation_latent, input_is_latent=input_is_latent)
+
+
+def _multiplier(size: int, width: int, narrow: float) -> int:
+    """The channel_multiplier with which the first layer has this width.
+
+    Sides up to 32 do not depend on it and get the usual 2.
+    """
+    if size <= 32:
+        return 2
+    found = [m for m in (1, 2, 4, 8) if channels_at(m, narrow)[size] == width]
+    if not found:
+        raise ValueError(f"no channel_multiplier gives {width} channels at {size} pixels with "
+                         f"narrow {narrow:g}")
+    return found[0]
+
+
+def _checked_size(levels: int, what: str) -> int:
+    if 2 ** levels not in SIZES:
+        raise ValueError(f"not a GPEN file: {what} would mean a size of {2 ** levels}")
+    return 2 ** levels
+
+
+def full_generator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """FullGenerator's arguments, as far as its state dict shows them.
+
+    Raises:
+        ValueError: the entries are not a FullGenerator's.
+    """
+    needed = ("ecd0.0.0.weight", "generator.input.input", "final_linear.0.weight",
+              "generator.conv1.activate.bias")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise ValueError(f"not a GPEN generator: no {missing[0]} among {len(state)} entries")
+    maps = {key.split(".")[0] for key in state if key.startswith("ecd")}
+    size = _checked_size(len(maps) + 1, f"{len(maps)} encoder maps")
+    width = state["generator.input.input"].shape[1]
+    narrow = width / 512
+    layers = [key for key in state if key.startswith("generator.style.") and key[-7:] == ".weight"]
+    return {"size": size, "style_dim": state["final_linear.0.weight"].shape[0],
+            "n_mlp": len(layers), "narrow": narrow,
+            "channel_multiplier": _multiplier(size, state["ecd0.0.0.weight"].shape[0], narrow),
+            "isconcat": len(state["generator.conv1.activate.bias"]) == 2 * width}
+
+
+def discriminator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Discriminator's arguments, from its state dict.
+
+    Raises:
+        ValueError: the entries are not a Discriminator's.
+    """
+    missing = [key for key in ("convs.0.0.weight", "final_linear.0.weight") if key not in state]
+    if missing:
+        raise ValueError(f"not a GPEN discriminator: no {missing[0]} among {len(state)} entries")
+    blocks = {key.split(".")[1] for key in state if key.startswith("convs.")} - {"0"}
+    size = _checked_size(len(blocks) + 2, f"{len(blocks)} blocks")
+    narrow = state["final_linear.0.weight"].shape[0] / 512
+    return {"size": size, "narrow": narrow,
+            "channel_multiplier": _multiplier(size, state["convs.0.0.weight"].shape[0], narrow)}
