@@ -40,7 +40,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @RECIPES
 def test_evaluation_measures_the_same_pictures_as_on_the_cpu(
         name: str, trained: Callable[..., Run], tmp_path: Path) -> None:
-    """Bit for bit: a network restores in fp32, and the operators are the CPU's."""
+    """A network restores in fp32, and the operators are the CPU's; but those round by where their
+    input lies in memory, so that here and there a grey level may flip: 0.01 dB, 0.001 of SSIM."""
     run, reports = trained(name, "npu", *O0), {}
     for device in ("npu", "cpu"):
         opt = EvaluateOptions(models, data, "evaluate.py").parse(
@@ -52,7 +53,12 @@ def test_evaluation_measures_the_same_pictures_as_on_the_cpu(
         reports[device] = json.loads(path.read_text())
     assert reports["npu"]["device"] == "Ascend910B1" != reports["cpu"]["device"]
     assert reports["npu"]["pictures"] == 3
-    assert reports["npu"]["per_image"] == reports["cpu"]["per_image"]
+    for npu, cpu in zip(reports["npu"]["per_image"], reports["cpu"]["per_image"], strict=True):
+        assert (npu["path"], npu["gt_pixels_sha256"], npu["lq_pixels_sha256"]) == (
+            cpu["path"], cpu["gt_pixels_sha256"], cpu["lq_pixels_sha256"])
+        for protocol, values in cpu["restored"].items():
+            assert npu["restored"][protocol]["psnr"] == pytest.approx(values["psnr"], abs=1e-2)
+            assert npu["restored"][protocol]["ssim"] == pytest.approx(values["ssim"], abs=1e-3)
 
 
 @RECIPES

@@ -51,7 +51,8 @@ def test_ddp_averages_gradients(facts: list[dict]) -> None:
 
 @pytest.mark.parametrize("name", models.names())
 def test_two_ranks_over_hccl_train_as_two_over_gloo(name: str, tmp_path: Path) -> None:
-    launch(FOLDER / "two_ranks.py", tmp_path, name, DEVICE_OF_RANKS, "cpu")
+    for device in (DEVICE_OF_RANKS, "cpu"):
+        launch(FOLDER / "two_ranks.py", tmp_path, name, device)
     runs = {kind: Run(tmp_path / kind) for kind in ("npu", "cpu")}
     assert (runs["npu"].result["device"], runs["npu"].result["world_size"]) == ("npu", 2)
     assert runs["npu"].losses == runs["cpu"].losses

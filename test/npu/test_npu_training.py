@@ -46,7 +46,8 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
     low = trained(name, "npu", "--opt_level", level, "--loss_scale", 16, "--train_steps", 3, *ADAM)
     full = trained(name, "cpu", *O0, *ADAM)
     assert low.result["opt_level"] == level
-    assert low.losses[0] == pytest.approx(full.losses[0], rel=2e-2)
+    # Adversarial terms are means of logits around zero: of those, a thousandth of a logit.
+    assert low.losses[0] == pytest.approx(full.losses[0], rel=2e-2, abs=1e-3)
     for one, other in zip(low.losses, full.losses, strict=True):
         assert sum(one.values()) == pytest.approx(sum(other.values()), rel=5e-2)
 

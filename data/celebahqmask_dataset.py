@@ -1,0 +1,98 @@
+"""Faces with maps of their regions, as CelebAMask-HQ has them."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.base_dataset import BaseDegradation, FileDataset
+from data.ffhq_dataset import gray
+from utils.image import BadImage, bicubic, flip, read_image
+
+PICTURES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
+NUM_LABELS = 19
+# Labels that change places in a mirror: eyes, brows, ears. An ear ring has no side.
+SWAPS = ((4, 5), (6, 7), (8, 9))
+
+
+class CelebAHQMaskDataset(FileDataset):
+    """CelebAMask-HQ after its own preparation script, or faces and label maps in that form.
+
+    `<dataroot>/CelebA-HQ-img/NAME.jpg` belongs to `<dataroot>/CelebAMask-HQ-mask/NAME.png`, whose
+    grey levels are the labels 0 to 18 of data.synthetic_canvas.LABELS. A map that is missing or
+    holds anything else counts as an unreadable picture.
+
+    Args:
+        gray_prob: share of training pictures turned grey, target and input alike.
+        flip_prob: share of training pictures that are mirrored; 0 is published.
+        others: see FileDataset.
+
+    Raises:
+        ValueError: a share outside 0 to 1, no folder of maps; what FileDataset refuses.
+
+    Source: chaofengc/PSFRGAN.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
+        if is_train:
+            parser.add_argument("--gray_prob", type=float, default=0.3,
+                                help="share of training pictures turned grey")
+            parser.add_argument("--flip_prob", type=float, default=0.0,
+                                help="share of training pictures mirrored, labels with them")
+
+    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 512,
+                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
+                 num_val_images: int = 50, val_dataroot: str | None = None,
+                 gray_prob: float = 0.3, flip_prob: float = 0.0):
+        for flag, share in (("--gray_prob", gray_prob), ("--flip_prob", flip_prob)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{flag} must be from 0 to 1, got {share}")
+        if not dataroot:
+            raise ValueError(f"--dataroot must name a folder with {PICTURES} and {MASKS}")
+        validates_elsewhere = bool(val_dataroot) and split == "val"
+        self.masks = Path(val_dataroot if validates_elsewhere else dataroot) / MASKS
+        if not self.masks.is_dir():
+            raise ValueError(f"{self.masks}: no such folder; label maps are expected there, as "
+                             "CelebAMask-HQ's preparation script writes them")
+        super().__init__(dataroot=str(Path(dataroot) / PICTURES), split=split, seed=seed,
+                         load_size=load_size, degrade=degrade, max_dataset_size=max_dataset_size,
+                         num_val_images=num_val_images,
+                         val_dataroot=str(Path(val_dataroot) / PICTURES) if val_dataroot else None)
+        self.gray_prob, self.flip_prob = gray_prob, flip_prob
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        gt = bicubic(self.read(index), self.load_size, self.load_size)
+        labels = self.read_labels(index)
+        if self.split == "train":
+            if rng.random() < self.flip_prob:
+                gt, labels = flip(gt), mirrored(labels)
+            if rng.random() < self.gray_prob:
+                gt = gray(gt)
+        return {**self.pair(gt, rng), "labels": labels, "path": self.items[index]}
+
+    def read_labels(self, index: int) -> np.ndarray:
+        """Label map of an item, uint8 (load_size, load_size).
+
+        Raises:
+            BadImage: no such file, not grey, or a level that is no label.
+        """
+        path = (self.masks / self.items[index]).with_suffix(".png")
+        image = read_image(path)
+        labels = image[..., 0]
+        if (image != labels[..., None]).any() or labels.max() >= NUM_LABELS:
+            raise BadImage(f"{path}: not a grey map of labels from 0 to {NUM_LABELS - 1}")
+        # Averages of labels are no labels.
+        return cv2.resize(labels, (self.load_size, self.load_size),
+                          interpolation=cv2.INTER_NEAREST)
+
+
+def mirrored(labels: np.ndarray) -> np.ndarray:
+    """A label map of the mirrored face: flipped, left and right names exchanged."""
+    names = np.arange(NUM_LABELS, dtype=np.uint8)
+    for one, other in SWAPS:
+        names[[one, other]] = other, one
+    return np.ascontiguousarray(names[labels[:, ::-1]])

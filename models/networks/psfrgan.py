@@ -1,0 +1,284 @@
+"""PSFR-GAN: generator styled by picture and parsing map, discriminator on picture and map.
+
+Source: arXiv 2009.08709, chaofengc/PSFRGAN.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.blocks import LEAKY_SLOPE, ConvUnit, InstanceNorm2d
+from models.networks.checkpointing import checkpointed
+from models.networks.padded_conv import upsample_conv
+from models.networks.parsenet import NUM_LABELS
+
+NORMS = ("spade", "in")
+IN_CHANNELS = 3 + NUM_LABELS
+STYLE_WIDTH = 64
+# width(side) = WIDTH_TIMES_SIDE / side, within limits.
+WIDTH_TIMES_SIDE = 16384
+FEAT_SIZE = 16
+MAX_CHANNELS_D = 1024
+
+
+# ---- generator -----------------------------------------------------------------------------------
+
+class CentredNorm(InstanceNorm2d):
+    """Instance norm without gain and bias, exact where a channel's mean is far from 0.
+
+    Torch's group norm squares before it subtracts in channels-last order on the CPU; the published
+    generator then loses half of fp32's digits.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(dim=(2, 3), keepdim=True))
+
+
+class StyleNorm(nn.Module):
+    """Instance norm whose gain and bias are maps made from the reference.
+
+    Unlike in SPADE (arXiv 1903.07291) the gain is not an offset from 1.
+
+    Args:
+        channels: of the features.
+        ref_channels: of the reference.
+    """
+
+    def __init__(self, channels: int, ref_channels: int) -> None:
+        super().__init__()
+        self.norm = CentredNorm(channels)
+        self.conv1 = nn.Sequential(nn.Conv2d(ref_channels, STYLE_WIDTH, 3, padding=1),
+                                   nn.LeakyReLU(LEAKY_SLOPE))
+        self.gamma_conv = nn.Conv2d(STYLE_WIDTH, channels, 3, padding=1)
+        self.beta_conv = nn.Conv2d(STYLE_WIDTH, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        """x (B, C, H, W) in the style of ref (B, ref_channels, H, W)."""
+        style = self.conv1(ref)
+        return self.norm(x) * self.gamma_conv(style) + self.beta_conv(style)
+
+
+class PlainNorm(CentredNorm):
+    """Takes a reference and leaves it unused."""
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class StyleBlock(nn.Module):
+    """x plus two rounds of norm, LeakyReLU and convolution; `make_norm` gives the norms."""
+
+    def __init__(self, channels: int, make_norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv_0 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_0 = make_norm(channels)
+        self.norm_1 = make_norm(channels)
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        inner = self.conv_0(F.leaky_relu(self.norm_0(x, ref), LEAKY_SLOPE))
+        return x + self.conv_1(F.leaky_relu(self.norm_1(inner, ref), LEAKY_SLOPE))
+
+
+class UpsampledConv2d(nn.Conv2d):
+    """Nearest up-sampling by 2 and a 3x3 convolution padded with zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample_conv(x, self.weight, self.bias, padding="zeros")
+
+
+class Stage(nn.Sequential):
+    """Modules of one resolution: what leads to it, then a StyleBlock.
+
+    Takes features and reference in one tuple, as one input for checkpointing.
+    """
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        x, ref = inputs
+        *leading, block = self
+        for module in leading:
+            x = module(x)
+        return block(x, resized(ref, tuple(x.shape[2:])))
+
+
+class PSFRGenerator(nn.Module):
+    """Grows a face from a learnt constant; picture and parsing map steer it at every scale.
+
+    Args:
+        size: side of the result, 16 times a power of two; weights fit one size only.
+        norm: "spade", or "in" which uses neither picture nor map (an ablation).
+        min_channels, max_channels: limits of the channel plan.
+        ref_channels: of picture and map together.
+
+    Attributes:
+        checkpointing: compute the stages' insides again in the backward pass; less memory.
+
+    Raises:
+        ValueError: a size or norm outside what it may be.
+    """
+
+    # Names follow the released checkpoint; body.<i>.0 was an up-sampling without parameters.
+    def __init__(self, *, size: int = 512, norm: str = "spade", min_channels: int = 32,
+                 max_channels: int = 1024, ref_channels: int = IN_CHANNELS) -> None:
+        super().__init__()
+        norm = norm.lower()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        steps = int(math.log2(size / FEAT_SIZE)) if size >= FEAT_SIZE else 0
+        if size != FEAT_SIZE * 2 ** steps:
+            raise ValueError(f"size must be {FEAT_SIZE} times a power of two, got {size}")
+
+        def make_norm(channels: int) -> nn.Module:
+            if norm == "spade":
+                return StyleNorm(channels, ref_channels)
+            return PlainNorm(channels)
+
+        widths = [max(min_channels, min(WIDTH_TIMES_SIDE // (FEAT_SIZE * 2 ** k), max_channels))
+                  for k in range(steps + 1)]
+        self.const_input = nn.Parameter(torch.randn(1, widths[0], FEAT_SIZE, FEAT_SIZE))
+        self.head = Stage(nn.Conv2d(widths[0], widths[0], 3, padding=1),
+                          StyleBlock(widths[0], make_norm))
+        self.body = nn.ModuleList(
+            Stage(nn.Identity(), UpsampledConv2d(start, end), StyleBlock(end, make_norm))
+            for start, end in pairwise(widths))
+        self.img_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.ref_channels = ref_channels
+        self.checkpointing = False
+
+    def forward(self, lq: Tensor, mask: Tensor) -> Tensor:
+        """Restore faces.
+
+        Args:
+            lq: (B, 3, H, W) in [-1, 1], any size.
+            mask: (B, 19, H, W), one-hot.
+
+        Returns:
+            (B, 3, size, size), unbounded.
+
+        Raises:
+            ValueError: picture and map differ in size or have another number of channels.
+        """
+        if lq.shape[2:] != mask.shape[2:] or lq.shape[1] + mask.shape[1] != self.ref_channels:
+            raise ValueError(f"picture and parsing map must have one size and {self.ref_channels} "
+                             f"channels together, got {tuple(lq.shape)} and {tuple(mask.shape)}")
+        ref = torch.cat([lq, mask], dim=1)
+        x = self.const_input.expand(len(lq), -1, -1, -1)
+        for stage in (self.head, *self.body):
+            repeated = self.checkpointing and torch.is_grad_enabled()
+            x = checkpointed(stage, (x, ref)) if repeated else stage((x, ref))
+        return self.img_out(x)
+
+
+def resized(ref: Tensor, size: tuple[int, int]) -> Tensor:
+    """The reference at another size: bicubic without antialias, which makes the map fractional."""
+    if tuple(ref.shape[2:]) == size:
+        return ref
+    return F.interpolate(ref, size=size, mode="bicubic", align_corners=False)
+
+
+# ---- discriminator -------------------------------------------------------------------------------
+
+class PooledUnit(ConvUnit):
+    """ConvUnit with 2x2 average pooling between convolution and norm; n becomes n // 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.norm(F.avg_pool2d(self.conv2d(x), 2)))
+
+
+class ParsedPatchDiscriminator(nn.Module):
+    """Convolution to `base_channels`, `n_layers` pooled convolutions, then a map of logits.
+
+    Args:
+        in_channels: of picture and map together.
+        base_channels: after the first convolution; doubled at each halving up to 1024.
+        n_layers: pooled convolutions.
+        norm: of those, one of `blocks.NORMS`, any case.
+    """
+
+    # Names follow upstream: `model.<k>`, `score_out`.
+    def __init__(self, *, in_channels: int = IN_CHANNELS, base_channels: int = 64,
+                 n_layers: int = 4, norm: str = "in") -> None:
+        super().__init__()
+        norm = norm.lower()
+        widths = [min(base_channels * 2 ** k, MAX_CHANNELS_D) for k in range(n_layers + 1)]
+        self.model = nn.ModuleList([ConvUnit(in_channels, widths[0], activation=True)])
+        # Unlike in SPARNetHD, only batch norm takes the bias away, and instance norm has no gain.
+        self.model.extend(PooledUnit(start, end, norm=norm, activation=True, bias=norm != "bn",
+                                     affine=norm != "in") for start, end in pairwise(widths))
+        self.score_out = ConvUnit(widths[-1], 1, pad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, 1, h, w) and the features of every layer before them, in order."""
+        features = []
+        for unit in self.model:
+            x = unit(x)
+            features.append(x)
+        return self.score_out(x), features
+
+
+class ParsedDiscriminator(nn.Module):
+    """The same patch discriminator, with weights of its own, on the input and halved copies.
+
+    SPARNetHD's differs: stride instead of pooling, another norm, bicubic halving.
+
+    Args:
+        num_scales: how many; scale 0 sees the full input.
+        in_channels, base_channels, n_layers, norm: see ParsedPatchDiscriminator.
+
+    Attributes:
+        min_size: smallest side it can judge, in pixels.
+    """
+
+    def __init__(self, *, num_scales: int = 3, in_channels: int = IN_CHANNELS,
+                 base_channels: int = 64, n_layers: int = 4, norm: str = "in") -> None:
+        super().__init__()
+        self.D_pool = nn.ModuleList(
+            ParsedPatchDiscriminator(in_channels=in_channels, base_channels=base_channels,
+                                     n_layers=n_layers, norm=norm) for _ in range(num_scales))
+        self.min_size = smallest_picture(num_scales, n_layers)
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Judge pictures.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1]; both sides at least `min_size`.
+            mask: (B, 19, H, W), one-hot.
+
+        Returns:
+            Logits per scale, and per scale the features of each layer.
+
+        Raises:
+            ValueError: a side is too small for the last scale.
+        """
+        height, width = image.shape[2:]
+        if min(height, width) < self.min_size:
+            raise ValueError(f"{len(self.D_pool)} scales need sides of at least {self.min_size} "
+                             f"pixels, got {height}x{width}")
+        x = torch.cat([image, mask], dim=1)
+        logits, features = [], []
+        for index, discriminator in enumerate(self.D_pool):
+            if index:
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            score, layers = discriminator(x)
+            logits.append(score)
+            features.append(layers)
+        return logits, features
+
+
+def smallest_picture(num_scales: int, n_layers: int) -> int:
+    """Smallest side whose last scale still leaves 3 pixels for the last convolution."""
+    side = 3 * 2 ** n_layers                        # a pooled unit maps n to n // 2
+    for _ in range(num_scales - 1):
+        side = 2 * side - 1                         # between scales n becomes ceil(n / 2)
+    return side

@@ -1,0 +1,106 @@
+"""Face parsing: the network that tells PSFR-GAN where the regions of a face are."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel
+from models.networks.blocks import NORMS
+from models.networks.parsenet import ParseNet, labels_of
+
+SIZE_MULTIPLE = 16
+
+
+class ParseModel(BaseModel):
+    """Face parsing network, cross entropy of 19 regions and L1 of the picture (arXiv 2009.08709).
+
+    Train:   python newtrain.py --model parse --dataroot CelebAMask-HQ --lq_size 32 255
+    Setting: batch 8, Adam 2e-4 (0.9, 0.999), 512 x 512, CelebAMask-HQ
+    Source:  chaofengc/PSFRGAN; its published weights are for non-commercial use
+
+    Its weights, `<S>_net_P.pth`, are what --model psfrgan takes as --parse_weights.
+    """
+    dataset = "celebahqmask"
+    degradation = "blind"
+    size_multiple = SIZE_MULTIPLE
+    restorer = "P"
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        add_parse_flags(parser)
+        if is_train:
+            parser.add_argument("--parse_map", type=float, default=1.0,
+                                help="weight of the cross entropy of the regions")
+            parser.add_argument("--parse_sr", type=float, default=1.0,
+                                help="weight of the L1 of the picture")
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        common = {"load_size": 512}
+        return {**common, "batch_size": 8, "lr": 2e-4} if is_train else common
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        # The meta device makes building free: this only runs the constructor's checks.
+        with torch.device("meta"):
+            smallest = cls._build(opt).min_size
+        if opt.load_size < smallest:
+            raise ValueError(f"--load_size must be at least {smallest}, got {opt.load_size}")
+
+    @staticmethod
+    def _build(opt: argparse.Namespace) -> ParseNet:
+        return ParseNet(**parse_settings(opt))
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        # No init_weights: it keeps PyTorch's draw, biases included, as published.
+        self.add_network("P", self._build(opt))
+        if self.is_train:
+            self.add_optimizer("P", lr=opt.lr, betas=(opt.beta1, 0.999))
+
+    def load_weights(self, name: str, path: str | Path) -> None:
+        """As every recipe's; there is one network to load into, whatever the start weights' name.
+        """
+        super().load_weights(self.restorer, path)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if "labels" not in batch:
+            raise ValueError("--model parse needs a dataset with labels, such as celebahqmask or "
+                             f"synthetic, got --dataset_name {self.opt.dataset_name}")
+        logits, restored = self.networks["P"](batch["lq"])
+        losses = {
+            "P": self.opt.parse_map * F.cross_entropy(logits, batch["labels"].long()),
+            "SR": self.opt.parse_sr * F.l1_loss(restored, batch["gt"])}
+        self.update("P", sum(losses.values()))
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def parse(self, image: Tensor) -> Tensor:
+        """Labels (B, H, W) int64 of pictures (B, 3, H, W) in [-1, 1]."""
+        return labels_of(self.networks["P"](image)[0])
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return self.networks["P"](lq)[1]
+
+
+def add_parse_flags(parser: Any) -> None:
+    """The flags that describe the parsing network, wherever there is one."""
+    parser.add_argument("--Pnorm", default="bn", choices=NORMS,
+                        help="normalisation of the parsing network")
+    parser.add_argument("--parse_channels", type=int, default=64,
+                        help="channels of the parsing network's first convolution, up to 256; 64 "
+                             "fits the published weights")
+    parser.add_argument("--parse_depth", type=int, default=10,
+                        help="blocks of the parsing network's body; 10 fits the published weights")
+
+
+def parse_settings(opt: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of ParseNet from those flags."""
+    return {"norm": opt.Pnorm, "base_channels": opt.parse_channels, "res_depth": opt.parse_depth,
+            "min_channels": min(32, opt.parse_channels)}

@@ -1,0 +1,202 @@
+"""PSFR-GAN: blind restoration of aligned faces, steered by a parsing map at every scale."""
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel, frozen
+from models.losses.gan import TERMS, discriminator_loss, generator_loss
+from models.losses.style import feature_mse, style_loss
+from models.networks import blocks
+from models.networks.init import init_weights
+from models.networks.parsenet import NUM_LABELS, labels_of, one_hot, parsing_network
+from models.networks.psfrgan import FEAT_SIZE, NORMS, ParsedDiscriminator, PSFRGenerator
+from models.networks.spectral import apply_spectral_norm
+from models.networks.vgg import VGGFeatures
+from models.parse_model import add_parse_flags, parse_settings
+
+# relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before
+# ReLUs that then overwrite them in place, all but the last. The style loss takes the last three.
+VGG_LAYERS = (3, 8, 17, 26, 34)
+STYLE_FROM = 2
+PCP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+# The published rates are 1e-4 and 4e-4.
+D_RATE = 4.0
+# The parsing network's, whose smallest side is 17.
+MIN_SIZE = 2 * FEAT_SIZE
+
+
+class PSFRGANModel(BaseModel):
+    """PSFR-GAN: L1, style per face region, feature matching and hinge losses (arXiv 2009.08709).
+
+    Train:   python newtrain.py --model psfrgan --dataroot FFHQ --lq_size 32 255
+             --parse_weights parse_multi_iter_90000.pth --vgg_weights vgg19-dcbb9e9d.pth
+    Setting: batch 4, Adam 1e-4 (G), 4e-4 (D), betas (0.5, 0.999), 20 epochs of FFHQ, 512 x 512
+    Source:  chaofengc/PSFRGAN; its published weights are for non-commercial use
+
+    The parsing network P is fixed and not saved. Samples that bring no labels are labelled by it
+    too, from the target, which is how the published training's were made.
+    """
+    dataset = "ffhq"
+    degradation = "blind"
+    size_multiple = FEAT_SIZE
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        parser.add_argument("--parse_weights", "--parse_net_weight", metavar="FILE",
+                            help="weights of the parsing network, published "
+                                 "(parse_multi_iter_90000.pth) or of --model parse; `random` for "
+                                 "smoke runs only")
+        add_parse_flags(parser)
+        parser.add_argument("--Gnorm", default="spade", choices=NORMS,
+                            help="in leaves picture and parsing map unused, for comparison")
+        parser.add_argument("--max_channels", type=int, default=1024,
+                            help="widest features of the generator; smaller than 1024 is for "
+                                 "trying out, no published weights fit")
+        if is_train:
+            _add_training_flags(parser)
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        common = {"load_size": 512}
+        return {**common, "batch_size": 4, "lr": 1e-4, "beta1": 0.5,
+                "total_epochs": 20} if is_train else common
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        # The meta device makes building free: this only runs the constructors' checks.
+        with torch.device("meta"):
+            cls._build_generator(opt)
+            smallest = cls._build_discriminator(opt).min_size if opt.is_train else MIN_SIZE
+        smallest = max(smallest, MIN_SIZE)
+        if opt.load_size < smallest:
+            raise ValueError(f"--load_size must be at least {smallest}" + (
+                f" with --D_num {opt.D_num} and --n_layers_D {opt.n_layers_D}"
+                if opt.is_train else "") + f", got {opt.load_size}")
+        if opt.is_train and opt.preview_degradation:    # which needs no network
+            return
+        if not opt.parse_weights:
+            raise ValueError("--parse_weights is missing: give parse_multi_iter_90000.pth or the "
+                             "weights of a run of --model parse")
+        if opt.is_train and (opt.lambda_ss or opt.lambda_pcp) and not opt.vgg_weights:
+            raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
+                             "leave the style loss out with --lambda_ss 0")
+
+    @staticmethod
+    def _build_generator(opt: argparse.Namespace) -> PSFRGenerator:
+        return PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
+                             min_channels=min(32, opt.max_channels))
+
+    @staticmethod
+    def _build_discriminator(opt: argparse.Namespace) -> ParsedDiscriminator:
+        return ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
+                                   base_channels=opt.ndf, norm=opt.Dnorm)
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        if any(key.startswith("to_rgb") for key in state):
+            return ("the file is of the design before March 2021, which is not built here; "
+                    "psfrgan_epoch15_net_G.pth is the later one")
+        stages = {key.split(".")[1] for key in state if key.startswith("body.")}
+        if not stages or "const_input" not in state:
+            return "the file does not look like PSFR-GAN's generator"
+        return (f"the file was made with --load_size {FEAT_SIZE * 2 ** len(stages)} --max_channels "
+                f"{state['const_input'].shape[1]}")
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        # --init_type is D's: G keeps PyTorch's draw, biases included, as published.
+        self.add_network("G", apply_spectral_norm(self._build_generator(opt)))
+        parser = parsing_network(opt.parse_weights, "--parse_weights", **parse_settings(opt))
+        self.add_network("P", parser, saved=False)
+        if not self.is_train:
+            return
+        # Initialised before wrapping, so that u and v belong to the weights.
+        discriminator = init_weights(self._build_discriminator(opt), opt.init_type, opt.init_gain)
+        self.add_network("D", apply_spectral_norm(discriminator))
+        g_lr = opt.lr if opt.g_lr is None else opt.g_lr
+        d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
+        for name, lr in (("G", g_lr), ("D", d_lr)):
+            self.add_optimizer(name, lr=lr, betas=(opt.beta1, 0.999))
+        if opt.lambda_ss or opt.lambda_pcp:
+            vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)
+            vgg.load_published(opt.vgg_weights)
+            self.add_network("VGG", vgg, saved=False)
+
+    def train(self) -> None:
+        super().train()
+        self.bare["P"].eval()       # batch statistics of a fixed network would be an accident
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        opt, gt = self.opt, batch["gt"]
+        labels = batch["labels"] if "labels" in batch else self.parse(gt)
+        mask = one_hot(labels)
+        restored = self.restore(batch["lq"])
+        # Each forward of D is one power iteration, so their order is part of the recipe.
+        real_logits, gt_features = self.networks["D"](gt, mask)
+        fake_logits, _ = self.networks["D"](restored.detach(), mask)
+        with frozen(self.bare["D"]):
+            logits, features = self.networks["D"](restored, mask)
+        matching = [feature_mse(ours, theirs)
+                    for ours, theirs in zip(features, gt_features, strict=True)]
+        losses = {
+            "Pix": opt.lambda_pix * F.l1_loss(restored, gt),
+            "FM": opt.lambda_fm * torch.stack(matching).mean(),
+            "G": opt.lambda_g * generator_loss(logits, opt.gan_mode),
+            **self._vgg_losses(restored, gt, labels)}
+        self.update("G", sum(losses.values()))
+        losses["D"] = discriminator_loss(real_logits, fake_logits, opt.gan_mode)
+        self.update("D", losses["D"])
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _vgg_losses(self, restored: Tensor, gt: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses on VGG features whose weight is not 0."""
+        opt, losses = self.opt, {}
+        if not (opt.lambda_ss or opt.lambda_pcp):
+            return losses
+        with torch.no_grad():
+            theirs = self.networks["VGG"](gt)
+        ours = self.networks["VGG"](restored)
+        if opt.lambda_ss:
+            losses["SS"] = opt.lambda_ss * style_loss(ours[STYLE_FROM:], theirs[STYLE_FROM:],
+                                                      labels, NUM_LABELS)
+        if opt.lambda_pcp:
+            losses["PCP"] = opt.lambda_pcp * feature_mse(ours, theirs, PCP_WEIGHTS)
+        return losses
+
+    @torch.no_grad()
+    def parse(self, image: Tensor) -> Tensor:
+        """Labels (B, H, W) int64 of pictures (B, 3, H, W) in [-1, 1]."""
+        return labels_of(self.networks["P"](image)[0])
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return self.networks["G"](lq, one_hot(self.parse(lq)))
+
+
+def _add_training_flags(parser: Any) -> None:
+    parser.add_argument("--Dnorm", default="in", choices=blocks.NORMS,
+                        help="normalisation of the discriminator")
+    parser.add_argument("--D_num", type=int, default=3, help="scales of the discriminator")
+    parser.add_argument("--n_layers_D", type=int, default=4,
+                        help="halving layers of each scale's discriminator")
+    parser.add_argument("--ndf", type=int, default=64,
+                        help="channels of the discriminator's first layer")
+    parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
+                        help="adversarial loss")
+    parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
+    parser.add_argument("--d_lr", type=float,
+                        help=f"learning rate of D (default: {D_RATE:g} times that of G)")
+    for name, default, text in (("pix", 10.0, "L1"), ("pcp", 0.0, "perceptual loss"),
+                                ("fm", 10.0, "feature matching"), ("g", 1.0, "GAN loss"),
+                                ("ss", 100.0, "style loss per face region; upstream's published "
+                                              "command has 1000")):
+        parser.add_argument(f"--lambda_{name}", type=float, default=default,
+                            help=f"weight of the {text}")
+    parser.add_argument("--vgg_weights", metavar="FILE",
+                        help="torchvision's vgg19-dcbb9e9d.pth for style and perceptual loss; "
+                             "`random` for smoke runs only")

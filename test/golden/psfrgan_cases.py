@@ -1,0 +1,208 @@
+"""How the golden cases of PSFR-GAN are built: networks, losses, iterations."""
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel
+from models.losses.gan import fake_term, generator_term, real_term
+from models.losses.style import feature_mse, style_loss
+from models.networks.parsenet import ParseNet
+from models.networks.psfrgan import ParsedDiscriminator, PSFRGenerator
+from models.networks.spectral import apply_spectral_norm
+from models.networks.vgg import VGGFeatures
+from models.parse_model import ParseModel
+from models.psfrgan_model import PCP_WEIGHTS, STYLE_FROM, VGG_LAYERS, PSFRGANModel
+from utils import device as devices
+from utils.golden import Check, check_keys, compare_all, fill, make_input, run_network
+
+# What newtrain.py would set, in fp32.
+COMMON = {
+    "is_train": True, "verbose": False, "pretrain_model_path": None, "init_type": "default",
+    "init_gain": 0.02, "memory_format": "contiguous", "opt_level": "O0", "loss_scale": None,
+    "amp_backend": "auto", "amp_dtype": "auto", "optimizer": "auto", "master_init": "rounded",
+    "keep_fp32": "safe", "grad_clip": 0.0, "lr_policy": "constant", "n_epochs": 10,
+    "n_epochs_decay": 10, "lr_decay_epochs": 50, "sync_bn": False, "checkpointing": False,
+    "batch_size": 2}
+PARSENET = {"Pnorm": "bn", "parse_channels": 64, "parse_depth": 10}
+
+
+def parsing(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    low, high = config.get("ch_range", (32, 256))
+    network = ParseNet(
+        size=config["in_size"], feat_size=config.get("min_feat_size", 32),
+        base_channels=config.get("base_ch", 64), min_channels=low, max_channels=high,
+        num_labels=config["parsing_ch"], res_depth=config.get("res_depth", 10),
+        norm=config.get("norm_type", "bn"))
+    return run_network(case, network, device, folder, memory_format=devices.memory_format(device))
+
+
+def generator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    low, high = config["ch_range"]
+    network = PSFRGenerator(size=config["out_size"], norm=config["norm_type"], min_channels=low,
+                            max_channels=high)
+    return run_network(case, apply_spectral_norm(network), device, folder,
+                       memory_format=devices.memory_format(device))
+
+
+class Joined(ParsedDiscriminator):
+    """Takes picture and map in one tensor, as the recorded input is."""
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        return super().forward(x[:, :3], x[:, 3:])
+
+
+def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    network = Joined(num_scales=config["num_D"], in_channels=config["input_ch"],
+                     base_channels=config["base_ch"], n_layers=config["n_layers"],
+                     norm=config["norm_type"])
+
+    def named(result: tuple[list[Tensor], list[list[Tensor]]]) -> dict[str, Tensor]:
+        scores = {f"D{s}.score": score for s, score in enumerate(result[0])}
+        return scores | {f"D{s}.feat{k}": feature for s, layers in enumerate(result[1])
+                         for k, feature in enumerate(layers)}
+    return run_network(case, apply_spectral_norm(network), device, folder, named,
+                       devices.memory_format(device))
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+def blocky_labels(entry: dict[str, Any]) -> Tensor:
+    """Labels (B, H, W) of the cases' rule: squares, each of the largest of its channels' values."""
+    batch, channels, size, _ = entry["shape"]
+    grid = entry["grid"]
+    cells = make_input(entry["name"], (batch, channels, grid, grid), entry["low"], entry["high"])
+    repeats = size // grid
+    return cells.argmax(dim=1).repeat_interleave(repeats, 1).repeat_interleave(repeats, 2)
+
+
+def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    regions = case["config"]["reg_num"]
+    entries = {entry["name"]: entry for entry in case["inputs"]}
+    x = {name: make_input(**entry).to(device) for name, entry in entries.items()
+         if "rule" not in entry}
+    labels = blocky_labels(entries["mask"]).to(device)
+    vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)
+    fill(vgg)
+    vgg.to(device)
+    with torch.no_grad():
+        sr, hr = vgg(x["sr"]), vgg(x["hr"])
+    values = {f"vgg.sr.feat{k}": feature for k, feature in enumerate(sr)}
+    values |= {f"ss.feat{k}": style_loss([sr[k]], [hr[k]], labels, regions)
+               for k in range(STYLE_FROM, len(sr))}
+    values |= {
+        "ss.total": style_loss(sr[STYLE_FROM:], hr[STYLE_FROM:], labels, regions),
+        "pcp": feature_mse(sr, hr, PCP_WEIGHTS),
+        "pix": F.l1_loss(x["sr"], x["hr"]),
+        "fm": feature_mse(*([x[f"f{side}{k}"] for k in range(3)] for side in "xy"))}
+    terms = {"d_real": real_term, "d_fake": fake_term, "g": generator_term}
+    values |= {f"gan.{mode}.{name}": term(x["pred"], mode) for name, term in terms.items()
+               for mode in ("hinge", "lsgan", "vanilla", "wgangp")}
+    return compare_all(case, case["outputs"], values)
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
+    """The recipe as newtrain.py runs it, every network filled by its own key names."""
+    sizes = {"load_size": config["Gout_size"], "max_channels": 1024, **PARSENET}
+    model = PSFRGANModel(Namespace(**{**COMMON, **sizes, **config, "model": "psfrgan",
+                                      "parse_weights": "random", "vgg_weights": "random"}), device)
+    for name in ("G", "D", "VGG"):
+        fill(model.bare[name])
+    model.setup()
+    model.train()
+    return model
+
+
+def watched(case: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: state[key].detach().clone() for key in (*case["watch"], *case["watch_state"])}
+
+
+def changes(case: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor],
+            rates: dict[str, float], suffix: str) -> dict[str, Tensor]:
+    """The watched weights' steps in units of their learning rate."""
+    return {f"{key}:{suffix}": (after[key] - before[key]) / rates[key.split(".")[0]]
+            for key in case["watch"]}
+
+
+def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    model = psfrgan(config, device)
+    checks = [check for name, keys in case.get("state_dicts", {}).items()
+              for check in check_keys({"state_dict": keys}, model.bare[name])]
+    entries = {entry["name"]: entry for entry in case["inputs"]}
+    lq_labels, labels = (blocky_labels(entries[name]).to(device) for name in ("lr_mask", "mask"))
+    model.parse = lambda image: lq_labels       # recorded without a parsing network
+    batch = {"lq": make_input(**entries["lr"]).to(device),
+             "gt": make_input(**entries["hr"]).to(device), "labels": labels}
+    rates = {"G": config["g_lr"], "D": config["d_lr"]}
+
+    def state() -> dict[str, Tensor]:
+        return watched(case, {f"{name}.{key}": value for name in "GD"
+                              for key, value in model.bare[name].state_dict().items()})
+    before, values, made = state(), {}, []
+    hook = model.bare["G"].register_forward_hook(
+        lambda _, args, result: made.append(result.detach().clone()))
+    for step, prefix in ((1, ""), (2, "second.")):
+        model.start_step(step, 10 ** 6, 10 ** 6)
+        # A loss of weight 0 is not computed, but recorded as 0.
+        found = {"PCP": torch.zeros(()), **model.train_step(batch)}
+        values |= {f"{prefix}loss_{name}": loss for name, loss in found.items()}
+        values[f"{prefix}img_SR"] = made[-1]
+        if step == 1:
+            after = state()
+            values |= {f"{name}.{key}:grad": weight.grad.clone() for name in "GD"
+                       for key, weight in model.bare[name].named_parameters()}
+            values |= {f"{key}:after": value for key, value in after.items()}
+            values |= changes(case, before, after, rates, "step_over_lr")
+    hook.remove()
+    values |= {f"second.{key}": value for key, value in
+               changes(case, before, state(), rates, "two_steps_over_lr").items()}
+    return checks + compare_all(case, case["outputs"], values)
+
+
+def parse_iteration(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    model: BaseModel = ParseModel(Namespace(**{
+        **COMMON, **PARSENET, "beta1": 0.9, **config,
+        "model": "parse"}), device)
+    network = model.bare["P"]
+    checks = check_keys(case, network)
+    fill(network)
+    model.setup()
+    model.train()
+    entries = {entry["name"]: entry for entry in case["inputs"]}
+    batch = {"lq": make_input(**entries["lr"]).to(device),
+             "gt": make_input(**entries["hr"]).to(device),
+             "labels": blocky_labels(entries["labels"]).to(device)}
+    before, values = watched(case, network.state_dict()), {}
+    hook = network.register_forward_hook(lambda _, args, result: values.update(
+        pred_Parse=result[0].detach(), img_SR=result[1].detach()))
+    model.start_step(1, 10 ** 6, 10 ** 6)
+    values |= {f"loss_{name}": loss for name, loss in model.train_step(batch).items()}
+    hook.remove()
+    after = watched(case, network.state_dict())
+    values |= {f"{key}:grad": weight.grad for key, weight in network.named_parameters()}
+    values |= {f"{key}:after": value for key, value in after.items()}
+    values |= {f"{key}:step_over_lr": (after[key] - before[key]) / config["lr"]
+               for key in case["watch"]}
+    return checks + compare_all(case, case["outputs"], values)
+
+
+CASES = [
+    ("psfrgan*", "parse_train_step", parse_iteration),
+    ("psfrgan*", "psfrgan_train_step", enhance_iterations),
+    ("*pars*net*", "*[pP]arse[nN]et", parsing),
+    ("psfrgan*", "PSFRGenerator", generator),
+    ("psfrgan*", "MultiScaleDiscriminator", discriminator),
+    ("psfrgan*", "psfrgan_losses", losses),
+]
