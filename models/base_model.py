@@ -33,6 +33,7 @@ class BaseModel:
         degradation: how low-quality pictures are made, where --degradation is not given.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
+        loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         restorer: letter of the network whose saved weights restore pictures.
 
     Attributes:
@@ -45,6 +46,7 @@ class BaseModel:
     degradation = "bicubic"
     every_gradient = True
     size_multiple = 1
+    loss_scale: str | float = 128.0
     restorer = "G"
 
     # -- options ----------------------------------------------------------------------------------
@@ -184,7 +186,8 @@ class BaseModel:
             self.precision = Precision(
                 self.device, opt_level=opt.opt_level, loss_scale=opt.loss_scale,
                 amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
-                master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip)
+                master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip,
+                default_scale=self.loss_scale)
             self.networks = self.precision.prepare(self.bare, self._plans, self.every_gradient)
             self._base_rates = {name: [group["lr"] for group in update.optimizer.param_groups]
                                 for name, update in self.precision.updates.items()}

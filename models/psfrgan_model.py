@@ -43,6 +43,7 @@ class PSFRGANModel(BaseModel):
     """
     dataset = "ffhq"
     degradation = "blind"
+    loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = FEAT_SIZE
 
     @staticmethod

@@ -37,6 +37,7 @@ class SPARNetHDModel(BaseModel):
     """
     dataset = "ffhq"
     degradation = "blind"
+    loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = 16      # four halvings; other sizes come back larger than they went in
     restorer = "H"
 

@@ -69,7 +69,8 @@ class TrainOptions(BaseOptions):
                            help="O0 fp32, O1 autocast, O2 fp16 weights with fp32 masters; auto is "
                                 "O2 on NPU and CUDA, O0 on CPU")
         group.add_argument("--loss_scale", metavar="dynamic|FLOAT",
-                           help="default: 128 with O2, dynamic with O1")
+                           help="default: 128 with O2 (dynamic for models with large loss "
+                                "weights), dynamic with O1")
         group.add_argument("--amp_backend", default="auto", choices=("auto", "native", "apex"),
                            help="who does O1 and O2; auto is native, apex is Ascend's")
         group.add_argument("--amp_dtype", default="auto", choices=("auto", "fp16", "bf16"),

@@ -35,6 +35,8 @@ class Precision:
         optimizer: "auto" or "fused" (the device's fused Adam), "adam".
         master_init: "rounded" as apex, or "exact": masters start from the unrounded weights.
         keep_fp32: "safe" or "apex", see `cast_network`.
+        default_scale: O2's loss scale where none is given; instead of "dynamic" a chip that cannot
+            see overflow takes 1.
 
     Raises:
         ValueError: a combination the device cannot do.
@@ -43,9 +45,11 @@ class Precision:
     def __init__(self, device: torch.device, *, opt_level: str = "auto",
                  loss_scale: str | float | None = None, amp_backend: str = "auto",
                  amp_dtype: str = "auto", optimizer: str = "auto", master_init: str = "rounded",
-                 keep_fp32: str = "safe", grad_clip: float = 0.0) -> None:
+                 keep_fp32: str = "safe", grad_clip: float = 0.0,
+                 default_scale: str | float = 128.0) -> None:
         self.device, self.optimizer_kind, self.grad_clip = device, optimizer, grad_clip
         self.master_init, self.keep_fp32 = master_init, keep_fp32
+        self.default_scale = default_scale
         automatic = opt_level == "auto"
         self.opt_level = devices.default_opt_level(device) if automatic else opt_level
         self.loss_scale = self._checked_scale(loss_scale)
@@ -68,7 +72,8 @@ class Precision:
 
     def _checked_scale(self, given: str | float | None) -> str | float:
         if given is None:
-            return 128.0 if self.opt_level == "O2" else "dynamic"
+            blind = self.default_scale == "dynamic" and devices.saturates(self.device)
+            return (1.0 if blind else self.default_scale) if self.opt_level == "O2" else "dynamic"
         if self.opt_level == "O0":
             logger.warning("--loss_scale has no effect with --opt_level O0")
         if given == "dynamic":

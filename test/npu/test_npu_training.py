@@ -46,8 +46,8 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
     low = trained(name, "npu", "--opt_level", level, "--loss_scale", 16, "--train_steps", 3, *ADAM)
     full = trained(name, "cpu", *O0, *ADAM)
     assert low.result["opt_level"] == level
-    # Adversarial terms are means of logits around zero: of those, a thousandth of a logit.
-    assert low.losses[0] == pytest.approx(full.losses[0], rel=2e-2, abs=1e-3)
+    # Adversarial terms are means of logits around zero, so that their own size says nothing.
+    assert low.losses[0] == pytest.approx(full.losses[0], rel=2e-2, abs=5e-3)
     for one, other in zip(low.losses, full.losses, strict=True):
         assert sum(one.values()) == pytest.approx(sum(other.values()), rel=5e-2)
 
@@ -56,11 +56,12 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
 @pytest.mark.parametrize("level", ["O0", "O2"])
 def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
                                       trained: Callable[..., Run]) -> None:
-    """With the optimiser that `--optimizer auto` takes, the fused one where the recipe allows."""
-    whole = trained(name, "npu", "--opt_level", level, "--train_steps", 3)
-    train(tmp_path, name, "npu", "--opt_level", level, "--train_steps", 2)
-    again = train(tmp_path, name, "npu", "--opt_level", level, "--train_steps", 3,
-                  "--continue_train")
+    """With the optimiser that `--optimizer auto` takes, the fused one where the recipe allows; the
+    scale is small, so that no step is skipped."""
+    settings = ("--opt_level", level, *(("--loss_scale", 16) if level == "O2" else ()))
+    whole = trained(name, "npu", *settings, "--train_steps", 3)
+    train(tmp_path, name, "npu", *settings, "--train_steps", 2)
+    again = train(tmp_path, name, "npu", *settings, "--train_steps", 3, "--continue_train")
     assert again.losses == whole.losses
     assert differing(again.weights, whole.weights) == []
 

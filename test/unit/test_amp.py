@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils import device as devices
 from utils.amp import Precision
 from utils.casting import cast_network
 from utils.golden import fill, make_input
@@ -261,3 +262,13 @@ def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -
     second.load_optimizer("G", state)
     second.updates["G"].step(other(x).square().mean())
     assert torch.allclose(other.weight, wrapped.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("given, saturates, expected", [
+    (None, False, "dynamic"), ("64", False, 64.0), (None, True, 1.0)])
+def test_a_recipes_own_scale_is_taken_where_none_is_given(
+        given: str | None, saturates: bool, expected: str | float,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "saturates", lambda device: saturates)
+    precision = Precision(CPU, opt_level="O2", loss_scale=given, default_scale="dynamic")
+    assert precision.loss_scale == expected
