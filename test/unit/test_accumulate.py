@@ -219,6 +219,7 @@ def in_order(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[o
     return arguments
 
 
+@pytest.mark.deep
 def test_two_processes_with_parts_equal_one(in_order: Callable, tmp_path: Path) -> None:
     """Two parts of one sample on each of two processes, against two parts of two: the first process
     has a and b, the second c and d, so that a and c are the first part."""

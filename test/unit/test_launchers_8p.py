@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -199,13 +200,15 @@ def test_a_job_with_a_killed_rank_has_no_figures(killed: tuple) -> None:
     assert (found["ActualFPS"], found["TrainingTime"]) == ("NA", "NA")
 
 
-def test_a_job_with_a_killed_rank_can_be_continued(killed: tuple, cwd: Path) -> None:
-    reached = int(steps(killed[0] / "train_0.log")[-1].split(" step: ")[1].split("/")[0])
+def test_a_job_with_a_killed_rank_can_be_continued(killed: tuple, cwd: Path,
+                                                   tmp_path: Path) -> None:
+    output = shutil.copytree(killed[0], tmp_path / "copy")      # other tests look at the original
+    reached = int(steps(output / "train_0.log")[-1].split(" step: ")[1].split("/")[0])
     done = launch("train_full_8p.sh", f"--data_path={cwd / 'my faces'}",
-                  f"--output_path={killed[0]}", *LONG[:2], f"--train_steps={reached + 4}",
+                  f"--output_path={output}", *LONG[:2], f"--train_steps={reached + 4}",
                   *LONG[3:-1], f"{LONG[-1]} --continue_train", MASTER_PORT=free_port())
     assert done.returncode == 0, done.stdout + done.stderr
-    log = (killed[0] / "train_0.log").read_text()
+    log = (output / "train_0.log").read_text()
     assert f"finished step {reached + 4} " in log
     began = int(log.split("continuing after step ")[1].split(",")[0])
     assert reached - 1 <= began <= reached + 1      # a save at every step: nothing else is lost
