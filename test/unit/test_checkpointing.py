@@ -55,7 +55,9 @@ def test_checkpointing_changes_no_number_of_a_step(name: str, level: str, tiny_r
                                                    ) -> None:
     runs = []
     for switch in ("--checkpointing", "--no-checkpointing"):
-        model, batch = tiny_run(name, "--opt_level", level, switch, *FAST.get(name, []))
+        # A small scale: gradients that overflow, as a dynamic one's first do, equal nothing.
+        scale = ["--loss_scale", "16"] if level == "O2" else []
+        model, batch = tiny_run(name, "--opt_level", level, switch, *scale, *FAST.get(name, []))
         runs.append(steps(model, batch, 2 if level == "O0" else 1))
     assert runs[0].keys() == runs[1].keys()
     assert [key for key in runs[0] if not torch.equal(runs[0][key], runs[1][key])] == []
