@@ -16,7 +16,6 @@ import hashlib
 import io
 import logging
 import platform
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -217,4 +216,4 @@ def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
 
 if __name__ == "__main__":
     options = EvaluateOptions(models, data, "evaluate.py").parse()
-    sys.exit(entry.run(distributed.recorded(evaluate), options, "evaluate.py"))
+    distributed.leave(entry.run(distributed.recorded(evaluate), options, "evaluate.py"))

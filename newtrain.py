@@ -416,4 +416,4 @@ def conclude(trainer: Trainer, interrupted: str) -> int:
 
 if __name__ == "__main__":
     options = TrainOptions(models, data, "newtrain.py").parse()
-    sys.exit(entry.run(distributed.recorded(train), options, "newtrain.py"))
+    distributed.leave(entry.run(distributed.recorded(train), options, "newtrain.py"))

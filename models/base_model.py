@@ -35,6 +35,9 @@ class BaseModel:
         size_multiple: --load_size must be a multiple of it.
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         restorer: letter of the network whose saved weights restore pictures.
+        gradients: how ranks share them. "ddp" overlaps that with the backward pass; "average" does
+            it after, for networks with parameters that a step does not use or whose gradients
+            are differentiated again. Ranks must agree on which parameters a step uses.
 
     Attributes:
         networks: by letter, to be called; in mixed precision and DDP these are wrappers.
@@ -48,6 +51,7 @@ class BaseModel:
     size_multiple = 1
     loss_scale: str | float = 128.0
     restorer = "G"
+    gradients = "ddp"
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -194,10 +198,19 @@ class BaseModel:
         if state is not None:
             self.load_state_dict(state)
         if self.is_train:
-            self.networks |= {name: distributed.wrap(self.networks[name], self.device)
-                              for name in self._trained()}
+            self._go_parallel()
         else:
             self.eval()
+
+    def _go_parallel(self) -> None:
+        if self.gradients == "ddp":
+            self.networks |= {name: distributed.wrap(self.networks[name], self.device)
+                              for name in self._trained()}
+        elif distributed.world_size() > 1:
+            for name in self._trained():
+                distributed.copy_weights(self.bare[name])
+            for update in self.precision.updates.values():
+                update.averages = True
 
     def _synchronize_batch_norms(self) -> None:
         if distributed.world_size() == 1:

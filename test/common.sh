@@ -214,7 +214,7 @@ run_program() {
 # SIGTERM, a closed terminal and Ctrl-C reach the command once, so that it saves before it ends; of
 # several ranks each gets it from here.
 run() {
-    local child tee=""
+    local child code signalled tee=""
     echo "$kind: the log is $log"
     began=$(date +%s)
     if [[ -n ${MODELARTS_MODEL_PATH:-} ]]; then
@@ -229,10 +229,12 @@ run() {
     set +m
     trap 'pass_signal TERM "$child"' TERM HUP
     trap 'pass_signal INT "$child"' INT
-    while true; do
+    while true; do      # a signal ends `wait` early, with a status that is not the command's
+        signalled=""
         wait "$child"
-        status=$?
-        kill -0 "$child" 2> /dev/null || break
+        code=$?
+        ((code == 127)) || status=$code
+        [[ -n $signalled ]] || break
     done
     trap - TERM HUP INT
     exec 3>&-
@@ -241,6 +243,7 @@ run() {
 
 pass_signal() {
     local pids=""
+    signalled=yes
     [[ -z $several ]] || pids=$(rank_pids)
     kill -"$1" ${pids:-"$2"} 2> /dev/null
 }

@@ -1,15 +1,19 @@
 """Process groups: one process per card, started by torchrun or the way ModelZoo jobs are."""
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from utils import device as devices
+
+_joined = ""    # the backend of the group this process is or was in
 
 
 def adopt_modelzoo_environment(environ: dict[str, str] | os._Environ = os.environ) -> None:
@@ -40,8 +44,10 @@ def start(device: torch.device, timeout_s: int = 1800) -> None:
     Args:
         timeout_s: a collective call that waits longer for another rank ends the process.
     """
+    global _joined
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group(devices.collective(device), timeout=timedelta(seconds=timeout_s))
+        _joined = devices.collective(device)
+        dist.init_process_group(_joined, timeout=timedelta(seconds=timeout_s))
 
 
 def stop() -> None:
@@ -49,6 +55,20 @@ def stop() -> None:
     a collective call and leaving can wait for them; ending the process frees them."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with `status`; the last call of an entry.
+
+    After gloo was used the interpreter is not torn down: its threads live on in torch's DDP until
+    then, and one that lets go of a tensor late aborts the process ("terminate called without an
+    active exception"), which makes torchrun report a failure of a training that succeeded.
+    """
+    if _joined != "gloo":
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def recorded(entry: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,6 +139,37 @@ def copy_buffers(networks: Iterable[torch.nn.Module]) -> None:
                 dist.broadcast(buffer, 0)
 
 
+def copy_weights(network: torch.nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers; a collective call."""
+    if dist.is_initialized():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            dense = tensor.detach().contiguous()    # channels-last ones are copies
+            dist.broadcast(dense, 0)
+            tensor.detach().copy_(dense)
+
+
+def average(tensors: list[torch.Tensor], bucket: int = 2 ** 23) -> None:
+    """Replace each tensor by its mean over the ranks, in place; a collective call.
+
+    Args:
+        tensors: the same shapes and types in the same order on every rank.
+        bucket: travel together up to about so many numbers, which are copied for that.
+    """
+    if not dist.is_initialized():
+        return
+    batch: list[torch.Tensor] = []
+    for index, tensor in enumerate(tensors):
+        batch.append(tensor)
+        following = tensors[index + 1] if index + 1 < len(tensors) else None
+        if following is None or following.dtype != tensor.dtype or sum(
+                t.numel() for t in batch) >= bucket:
+            flat = torch.cat([t.reshape(-1) for t in batch]).div_(world_size())
+            dist.all_reduce(flat)
+            torch._foreach_copy_(batch, [part.view(t.shape) for part, t in zip(
+                flat.split([t.numel() for t in batch]), batch, strict=True)])
+            batch = []
+
+
 def wrap(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Average the network's gradients over the ranks; the network itself in a world of one.
 
@@ -126,6 +177,9 @@ def wrap(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """
     if not dist.is_initialized():
         return network
-    return torch.nn.parallel.DistributedDataParallel(
-        network, device_ids=None if device.type == "cpu" else [device.index],
-        broadcast_buffers=False, gradient_as_bucket_view=False)
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    names = inspect.signature(wrapper.__init__).parameters
+    in_forward = ("forward_sync_buffers" if "forward_sync_buffers" in names     # torch >= 2.13
+                  else "broadcast_buffers")
+    return wrapper(network, device_ids=None if device.type == "cpu" else [device.index],
+                   gradient_as_bucket_view=False, **{in_forward: False})

@@ -81,7 +81,8 @@ class Update:
                  device: torch.device) -> None:
         self.optimizer, self.scaler, self.grad_clip, self.device = (
             optimizer, scaler, grad_clip, device)
-        self.masters = masters
+        self.weights, self.masters = weights, masters
+        self.averages = False       # gradients over the ranks here, where no DDP does it
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -107,6 +108,7 @@ class Update:
         else:
             loss.backward()
         if part.last:
+            self._average()
             self._apply(self._count_bad())
             if self.flattens_late and not self.optimizer.state:
                 self.zero()     # the first step was skipped: flatten now, not after a forward pass
@@ -120,6 +122,10 @@ class Update:
         else:
             self._bad = self._bad | bad
         return loss if part.weight == 1 else loss * part.weight
+
+    def _average(self) -> None:
+        if self.averages:
+            distributed.average([w.grad for w in self.weights if w.grad is not None])
 
     def _count_bad(self) -> Tensor:
         """Whether a loss was not finite on some rank, counted: averaging has spoilt all ranks'
@@ -197,7 +203,7 @@ class ApexUpdate(Update):
                  device: torch.device) -> None:
         super().__init__(optimizer, weights, weights, None, grad_clip, device)
         self.amp, self.loss_id = amp, loss_id
-        self._weights, self._registry = weights, registry
+        self._registry = registry
         self._state: dict[str, Any] | None = None
         self._started = False
 
@@ -212,6 +218,8 @@ class ApexUpdate(Update):
             if not self._started:
                 self._start()
             scaled.backward()
+            if part.last:
+                self._average()     # before apex unscales, at the end of this block
         if part.last:
             self._count_bad()
             self._clip()
@@ -222,7 +230,7 @@ class ApexUpdate(Update):
         self._started = True
         # apex replaces parameters in their places.
         self.masters = list(self.amp.master_params(self.optimizer))
-        for weight, master in zip(self._weights, self.masters, strict=True):
+        for weight, master in zip(self.weights, self.masters, strict=True):
             if master is not weight:
                 if (exact := self._registry.get(id(weight))) is not None:
                     master.copy_(exact)

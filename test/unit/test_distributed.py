@@ -61,6 +61,23 @@ def losses(tmp_path: Path, name: str) -> list[float]:
     return [record["loss"] for record in records(tmp_path, name) if "loss" in record]
 
 
+# ---- leaving -------------------------------------------------------------------------------------
+
+def test_after_gloo_a_process_ends_without_tearing_the_interpreter_down(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(distributed, "_joined", "gloo")
+    distributed.leave(75)
+    assert ends == [75]
+
+
+def test_any_other_process_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_joined", "hccl")
+    with pytest.raises(SystemExit, match="75"):
+        distributed.leave(75)
+
+
 # ---- one training on two processes ---------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -156,6 +173,11 @@ def compare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[flo
 def test_two_processes_equal_one_with_twice_the_batch(compare: Callable) -> None:
     """Losses are logged in single precision, 6e-8; the requirement is 1e-5."""
     of_losses, of_weights = compare("--sync_bn")
+    assert of_losses < 1e-6 and of_weights < 1e-7
+
+
+def test_gradients_averaged_after_the_backward_pass_do_the_same(compare: Callable) -> None:
+    of_losses, of_weights = compare("--sync_bn", "--average")
     assert of_losses < 1e-6 and of_weights < 1e-7
 
 

@@ -1,7 +1,8 @@
 """newtrain.py in double precision: what differs then is arithmetic, not rounding.
 
 In float32 Adam turns rounding noise in tiny gradients into steps of full size, and two correct runs
-drift apart by a thousandth within ten steps.
+drift apart by a thousandth within ten steps. A further argument --average shares the gradients
+after the backward pass instead of through DDP.
 """
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ from options.train_options import TrainOptions
 from utils import distributed
 
 if __name__ == "__main__":
+    if "--average" in sys.argv:
+        sys.argv.remove("--average")
+        base_model.BaseModel.gradients = "average"
     torch.set_default_dtype(torch.float64)
     in_float32 = base_model.to_tensor
     base_model.to_tensor = lambda *arguments: in_float32(*arguments).double()
     options = TrainOptions(models, data, "newtrain.py").parse()
-    sys.exit(distributed.recorded(newtrain.train)(options))
+    distributed.leave(distributed.recorded(newtrain.train)(options))
