@@ -30,7 +30,7 @@ import models
 from data.base_dataset import BadImageCounter, relative_names
 from data.folder_dataset import match_stems
 from data.loader import create_eval_loader
-from metrics.evaluation import Row, compare, evaluate_loader, means
+from metrics.evaluation import Row, compare, evaluate_loader, further_means, means
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from options.test_options import EvaluateOptions
 from utils import device as devices
@@ -69,7 +69,7 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
             bad.extend(batch["bad"])
             if batch["path"]:
                 yield batch
-    for row, pictures in evaluate_loader(model.restore, usable(), protocols):
+    for row, pictures in evaluate_loader(model.restore, usable(), protocols, model.measure):
         yield row, pictures, {f"{key}_pixels_sha256": pixel_digest(image)
                               for key, image in pictures.items()}
 
@@ -114,9 +114,9 @@ def columns(protocols: list[Protocol]) -> list[tuple[str, str]]:
     return [(p.name, key) for p in protocols for key in ("psnr", "ssim")]
 
 
-def table(mean: dict[str, dict[str, dict[str, float]]], protocols: list[Protocol],
-          count: int) -> str:
-    """The means as aligned text, one line per method."""
+def table(mean: dict[str, dict[str, dict[str, float]]], further: dict[str, float],
+          protocols: list[Protocol], count: int) -> str:
+    """The means as aligned text, one line per method and per further number."""
     head = f"{f'{count} pictures':<16}" + "".join(
         f"{f'{key.upper()} {name}':>18}" for name, key in columns(protocols))
     lines = [f"{method:<16}" + "".join(
@@ -126,6 +126,7 @@ def table(mean: dict[str, dict[str, dict[str, float]]], protocols: list[Protocol
         gain = [mean["restored"][name][key] - mean["bicubic"][name][key]
                 for name, key in columns(protocols)]
         lines.append(f"{'gain':<16}" + "".join(f"{value:>+18.4f}" for value in gain))
+    lines += [f"{name:<16}{value:>18.4f}" for name, value in further.items()]
     return "\n".join([head, *lines])
 
 
@@ -136,10 +137,12 @@ def per_image_csv(rows: list[Row], hashes: list[dict[str, str]],
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", *(f"{method}_{name}_{key}" for method in methods
-                               for name, key in columns(protocols)), *hashes[0]])
+                               for name, key in columns(protocols)), *rows[0].further,
+                     *hashes[0]])
     for row, digests in zip(rows, hashes, strict=True):
         writer.writerow([row.path, *(f"{row.values[method][name][key]:.6f}" for method in methods
-                                     for name, key in columns(protocols)), *digests.values()])
+                                     for name, key in columns(protocols)),
+                         *(f"{value:.6f}" for value in row.further.values()), *digests.values()])
     return text.getvalue()
 
 
@@ -197,11 +200,11 @@ def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
     bad = report["unreadable"]
     if not rows:
         raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
-    mean = means(rows)
-    text = table(mean, protocols, len(rows))
+    mean, further = means(rows), further_means(rows)
+    text = table(mean, further, protocols, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), mean=mean,
-                  per_image=[{"path": row.path, **digests, **row.values}
+    report.update(pictures=len(rows), mean=mean, further=further,
+                  per_image=[{"path": row.path, **digests, **row.values, "further": row.further}
                              for row, digests in zip(rows, hashes, strict=True)])
     write_text(out / "table.txt", text + "\n")
     write_text(out / "per_image.csv", per_image_csv(rows, hashes, protocols))

@@ -27,7 +27,7 @@ from data.base_dataset import BadImageCounter
 from data.loader import create_eval_loader, create_train_loader
 from data.preview import degradation_grid
 from data.sampler import StepBatchSampler
-from metrics.evaluation import evaluate_loader, means
+from metrics.evaluation import evaluate_loader, further_means, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
 from options.train_options import TrainOptions
@@ -264,7 +264,7 @@ class Trainer:
                 yield batch
 
     def _validate(self) -> None:
-        """PSNR and SSIM on the held-out part, shared among the processes; the best weights so far
+        """Quality on the held-out part, shared among the processes; the best weights so far
         are kept."""
         if not len(self.val_dataset):
             return
@@ -272,16 +272,21 @@ class Trainer:
         self.model.eval()
         protocol = PROTOCOLS["published"]
         batches = self._validation_batches(distributed.share(len(self.val_dataset)))
-        mine = [row for row, _ in evaluate_loader(self.model.restore, batches, [protocol])]
+        mine = [row for row, _ in evaluate_loader(self.model.restore, batches, [protocol],
+                                                  self.model.measure)]
         self.model.train()
-        mean = means([row for rows in distributed.gather_from_ranks(mine) for row in rows])
+        rows = [row for part in distributed.gather_from_ranks(mine) for row in part]
+        mean = means(rows)
         values = {f"{key}{suffix}": mean[method][protocol.name][key] for key in ("psnr", "ssim")
                   for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
-        best = math.isfinite(values["psnr"]) and (self.best is None or values["psnr"] > self.best)
+        further = further_means(rows)
+        values.update(further)
+        reached = values.get(self.model.best_by, values["psnr"])
+        best = math.isfinite(reached) and (self.best is None or reached > self.best)
         self.validated = values
-        self.progress.validation(self.step, values, best)
+        self.progress.validation(self.step, values, further, best)
         if best:
-            self.best = values["psnr"]
+            self.best = reached
             self._save_weights("best")
         distributed.barrier()
 
@@ -301,7 +306,8 @@ class Trainer:
 
     def _save_weights(self, suffix: str) -> None:
         if distributed.is_main():
-            checkpoint.save_weights(self.folder, suffix, self.model.weights())
+            checkpoint.save_weights(self.folder, suffix, self.model.weights(),
+                                    self.model.file_keys)
             checkpoint.prune(self.folder, self.opt.keep_last)
 
     def _save(self) -> None:
@@ -333,8 +339,8 @@ class Trainer:
                 "opt_level": self.model.precision.opt_level,
                 "precision": self.model.precision.describe(),
                 "losses": self.losses, "loss": sum(self.losses.values()) if self.losses else None,
-                **self.validated, "best_psnr": self.best, "bad_steps": self.bad_steps,
-                "bad_images": len(self.bad_images),
+                **self.validated, f"best_{self.model.best_by}": self.best,
+                "bad_steps": self.bad_steps, "bad_images": len(self.bad_images),
                 "peak_memory": devices.peak_memory(self.device),
                 "seconds": time.perf_counter() - self.began}
 

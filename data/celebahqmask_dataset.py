@@ -5,25 +5,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
 from data.ffhq_dataset import gray
-from utils.image import BadImage, bicubic, flip, read_image
+from data.labels import mirrored, read_label_map
+from utils.image import bicubic, flip
 
 PICTURES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
-NUM_LABELS = 19
-# Labels that change places in a mirror: eyes, brows, ears. An ear ring has no side.
-SWAPS = ((4, 5), (6, 7), (8, 9))
 
 
 class CelebAHQMaskDataset(FileDataset):
     """CelebAMask-HQ after its own preparation script, or faces and label maps in that form.
 
     `<dataroot>/CelebA-HQ-img/NAME.jpg` belongs to `<dataroot>/CelebAMask-HQ-mask/NAME.png`, whose
-    grey levels are the labels 0 to 18 of data.synthetic_canvas.LABELS. A map that is missing or
-    holds anything else counts as an unreadable picture.
+    grey levels are the labels of data.labels.LABELS; `prepare.py labels` makes such maps of the
+    published part masks. A map that is missing or is none counts as an unreadable picture.
 
     Args:
         gray_prob: share of training pictures turned grey, target and input alike.
@@ -57,7 +54,7 @@ class CelebAHQMaskDataset(FileDataset):
         self.masks = Path(val_dataroot if validates_elsewhere else dataroot) / MASKS
         if not self.masks.is_dir():
             raise ValueError(f"{self.masks}: no such folder; label maps are expected there, as "
-                             "CelebAMask-HQ's preparation script writes them")
+                             "`prepare.py labels` writes them")
         super().__init__(dataroot=str(Path(dataroot) / PICTURES), split=split, seed=seed,
                          load_size=load_size, degrade=degrade, max_dataset_size=max_dataset_size,
                          num_val_images=num_val_images,
@@ -78,21 +75,7 @@ class CelebAHQMaskDataset(FileDataset):
         """Label map of an item, uint8 (load_size, load_size).
 
         Raises:
-            BadImage: no such file, not grey, or a level that is no label.
+            BadImage: no such file, or no label map.
         """
         path = (self.masks / self.items[index]).with_suffix(".png")
-        image = read_image(path)
-        labels = image[..., 0]
-        if (image != labels[..., None]).any() or labels.max() >= NUM_LABELS:
-            raise BadImage(f"{path}: not a grey map of labels from 0 to {NUM_LABELS - 1}")
-        # Averages of labels are no labels.
-        return cv2.resize(labels, (self.load_size, self.load_size),
-                          interpolation=cv2.INTER_NEAREST)
-
-
-def mirrored(labels: np.ndarray) -> np.ndarray:
-    """A label map of the mirrored face: flipped, left and right names exchanged."""
-    names = np.arange(NUM_LABELS, dtype=np.uint8)
-    for one, other in SWAPS:
-        names[[one, other]] = other, one
-    return np.ascontiguousarray(names[labels[:, ::-1]])
+        return read_label_map(path, self.load_size)

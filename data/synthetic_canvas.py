@@ -9,19 +9,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from data.labels import LABELS
 from data.synthetic_lines import SHIFT as _SHIFT
 from data.synthetic_lines import Lines
 from data.synthetic_shapes import Pose
 from data.synthetic_traits import Dice, Light, Traits
 
-# CelebAMask-HQ order. Which side its l_ is was not to be found; here it is the left of the picture,
-# as in the project's five points and component boxes.
-LABELS = (
-    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
-    "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
-)
 (BACKGROUND, SKIN, NOSE, EYE_G, L_EYE, R_EYE, L_BROW, R_BROW, L_EAR, R_EAR, MOUTH, U_LIP, L_LIP,
- HAIR, HAT, EAR_RING, NECK_L, NECK, CLOTH) = range(19)
+ HAIR, HAT, EAR_RING, NECK_L, NECK, CLOTH) = range(len(LABELS))
 
 SIDES = np.array([-1.0, 1.0])[:, None, None]        # left and right, for (2, P, 2) points
 FLIP = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])      # makes both sides out of a right-hand shape

@@ -17,7 +17,8 @@ import numpy as np
 from data import synthetic_features as features
 from data import synthetic_hair as hair
 from data import synthetic_wear as wear
-from data.synthetic_canvas import LABELS, Canvas, Scene
+from data.labels import LABELS
+from data.synthetic_canvas import Canvas, Scene
 from data.synthetic_lines import Lines
 from data.synthetic_shapes import Pose, five_points, head_points
 from data.synthetic_traits import Dice, any_colour, draw_light, draw_traits

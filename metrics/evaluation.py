@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from metrics.psnr_ssim import Protocol
-from utils.image import to_image
+from utils.image import bicubic, to_image
+
+Measure = Callable[[dict[str, Any], Tensor], dict[str, list[float]]]
 
 
 @dataclass
 class Row:
-    """One picture's numbers: values[method][protocol] = {"psnr": dB, "ssim": 0..1}."""
+    """One picture's numbers: values[method][protocol] = {"psnr": dB, "ssim": 0..1}, and what the
+    recipe measures besides, by name."""
     path: str
     values: dict[str, dict[str, dict[str, float]]]
+    further: dict[str, float] = field(default_factory=dict)
 
 
 def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarray]],
@@ -35,12 +39,14 @@ def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarra
 
 
 def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Any]],
-                    protocols: list[Protocol]) -> Iterator[tuple[Row, dict[str, np.ndarray]]]:
+                    protocols: list[Protocol], measure: Measure | None = None
+                    ) -> Iterator[tuple[Row, dict[str, np.ndarray]]]:
     """Restore every batch and measure result and input against the targets.
 
     Args:
         restore: from lq (B, 3, H, W) in [-1, 1] to pictures of the same kind.
         batches: dicts with "lq", "gt" on the device and "path".
+        measure: further numbers of each picture, from the batch and the restored pictures.
 
     Yields:
         A row and the pictures "lq", "restored", "gt" (uint8) for each sample, in order.
@@ -48,14 +54,23 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
     for batch in batches:
         with torch.inference_mode():
             restored = restore(batch["lq"]).float()
+            further = measure(batch, restored) if measure else {}
         names = {p.rounding for p in protocols} | {"round"}
         made = {rounding: to_image(restored, rounding) for rounding in names}
-        lq, gt = to_image(batch["lq"]), to_image(batch["gt"])
+        gt = to_image(batch["gt"])
+        lq = [enlarged(image, *gt.shape[1:3]) for image in to_image(batch["lq"])]
         for i, path in enumerate(batch["path"]):
             candidates = {"bicubic": dict.fromkeys(names, lq[i]),
                           "restored": {rounding: images[i] for rounding, images in made.items()}}
             pictures = {"lq": lq[i], "restored": made["round"][i], "gt": gt[i]}
-            yield compare(path, gt[i], candidates, protocols), pictures
+            row = compare(path, gt[i], candidates, protocols)
+            row.further = {name: values[i] for name, values in further.items()}
+            yield row, pictures
+
+
+def enlarged(lq: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture at the target's size; networks that enlarge by themselves get smaller ones."""
+    return lq if lq.shape[:2] == (height, width) else bicubic(lq, height, width)
 
 
 def means(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
@@ -66,3 +81,9 @@ def means(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
                                 / len(rows) for key in numbers}
                      for protocol, numbers in protocols.items()}
             for method, protocols in rows[0].values.items()}
+
+
+def further_means(rows: list[Row]) -> dict[str, float]:
+    """Mean over pictures of what the recipe measured besides."""
+    names = rows[0].further if rows else ()
+    return {name: math.fsum(row.further[name] for row in rows) / len(rows) for name in names}

@@ -7,6 +7,9 @@ from typing import Any
 
 from utils import plugins
 
+# Names the original repositories give to recipes of ours.
+ALIASES = {"enhance": "psfrgan", "fpn": "parse"}
+
 
 def names() -> list[str]:
     """Names accepted by --model, from the files in this folder."""
@@ -21,6 +24,11 @@ def find(name: str) -> Any:
     """
     from models.base_model import BaseModel
     return plugins.load("models", name, "model", BaseModel, flag="--model")
+
+
+def canonical(name: str) -> str:
+    """The recipe's own name, for it or for what an original repository calls it."""
+    return ALIASES.get(name, name)
 
 
 def option_setter(name: str) -> Callable[..., None]:

@@ -35,6 +35,8 @@ class BaseModel:
         size_multiple: --load_size must be a multiple of it.
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         restorer: letter of the network whose saved weights restore pictures.
+        file_keys: by letter, the key that other tools expect the saved state dict under.
+        best_by: the number of a validation, larger is better, that decides about `best`.
         gradients: how ranks share them. "ddp" overlaps that with the backward pass; "average" does
             it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
@@ -51,6 +53,8 @@ class BaseModel:
     size_multiple = 1
     loss_scale: str | float = 128.0
     restorer = "G"
+    file_keys: dict[str, str] = {}
+    best_by = "psnr"
     gradients = "ddp"
 
     # -- options ----------------------------------------------------------------------------------
@@ -147,6 +151,15 @@ class BaseModel:
         """Restored faces (B, 3, H, W) for low-quality ones in [-1, 1]; range not clipped."""
         raise NotImplementedError
 
+    def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
+        """What validation and evaluation measure besides PSNR and SSIM, by name, for each picture.
+
+        Args:
+            batch: as for `train_step`, from a held-out part of the data.
+            restored: (B, 3, H, W), what `restore` made of it.
+        """
+        return {}
+
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """Make a picture of any size fit the network: bicubic to --load_size squared.
 
@@ -177,7 +190,7 @@ class BaseModel:
             state: what `state_dict` returned earlier, or a published training state.
         """
         if self.opt.pretrain_model_path and state is None:
-            self.load_weights("G", self.opt.pretrain_model_path)
+            self.load_weights(self._starting(), self.opt.pretrain_model_path)
             for name, of in self._averages.items():
                 self.bare[name].load_state_dict(self.bare[of].state_dict())
         if self.is_train:
@@ -201,6 +214,11 @@ class BaseModel:
             self._go_parallel()
         else:
             self.eval()
+
+    def _starting(self) -> str:
+        """The network that start weights are for: the one that restores, or its origin."""
+        return next(name for name in (self._averages.get(self.restorer), self.restorer, "G")
+                    if name in self.bare)
 
     def _go_parallel(self) -> None:
         if self.gradients == "ddp":

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.segmentation import iou_per_picture
 from models.base_model import BaseModel
 from models.networks.blocks import NORMS
-from models.networks.parsenet import ParseNet, labels_of
+from models.networks.parsenet import NUM_LABELS, ParseNet, labels_of
 
 SIZE_MULTIPLE = 16
 
@@ -29,6 +29,7 @@ class ParseModel(BaseModel):
     degradation = "blind"
     size_multiple = SIZE_MULTIPLE
     restorer = "P"
+    best_by = "mIoU"
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
@@ -64,11 +65,6 @@ class ParseModel(BaseModel):
         if self.is_train:
             self.add_optimizer("P", lr=opt.lr, betas=(opt.beta1, 0.999))
 
-    def load_weights(self, name: str, path: str | Path) -> None:
-        """As every recipe's; there is one network to load into, whatever the start weights' name.
-        """
-        super().load_weights(self.restorer, path)
-
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if "labels" not in batch:
             raise ValueError("--model parse needs a dataset with labels, such as celebahqmask or "
@@ -84,6 +80,12 @@ class ParseModel(BaseModel):
     def parse(self, image: Tensor) -> Tensor:
         """Labels (B, H, W) int64 of pictures (B, 3, H, W) in [-1, 1]."""
         return labels_of(self.networks["P"](image)[0])
+
+    def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
+        """Mean intersection over union over the regions of each picture, where it has labels."""
+        if "labels" not in batch:
+            return {}
+        return {"mIoU": iou_per_picture(self.parse(batch["lq"]), batch["labels"], NUM_LABELS)}
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.networks["P"](lq)[1]

@@ -47,7 +47,8 @@ class BaseOptions:
                            help="print the networks, and tracebacks of user errors")
         group = parser.add_argument_group("model")
         group.add_argument("--model", default="sparnet",
-                           help=f"recipe to use: {', '.join(self.models.names())}")
+                           help=f"recipe to use: {', '.join(self.models.names())}; "
+                                f"{self._aliases()}")
         group.add_argument("--load_size", type=positive_int, default=128,
                            help="side of the square pictures the network sees, in pixels")
         group.add_argument("--batch_size", type=positive_int, default=32,
@@ -72,6 +73,10 @@ class BaseOptions:
                            help="an operator falling back from NPU to CPU is an error")
         group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                            help="deterministic kernels and collectives only; slower")
+
+    def _aliases(self) -> str:
+        return ", ".join(f"{alias} stands for {name}"
+                         for alias, name in self.models.ALIASES.items())
 
     def _add_data_flags(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("data")
@@ -129,7 +134,7 @@ class BaseOptions:
             given = getattr(first, key)
             return configured.get(key, parser.get_default(key)) if given is None else given
 
-        model = pick("model")
+        model = self.models.canonical(pick("model"))
         recipe = self.models.find(model)
         choice = {"model": model, "degradation": pick("degradation") or recipe.degradation}
         setters = {f"model {model}": self.models.option_setter(model),

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,9 @@ class Progress:
         else:
             logger.info("%s", _line(record, self.total_steps))
 
-    def validation(self, step: int, values: dict[str, float], best: bool) -> None:
-        """PSNR and SSIM of a validation."""
+    def validation(self, step: int, values: dict[str, float], further: Iterable[str],
+                   best: bool) -> None:
+        """PSNR, SSIM and, by the names in `further`, what else a validation measured."""
         if not self.active:
             return
         self._append({"step": step, "validation": values, "best": best})
@@ -139,6 +141,7 @@ class Progress:
         self.say(f"validation at step {step}: PSNR {values['psnr']:.2f} dB, SSIM "
                  f"{values['ssim']:.4f}; bicubic {values['psnr_bicubic']:.2f} dB, "
                  f"{values['ssim_bicubic']:.4f}; {values['psnr'] - values['psnr_bicubic']:+.2f} dB"
+                 + "".join(f"; {name} {values[name]:.4f}" for name in further)
                  + ("; best so far" if best else ""))
 
     def picture(self, tag: str, image: np.ndarray, step: int) -> None:

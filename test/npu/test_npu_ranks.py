@@ -9,6 +9,8 @@ from npu_suite import DEVICE_OF_RANKS, FOLDER, Run, child, differing, unit
 
 import models
 
+QUICK = ("sparnet",)     # `make deep` has every recipe
+
 
 def launch(script: Path, *arguments: object) -> None:
     done = child(*unit.torchrun_command(script)[1:], *arguments)
@@ -49,7 +51,8 @@ def test_ddp_averages_gradients(facts: list[dict]) -> None:
     assert [found["gradient"] for found in facts] == [[[1.5, 1.5]]] * 2
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.deep] * (name not in QUICK)) for name in models.names()])
 def test_two_ranks_over_hccl_train_as_two_over_gloo(name: str, tmp_path: Path) -> None:
     for device in (DEVICE_OF_RANKS, "cpu"):
         launch(FOLDER / "two_ranks.py", tmp_path, name, device)

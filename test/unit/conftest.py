@@ -23,13 +23,27 @@ ROOT = Path(__file__).resolve().parents[2]
 # The smallest network and pictures that exercise everything.
 TINY = ["--load_size", "64", "--batch_size", "2", "--num_threads", "0", "--num_val_images", "2",
         "--device", "cpu"]
+# Without lazy regularisers, whose steps come on top; their own tests switch them on.
+TINY_STYLE = ["--load_size", "16", "--narrow", "0.03125", "--style_dim", "16", "--n_mlp", "2",
+              "--stddev_group", "1", "--d_reg_every", "0", "--g_reg_every", "0"]
 TINY_MODEL = {
+    "fan": ["--fan_width", "8", "--load_size", "32"],
+    "gfpgan": ["--load_size", "16", "--narrow", "0.03125", "--style_dim", "16", "--num_mlp", "1",
+               "--stddev_group", "1", "--component_channels", "8", "--no-fix_decoder",
+               "--no-randomize_noise", "--lambda_pcp", "0", "--lambda_style", "0", "--lambda_id",
+               "0"],
+    "gpen": [*TINY_STYLE, "--lambda_id", "0", "--lambda_pix", "10"],
     "parse": ["--parse_channels", "16", "--parse_depth", "1", "--load_size", "32", "--lq_size", "8",
               "32"],
+    # Stage 3 at once: earlier ones leave parameters without gradient.
+    "pfsrnet": ["--width", "16", "--stage_steps", "0", "0", "100", "--load_size", "32",
+                "--fan_weights", "random", "--fan_width", "8", "--lambda_pcp", "0", "0", "0"],
     "psfrgan": ["--max_channels", "16", "--D_num", "2", "--n_layers_D", "2", "--ndf", "8",
                 "--load_size", "32", "--lq_size", "8", "32", "--parse_weights", "random",
                 "--parse_channels", "16", "--parse_depth", "1", "--lambda_ss", "0"],
-    "sparnet": ["--scale_factor", "8", "--res_depth", "0", "--bottleneck_size", "16"],
+    "stylegan2": [*TINY_STYLE, "--noise_from", "host"],
+    "sparnet": ["--scale_factor", "8", "--res_depth", "0", "--bottleneck_size", "16",
+                "--load_size", "32"],
     "sparnethd": ["--res_depth", "1", "--bottleneck_size", "8", "--max_channels", "32", "--num_D",
                   "2", "--n_layers_D", "2", "--ndf", "8", "--load_size", "32", "--lq_size", "8",
                   "32", "--lambda_pcp", "0"]}

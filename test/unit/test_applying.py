@@ -38,8 +38,8 @@ def pictures(tmp_path: Path) -> Path:
     """Six faces of odd sizes and kinds, one file corrupt."""
     folder = tmp_path / "in put"
     for index, (name, size) in enumerate(
-            [("a.png", (64, 64)), ("a.jpg", (30, 50)), ("sub/b.jpeg", (200, 180)),
-             ("sub/c.bmp", (64, 64)), ("d.webp", (64, 40))]):
+            [("a.png", (32, 32)), ("a.jpg", (30, 50)), ("sub/b.jpeg", (200, 180)),
+             ("sub/c.bmp", (32, 32)), ("d.webp", (32, 20))]):
         write_image(folder / name, bicubic(render_face(index, size=64).image, *size))
     (folder / "e.png").write_bytes((folder / "a.png").read_bytes()[:100])
     return folder
@@ -60,7 +60,7 @@ def test_a_folder_is_restored_names_kept_and_the_corrupt_file_reported(
     assert made == sorted(expected + [f"compare/{name}" for name in expected])
     assert done.returncode == 1
     assert "e.png" in done.stderr and "5 of 6" in done.stdout
-    assert read_image(tmp_path / "out" / "d.png").shape == (64, 64, 3)
+    assert read_image(tmp_path / "out" / "d.png").shape == (32, 32, 3)
 
 
 def test_results_are_the_networks_output(weights: Path, run_script: Callable, pictures: Path,

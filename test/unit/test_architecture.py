@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-PACKAGES = ("models", "data", "options", "utils", "metrics", "faces")
+PACKAGES = ("models", "data", "options", "utils", "metrics", "faces", "preparation")
 ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
 SOURCES = sorted([ROOT / name for name in ENTRIES]
                  + [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -19,7 +19,8 @@ SOURCES = sorted([ROOT / name for name in ENTRIES]
 ALLOWED = {
     "options": set(), "utils": set(), "data": {"utils"}, "models/networks": {"utils"},
     "models/losses": {"models.networks", "utils"}, "metrics": {"models.networks", "utils"},
-    "faces": {"models.networks", "utils"}, "models": {"models", "utils"}}
+    "faces": {"models.networks", "utils"}, "models": {"metrics", "models", "utils"},
+    "preparation": {"data", "faces", "models", "options", "utils"}}
 
 
 def imports(path: Path) -> set[str]:

@@ -176,11 +176,13 @@ def test_two_processes_equal_one_with_twice_the_batch(compare: Callable) -> None
     assert of_losses < 1e-6 and of_weights < 1e-7
 
 
+@pytest.mark.deep
 def test_gradients_averaged_after_the_backward_pass_do_the_same(compare: Callable) -> None:
     of_losses, of_weights = compare("--sync_bn", "--average")
     assert of_losses < 1e-6 and of_weights < 1e-7
 
 
+@pytest.mark.deep
 def test_without_synchronised_norms_each_process_normalises_its_own_batch(
         compare: Callable) -> None:
     of_losses, of_weights = compare("--no-sync_bn")
@@ -237,11 +239,6 @@ def kill_and_resume(rank: int, steps: int, running: Callable, tmp_path: Path) ->
     train(tmp_path, *arguments, name="undisturbed")
     expected, found = weights(tmp_path, "undisturbed"), weights(tmp_path)
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
-
-
-def test_a_killed_rank_ends_the_job_which_then_resumes_from_the_last_save(
-        running: Callable, tmp_path: Path) -> None:
-    kill_and_resume(1, 12, running, tmp_path)
 
 
 @pytest.mark.deep

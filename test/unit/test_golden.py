@@ -15,10 +15,15 @@ import selftest
 from utils import golden
 
 CASES = sorted((ROOT / "test" / "golden").glob("*.json"))
+# Take more than some seconds each; `make deep` and selftest.py run them.
+SLOW = {"sparnethd_losses", "psfrgan_train_step", "gfpgan_train_step_512", "gfpgan_v1.3_512",
+        "gfpgan_v1_512", "gfpgan_v1_512_gain"}
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.deep] * (path.stem in SLOW))
+    for path in CASES])
 def test_golden_case_holds(path: Path) -> None:
     row = selftest.run_case(path, selftest.runners(), CPU)
     assert row["ok"], selftest.line(row)

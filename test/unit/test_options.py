@@ -86,6 +86,15 @@ def test_shipped_settings_parse_and_say_what_they_are(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("alias, name, more", [
+    ("enhance", "psfrgan", ["--parse_weights", "random", "--lambda_ss", "0"]),
+    ("fpn", "parse", [])])
+def test_the_originals_names_of_recipes_are_understood(alias: str, name: str,
+                                                       more: list[str]) -> None:
+    opt = parse("--model", alias, *more)
+    assert (opt.model, opt.name.split("_")[0]) == (name, name)
+
+
 @pytest.mark.parametrize("kind, needed", [
     (TrainOptions, ["--res_depth", "--lambda_pix", "--scale_factor", "--lq_dataroot"]),
     (EvaluateOptions, ["--res_depth", "--protocol", "--lq_dataroot"]),

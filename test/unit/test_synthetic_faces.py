@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from data.synthetic_canvas import L_EYE, L_LIP, LABELS, NOSE, R_EYE, SKIN, U_LIP
+from data.labels import LABELS
+from data.synthetic_canvas import L_EYE, L_LIP, NOSE, R_EYE, SKIN, U_LIP
 from data.synthetic_faces import Face, render_face
 from data.synthetic_shapes import TEMPLATE5
 

@@ -1,0 +1,88 @@
+"""What the parsing network learns on synthetic faces within some minutes of a CPU.
+
+    python benchmarks/parse_iou.py [--steps 600] [--pictures 100] [--output DIR] [--json FILE]
+                                   [TRAINING ARGUMENTS ...]
+
+Trains a small network of --model parse (further arguments go to newtrain.py) and prints the
+intersection over union of each region on held-out people, pixels of all pictures together, and
+their mean over the regions present.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+import data
+import models
+from data.labels import LABELS, NUM_LABELS
+from data.loader import create_eval_loader
+from metrics.segmentation import mean_iou, overlaps
+from options.test_options import EvaluateOptions
+from utils import device as devices
+
+SMALL = ["--load_size", "128", "--parse_channels", "16", "--parse_depth", "2", "--batch_size", "8",
+         "--lr", "1e-3", "--lq_size", "32", "128", "--num_threads", "1"]
+
+
+def train(folder: Path, steps: int, arguments: list[str]) -> float:
+    """Train; the seconds it took."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, str(ROOT / "newtrain.py"), "--model", "parse", *SMALL, "--train_steps",
+         str(steps), "--checkpoints_dir", str(folder), "--name", "parse", "--print_freq", "50",
+         "--eval_freq", "200", "--num_val_images", "20", *arguments], check=True)
+    return time.perf_counter() - began
+
+
+def measure(folder: Path, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU of each region over all held-out pictures, and which regions there are."""
+    opt = EvaluateOptions(models, data).parse(
+        ["--name", "parse", "--checkpoints_dir", str(folder), "--max_dataset_size", str(pictures)])
+    device = devices.open_device(opt.device)
+    model, _ = models.load_trained(opt, device)
+    dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
+    both, either = torch.zeros(2, NUM_LABELS).double()
+    seen = torch.zeros(NUM_LABELS).double()
+    for batch in devices.Prefetcher(create_eval_loader(dataset, batch_size=8), device,
+                                    model.prepare):
+        labels = batch["labels"]
+        found = overlaps(model.parse(batch["lq"]), labels, NUM_LABELS)
+        both, either = both + found[0].sum(0), either + found[1].sum(0)
+        seen += torch.bincount(labels.long().flatten().cpu(), minlength=NUM_LABELS)
+    return both / either.clamp(min=1), seen > 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--pictures", type=int, default=100, help="held-out people")
+    parser.add_argument("--output", metavar="DIR", help="keep the run here")
+    parser.add_argument("--json", metavar="FILE")
+    opt, arguments = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(opt.output or scratch)
+        seconds = train(folder, opt.steps, arguments)
+        iou, present = measure(folder, opt.pictures)
+    mean = float(mean_iou(iou, torch.ones_like(iou), present))
+    for name, value, there in zip(LABELS, iou.tolist(), present.tolist(), strict=True):
+        print(f"{name:<12}{value:8.3f}" if there else f"{name:<12}  absent")
+    print(f"mean        {mean:8.3f}   {opt.steps} steps in {seconds / 60:.1f} min")
+    if opt.json:
+        Path(opt.json).write_text(json.dumps({
+            "mean_iou": mean, "seconds": seconds, "iou": dict(zip(LABELS, iou.tolist(),
+                                                                  strict=True))}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

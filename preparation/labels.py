@@ -1,0 +1,66 @@
+"""Merge the part masks that CelebAMask-HQ ships into one label map per face."""
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.labels import LABELS
+from utils.image import BadImage, list_images, read_image, write_image
+
+NAME = re.compile(r"(\d+)_(\w+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, metavar="DIR",
+                        help="CelebAMask-HQ-mask-anno, with NUMBER_PART.png in its subfolders")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="folder for NUMBER.png, grey levels 0 to 18; --model parse expects "
+                             "DATAROOT/CelebAMask-HQ-mask")
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Write the map of every face that has none yet.
+
+    Later parts in the order of data.labels.LABELS lie over earlier ones, as in switchablenorms/
+    CelebAMask-HQ. Part masks carry the picture's number with leading zeros, maps without.
+
+    Raises:
+        ValueError: no part masks, or a name that stands for no part.
+        BadImage: a part mask that cannot be read or differs in size from the others of its face.
+    """
+    faces: dict[int, dict[str, Path]] = defaultdict(dict)
+    for path in list_images(opt.input):
+        match = NAME.fullmatch(path.stem)
+        if match is None or match[2] not in LABELS[1:]:
+            raise ValueError(f"{path}: expected NUMBER_PART.png with PART one of "
+                             f"{', '.join(LABELS[1:])}")
+        faces[int(match[1])][match[2]] = path
+    folder, written = Path(opt.output), 0
+    for number, parts in tqdm(sorted(faces.items()), unit="face", disable=None):
+        target = folder / f"{number}.png"
+        if not target.exists():
+            write_image(target, merge(parts))
+            written += 1
+    print(f"{written} label maps written, {len(faces) - written} were there, in {folder}")
+    return 0
+
+
+def merge(parts: dict[str, Path]) -> np.ndarray:
+    """Label map (H, W) of one face's part masks, given by part."""
+    labels = None
+    for number, part in enumerate(LABELS):
+        if part not in parts:
+            continue
+        mask = read_image(parts[part])[..., 0] > 0
+        if labels is None:
+            labels = np.zeros(mask.shape, np.uint8)
+        if mask.shape != labels.shape:
+            raise BadImage(f"{parts[part]}: {mask.shape[1]}x{mask.shape[0]} pixels, other parts of "
+                           f"this face have {labels.shape[1]}x{labels.shape[0]}")
+        labels[mask] = number
+    return labels

@@ -1,0 +1,96 @@
+"""Write the label map of every face of a folder, for --model psfrgan."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from data.labels import colour_map
+from data.loader import create_eval_loader
+from data.single_dataset import SingleDataset
+from models.networks.parsenet import labels_of, parsing_network
+from models.parse_model import add_parse_flags, parse_settings
+from options.parser import count, positive_int
+from utils import device as devices
+from utils.image import to_tensor, write_image
+
+SOME_FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, metavar="PATH",
+                        help="folder of aligned faces, with its subfolders, or a quoted pattern")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="folder for NAME.png, e.g. FFHQ/masks512 for pictures in "
+                             "FFHQ/imgs1024")
+    parser.add_argument("--parse_weights", "--parse_net_weight", required=True, metavar="FILE",
+                        help="parsing network, published (parse_multi_iter_90000.pth) or of "
+                             "--model parse; `random` for smoke runs only")
+    add_parse_flags(parser)
+    parser.add_argument("--size", type=positive_int, default=512,
+                        help="side of the maps; the faces are brought to it, a multiple of 16")
+    parser.add_argument("--format", default="colours", choices=("colours", "labels"),
+                        help="colours: as published, to look at; labels: grey levels 0 to 18")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="faces at a time")
+    parser.add_argument("--num_threads", type=count, default=2, help="picture loading processes")
+    parser.add_argument("--device", default="auto",
+                        help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Parse every picture that has no map yet; 1 if some could not be read.
+
+    Raises:
+        ValueError: a size the network cannot take, no pictures, two pictures for one map, a map
+            that would overwrite a picture, weights that do not fit.
+    """
+    if opt.size % 16 or opt.size < 32:
+        raise ValueError(f"--size must be a multiple of 16 and at least 32, got {opt.size}")
+    dataset = SingleDataset(dataroot=opt.input, load_size=opt.size)
+    folder = Path(opt.output)
+    targets = targets_of(dataset, folder)
+    waiting = [index for index, name in enumerate(dataset.items) if not targets[name].exists()]
+    device = devices.open_device(opt.device)
+    network = parsing_network(opt.parse_weights, "--parse_weights", **parse_settings(opt))
+    network.to(device)
+    loader = create_eval_loader(Subset(dataset, waiting), batch_size=opt.batch_size,
+                                num_threads=opt.num_threads,
+                                pin_memory=devices.pins_memory(device))
+    failed: list[str] = []
+    with tqdm(total=len(waiting), unit="face", disable=None) as bar:
+        for batch in devices.Prefetcher(loader, device, prepare):
+            failed += batch["bad"]
+            if batch["path"]:
+                with torch.inference_mode():
+                    maps = labels_of(network(batch["lq"])[0]).to(torch.uint8).cpu().numpy()
+                for name, labels in zip(batch["path"], maps, strict=True):
+                    write_image(targets[name],
+                                colour_map(labels) if opt.format == "colours" else labels)
+            bar.update(len(batch["path"]) + len(batch["bad"]))
+    print(f"{len(waiting) - len(failed)} label maps written, {len(targets) - len(waiting)} were "
+          f"there, in {folder}")
+    for message in failed:
+        print(f"no map: {message}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def prepare(batch: dict[str, Any]) -> dict[str, Any]:
+    return {**batch, "lq": to_tensor(batch["lq"])} if batch["path"] else batch
+
+
+def targets_of(dataset: SingleDataset, folder: Path) -> dict[str, Path]:
+    """The map each picture gets: its path below the data set's root, in `folder`, as PNG."""
+    targets = {name: (folder / name).with_suffix(".png") for name in dataset.items}
+    if len(set(targets.values())) < len(targets):
+        raise ValueError(f"{dataset.root}: pictures that differ in their extension only would "
+                         "share a map")
+    originals = {(dataset.root / name).resolve() for name in dataset.items}
+    clash = next((target for target in targets.values() if target.resolve() in originals), None)
+    if clash is not None:
+        raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
+    return targets
