@@ -17,7 +17,7 @@ from utils import golden
 CASES = sorted((ROOT / "test" / "golden").glob("*.json"))
 # Take more than some seconds each; `make deep` and selftest.py run them.
 SLOW = {"sparnethd_losses", "psfrgan_train_step", "gfpgan_train_step_512", "gfpgan_v1.3_512",
-        "gfpgan_v1_512", "gfpgan_v1_512_gain"}
+        "gfpgan_v1_512", "gfpgan_v1_512_gain", "pfsrnet_losses_step1", "pfsrnet_d_step3"}
 CPU = torch.device("cpu")
 
 

@@ -1,0 +1,1 @@
+"""Faces in whole photographs: find, align, restore, paste back."""

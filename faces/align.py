@@ -1,0 +1,80 @@
+"""Five-point alignment: templates, similarity transforms, crops."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+# Eyes (left and right of the picture), nose, corners of the mouth, in pixels of a square of `side`.
+# ffhq: xinntao/facexlib; arcface: deepinsight/insightface.
+TEMPLATES: dict[str, tuple[int, np.ndarray]] = {
+    "ffhq": (512, np.array([[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935],
+                            [201.26117, 371.41043], [313.08905, 371.15118]])),
+    "arcface": (112, np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
+                               [41.5493, 92.3655], [70.7299, 92.2041]])),
+}
+# yangxy/GPEN: the 96 x 112 ArcFace points made square by 8 pixels and padded by a quarter, 28.
+TEMPLATES["gpen"] = (168, TEMPLATES["arcface"][1] + 28)
+# chaofengc/PSFRGAN: outer and inner corner of the eye on the picture's right, of the one on its
+# left, base of the nose, as dlib's five-point predictor gives them.
+TEMPLATES["psfrgan"] = (1024, np.array([
+    [686.77227723, 488.62376238], [586.77227723, 493.59405941], [337.91089109, 488.38613861],
+    [437.95049505, 493.51485149], [513.58415842, 678.5049505]]))
+# Around what a crop shows beyond the photograph, RGB, as facexlib has it.
+BORDER = (132, 133, 135)
+
+
+def template(name: str, size: int) -> np.ndarray:
+    """Points (5, 2) of a template, for a crop of size x size pixels.
+
+    Raises:
+        ValueError: no such template.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
+    side, points = TEMPLATES[name]
+    return points * (size / side)
+
+
+def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, scaling and shift that takes `points` nearest to `target`, in least squares.
+
+    Args:
+        points, target: (N, 2), two different points at least.
+
+    Returns:
+        float64 (2, 3), never a reflection.
+
+    Raises:
+        ValueError: all points are the same.
+
+    Source: Umeyama, IEEE TPAMI 13(4), 1991; in the plane the solution is a complex division.
+    """
+    points, target = np.asarray(points, np.float64), np.asarray(target, np.float64)
+    centre, goal = points.mean(axis=0), target.mean(axis=0)
+    source = (points - centre) @ (1, 1j)
+    spread = float((np.abs(source) ** 2).sum())
+    if not spread > 0:
+        raise ValueError("a similarity transform needs two different points")
+    factor = (np.conj(source) * ((target - goal) @ (1, 1j))).sum() / spread
+    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
+    return np.column_stack([linear, goal - linear @ centre])
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """The affine transform (2, 3) that undoes another."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([linear, -linear @ matrix[:, 2]])
+
+
+def crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """The square that a transform from the picture to it cuts out, bilinear.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        matrix: (2, 3), picture to crop, e.g. from `similarity`.
+
+    Returns:
+        uint8 (size, size, 3); BORDER beyond the picture.
+    """
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER)

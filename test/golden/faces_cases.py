@@ -1,0 +1,128 @@
+"""How the golden cases of finding and aligning faces are built."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from faces import align
+from faces.nms import suppress
+from faces.paste import enlarge, frame_mask, parsing_mask, paste
+from models.networks.retinaface import RetinaFace, anchors, decode_boxes, decode_points
+from utils.golden import Check, compare_all, make_input, run_network
+
+
+def detector(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    network = RetinaFace(case["config"].get("network_name", "resnet50"))
+    return run_network(case, network, device, folder)
+
+
+def detector_with_boxes(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    height, width = case["config"]["image_size"]
+    gain = case["config"]["input_gain"]
+    priors = anchors(height, width, device)
+
+    def named(result: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        boxes, scores, points = result
+        return {"loc": boxes, "conf": scores, "landm": points, "priors": priors,
+                "boxes": decode_boxes(boxes[0], priors), "points": decode_points(points[0], priors)}
+
+    class Amplified(RetinaFace):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return super().forward(gain * x)
+    return run_network(case, Amplified(), device, folder, named)
+
+
+def suppression(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    x = make_input(**case["inputs"][0]).numpy()
+    a, b, c, d, scores = x.T
+    boxes = np.stack([50 * a, 50 * b, 50 * a + 20 + 30 * c, 50 * b + 20 + 30 * d], axis=1)
+    keep = suppress(boxes, scores, case["config"]["threshold"])
+    return compare_all(case, case["outputs"], {"keep": torch.tensor(keep, dtype=torch.float64)})
+
+
+def alignment_gpen(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    found = {}
+    for index, item in enumerate(case["config"]["items"]):
+        reference = align.template("gpen", item["size"])
+        forward = align.similarity(np.array(item["landmarks"]), reference)
+        found |= {f"{index} reference": reference, f"{index} forward": forward,
+                  f"{index} inverse": align.inverse(forward)}
+    return compare_all(case, case["outputs"], found)
+
+
+def alignment_psfrgan(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    reference = align.template("psfrgan", case["config"]["size"])
+    found = {f"matrix{index}": align.similarity(np.array(points), reference)
+             for index, points in enumerate(case["config"]["landmarks"])}
+    return compare_all(case, case["outputs"], found)
+
+
+def picture(name: str, height: int, width: int) -> np.ndarray:
+    """The cases' picture of this name: smooth random colours, uint8 BGR."""
+    coarse = make_input(name, (1, 3, 10, 12), 0, 255)
+    fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    return fine[0].clamp(0, 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+
+
+def named_picture(text: str) -> np.ndarray:
+    """From such as `gfp.scene 320x420`."""
+    name, size = text.split()
+    return picture(name, *(int(side) for side in size.split("x")))
+
+
+def regions() -> np.ndarray:
+    labels = np.zeros((512, 512), np.uint8)
+    cv2.ellipse(labels, (256, 256), (170, 213), 0, 0, 360, 1, -1)
+    labels[226:286, 248:296] = 10
+    labels[:60] = 17
+    labels[-50:] = 16
+    return labels
+
+
+def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    scale, size = config["upscale"], config["face_size"]
+    scene = named_picture(config["image"])
+    mask = parsing_mask(regions(), size) if config["use_parse"] else None
+    found: dict[str, Any] = {}
+    result = enlarge(scene, scale)
+    for index, points in enumerate(config["landmarks"]):
+        matrix = align.similarity(np.array(points), align.template("ffhq", size))
+        back = align.inverse(matrix) * scale
+        found |= {f"affine{index}": matrix, f"inverse{index}": back.copy()}
+        back[:, 2] += scale / 2     # as published; ours is to_enlarged
+        found |= {f"inverse_offset{index}": back,
+                  f"cropped{index}": align.crop(scene[..., ::-1], matrix, size)[..., ::-1]}
+        result = paste(result, named_picture(config["restored"][index]), back, mask,
+                       edge=2 * scale)
+    found["pasted"] = result
+    return compare_all(case, case["outputs"], {name: np.ascontiguousarray(value, np.float64)
+                                               for name, value in found.items()})
+
+
+def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    size = case["config"]["size"]
+    rows, columns = np.mgrid[:size, :size]
+    disc = (columns - 240) ** 2 + (rows - 256) ** 2 < 200 ** 2
+    return compare_all(case, case["outputs"], {
+        "static mask": frame_mask(size),
+        "postprocess of ones": parsing_mask(np.ones((size, size), int), size, "gpen"),
+        "postprocess of disc centre (240,256) radius 200 (strict)":
+            parsing_mask(disc.astype(int), size, "gpen")})
+
+
+CASES = [
+    ("facexlib_retinaface_*", "RetinaFace", detector),
+    ("gpen_retinaface_*", "retinaface_*", detector_with_boxes),
+    ("gpen_nms*", "nms", suppression),
+    ("gpen_align*", "gpen_align", alignment_gpen),
+    ("gpen_paste_mask*", "gpen_paste_mask", paste_masks),
+    ("gfpgan_paste_*", "face_align_paste", photograph),
+    ("psfrgan_align*", "similarity_transform", alignment_psfrgan),
+]

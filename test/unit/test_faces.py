@@ -1,0 +1,168 @@
+"""Aligning faces and pasting them back."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from faces import align
+from faces.nms import suppress
+from faces.paste import enlarge, parsing_mask, paste, to_enlarged
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def turned(points: np.ndarray, scale: float, degrees: float, shift: tuple) -> np.ndarray:
+    angle = np.deg2rad(degrees)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return points @ turn.T + shift
+
+
+@pytest.fixture
+def matrix() -> np.ndarray:
+    """From a photograph to a crop of 64 pixels: the face stands at (70, 50), slightly turned."""
+    points = turned(align.template("ffhq", 64), 0.6, 12, (60, 30))
+    return align.similarity(points, align.template("ffhq", 64))
+
+
+# ---- alignment -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("degrees", [0, 33, 90, 180, 271])
+def test_a_moved_face_is_found_back_exactly(degrees: float) -> None:
+    target = align.template("ffhq", 512)
+    found = align.similarity(turned(target, 0.37, degrees, (100, -40)), target)
+    back = turned(target, 0.37, degrees, (100, -40)) @ found[:, :2].T + found[:, 2]
+    assert np.abs(back - target).max() < 1e-9
+
+
+def test_a_mirrored_face_is_not_mirrored_back() -> None:
+    target = align.template("ffhq", 512)
+    found = align.similarity(target * (-1, 1), target)
+    assert np.linalg.det(found[:, :2]) > 0
+
+
+def test_noise_is_shared_out_in_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    target = align.template("ffhq", 512)
+    points = turned(target, 2, 20, (9, 9)) + rng.normal(0, 5, (5, 2))
+    x, y = points.T
+    zero, one = np.zeros(5), np.ones(5)
+    system = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    a, b, c, d = np.linalg.lstsq(system, target.T.ravel(), rcond=None)[0]
+    assert np.allclose(align.similarity(points, target), [[a, -b, c], [b, a, d]], atol=1e-9)
+
+
+def test_points_in_one_place_are_refused() -> None:
+    with pytest.raises(ValueError, match="two different points"):
+        align.similarity(np.ones((5, 2)), align.template("ffhq", 512))
+
+
+def test_an_unknown_template_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'dlib'; there are ffhq, arcface"):
+        align.template("dlib", 512)
+
+
+def test_the_inverse_undoes() -> None:
+    matrix = np.array([[0.8, -0.3, 12.0], [0.3, 0.8, -7.0]])
+    both = align.inverse(matrix)
+    points = np.random.default_rng(0).normal(size=(4, 2))
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    assert np.allclose(moved @ both[:, :2].T + both[:, 2], points)
+
+
+def test_beyond_the_picture_a_crop_shows_the_border() -> None:
+    crop = align.crop(np.zeros((10, 10, 3), np.uint8), np.array([[1.0, 0, 20], [0, 1, 20]]), 64)
+    assert tuple(crop[0, 0]) == align.BORDER and crop[25, 25].max() == 0
+
+
+# ---- paste ---------------------------------------------------------------------------------------
+
+def changed(photo: np.ndarray, result: np.ndarray) -> np.ndarray:
+    return (photo != result).any(axis=2)
+
+
+def test_only_the_face_changes_and_the_photograph_given_stays(matrix: np.ndarray) -> None:
+    photo = smooth(100, 140)
+    before = photo.copy()
+    result = paste(photo, np.full((64, 64, 3), 255, np.uint8), align.inverse(matrix))
+    assert np.array_equal(photo, before)
+    rows, columns = np.nonzero(changed(photo, result))
+    corners = np.array([(0, 0), (63, 0), (0, 63), (63, 63)], float)
+    inverse = align.inverse(matrix)
+    reach = corners @ inverse[:, :2].T + inverse[:, 2]
+    assert (np.array([columns.min(), rows.min()]) >= np.floor(reach.min(axis=0)) - 1).all()
+    assert (np.array([columns.max(), rows.max()]) <= np.ceil(reach.max(axis=0)) + 1).all()
+    centre = np.array([32, 32]) @ inverse[:, :2].T + inverse[:, 2]
+    assert result[round(centre[1]), round(centre[0])].min() == 255
+
+
+def test_the_crop_itself_pasted_back_leaves_no_seam(matrix: np.ndarray) -> None:
+    photo = smooth(100, 140)
+    result = paste(photo, align.crop(photo, matrix, 64), align.inverse(matrix))
+    assert np.abs(result.astype(int) - photo).max() <= 2
+
+
+def test_the_edge_of_a_pasted_face_is_soft(matrix: np.ndarray) -> None:
+    photo = np.zeros((100, 140, 3), np.uint8)
+    result = paste(photo, np.full((64, 64, 3), 200, np.uint8), align.inverse(matrix))
+    steps = np.abs(np.diff(result[..., 0].astype(int), axis=1))
+    assert result.max() == 200 and steps.max() < 200 * 0.8
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 1.0])
+def test_strength_goes_from_the_photograph_to_the_face(strength: float,
+                                                       matrix: np.ndarray) -> None:
+    photo = np.full((100, 140, 3), 40, np.uint8)
+    result = paste(photo, np.full((64, 64, 3), 240, np.uint8), align.inverse(matrix),
+                   strength=strength)
+    assert result.max() == 40 + round(200 * strength)
+
+
+def test_a_mask_decides_where_the_face_goes(matrix: np.ndarray) -> None:
+    photo = smooth(100, 140)
+    mask = np.zeros((64, 64), np.float32)
+    assert not changed(photo, paste(photo, photo[:64, :64], align.inverse(matrix), mask)).any()
+    mask[20:40, 20:40] = 1
+    result = paste(photo, np.zeros((64, 64, 3), np.uint8), align.inverse(matrix), mask)
+    assert 0 < changed(photo, result).sum() < 30 * 30
+
+
+@pytest.mark.parametrize("shift", [(-500, 0), (5000, 5000)])
+def test_a_face_outside_changes_nothing(shift: tuple) -> None:
+    photo = smooth(50, 60)
+    matrix = np.array([[1.0, 0, shift[0]], [0, 1, shift[1]]])
+    assert np.array_equal(paste(photo, np.zeros((64, 64, 3), np.uint8), matrix), photo)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_face_lands_on_itself_in_the_enlarged_photograph(scale: int,
+                                                           matrix: np.ndarray) -> None:
+    """Half a pixel of shift would move the smooth picture by more than this."""
+    photo = smooth(100, 140)
+    large = enlarge(photo, scale)
+    back = to_enlarged(align.inverse(matrix), scale)
+    result = paste(large, align.crop(photo, matrix, 64), back, edge=2 * scale)
+    touched = changed(large, result)
+    mean = np.abs(result.astype(int) - large)[touched].mean() if touched.any() else 0
+    assert mean < 1.2
+
+
+def test_a_parsing_mask_takes_the_face_and_leaves_the_hat() -> None:
+    labels = np.full((512, 512), 1)
+    labels[:200] = 14
+    mask = parsing_mask(labels, 128)
+    assert mask.shape == (128, 128) and mask[:25].max() < 0.01 and mask[80:110, 40:90].min() > 0.99
+
+
+# ---- overlapping boxes ---------------------------------------------------------------------------
+
+def test_the_better_of_two_overlapping_boxes_stays() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]], float)
+    assert suppress(boxes, np.array([0.5, 0.9, 0.7]), 0.4) == [1, 2]
+
+
+def test_no_boxes_give_none() -> None:
+    assert suppress(np.zeros((0, 4)), np.zeros(0), 0.4) == []
