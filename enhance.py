@@ -1,6 +1,7 @@
 """Restore pictures: python enhance.py --pretrain_model_path FILE --input PATH --output DIR
 
-A picture of any size is brought to the network's by the recipe's own preprocessing.
+A picture of any size is brought to the network's by the recipe's own preprocessing. With --photos
+the inputs are whole photographs, whose faces are found, restored and pasted back.
 """
 from __future__ import annotations
 
@@ -23,13 +24,27 @@ from tqdm import tqdm
 
 import data
 import models
+from faces import align, detect
+from faces.paste import parsing_mask
+from faces.photograph import Mask, Settings, restore_photograph
+from models.networks.parsenet import labels_of, parsing_network
 from options.test_options import EnhanceOptions
 from utils import device as devices
 from utils import entry
-from utils.image import BadImage, find_images, image_grid, read_image, to_image, write_image
+from utils.image import (
+    BadImage,
+    bicubic,
+    find_images,
+    image_grid,
+    read_image,
+    to_image,
+    to_tensor,
+    write_image,
+)
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PARSING_SIZE = 512      # of the pictures that parsing networks were made for
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
 
 
@@ -63,7 +78,7 @@ def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
         raise ValueError(f"--output would overwrite the input {clash}; choose another folder")
 
 
-def restore_batch(model: Any, images: list[np.ndarray], device: torch.device,
+def restore_batch(model: Any, images: list[np.ndarray] | np.ndarray, device: torch.device,
                   rounding: str) -> np.ndarray:
     """Restore preprocessed pictures, uint8 (size, size, 3) in and out."""
     batch = torch.from_numpy(np.stack(images)).to(device)
@@ -83,49 +98,137 @@ def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]
         yield pairs[first:first + size]
 
 
+class Job:
+    """What both ways of restoring share: inputs, the network, the pictures that failed."""
+
+    def __init__(self, opt: Namespace) -> None:
+        self.opt = opt
+        self.root, self.inputs = find_images(opt.input)
+        self.folder = Path(opt.output)
+        self.failed: list[str] = []
+
+    def open(self) -> None:
+        """Load the network; after everything that can be refused without it."""
+        self.device = entry.open_device(self.opt)
+        devices.seed_everything(self.opt.seed, self.device)
+        self.model, _ = models.load_trained(self.opt, self.device)
+
+    def read(self, path: Path) -> np.ndarray | None:
+        """The picture, or None and a note that it cannot be read."""
+        try:
+            return read_image(path)
+        except BadImage as error:
+            self.failed.append(str(error))
+            return None
+
+    def restore(self, images: list[np.ndarray] | np.ndarray) -> np.ndarray:
+        return restore_batch(self.model, images, self.device, self.opt.rounding)
+
+    def bar(self) -> tqdm:
+        return tqdm(total=len(self.inputs), unit="picture", disable=not sys.stderr.isatty())
+
+    def finish(self, *remarks: str) -> int:
+        """Say what was done; returns the exit status."""
+        print(f"{len(self.inputs) - len(self.failed)} of {len(self.inputs)} pictures restored, "
+              f"results in {self.folder}")
+        for remark in remarks:
+            print(remark)
+        for message in self.failed:
+            print(f"not restored: {message}", file=sys.stderr)
+        return SOME_FAILED if self.failed else 0
+
+
 def enhance(opt: Namespace) -> int:
     """Restore every input; returns the exit status."""
     entry.set_up_logging()
-    root, inputs = find_images(opt.input)
-    folder = Path(opt.output)
-    outputs = output_paths(root, inputs, folder, opt.ext)
-    strips = [strip_path(path, folder) for path in outputs] if opt.compare else []
-    refuse_overwriting(inputs, outputs + strips)
-    device = entry.open_device(opt)
-    devices.seed_everything(opt.seed, device)
-    model, _ = models.load_trained(opt, device)
+    return (photographs if opt.photos else single_faces)(opt)
+
+
+def single_faces(opt: Namespace) -> int:
+    """Restore pictures that show one aligned face each."""
+    job = Job(opt)
+    outputs = output_paths(job.root, job.inputs, job.folder, opt.ext)
+    strips = [strip_path(path, job.folder) for path in outputs] if opt.compare else []
+    refuse_overwriting(job.inputs, outputs + strips)
+    job.open()
     degrade = data.create_degradation(opt.degradation, vars(opt)) if opt.simulate_lq else None
-    failed, done, distorted = [], 0, 0
-    with tqdm(total=len(inputs), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        for pairs in batches(inputs, outputs, opt.batch_size):
+    done, distorted = 0, 0
+    with job.bar() as bar:
+        for pairs in batches(job.inputs, outputs, opt.batch_size):
             images, targets = [], []
             for index, (path, target) in enumerate(pairs, done):
-                try:
-                    original = read_image(path)
-                except BadImage as error:
-                    failed.append(str(error))
+                original = job.read(path)
+                if original is None:
                     continue
-                image = model.preprocess(original)
+                image = job.model.preprocess(original)
                 distorted += aspect(original) != aspect(image)
                 if degrade:
                     image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
                 images.append(image)
                 targets.append(target)
-            restored = restore_batch(model, images, device, opt.rounding) if images else ()
+            restored = job.restore(images) if images else ()
             for image, result, target in zip(images, restored, targets, strict=True):
                 write_image(target, result)
                 if opt.compare:
                     strip = image_grid([[image, result]], labels=["input", "restored"])
-                    write_image(strip_path(target, folder), strip)
+                    write_image(strip_path(target, job.folder), strip)
             done += len(pairs)
             bar.update(len(pairs))
-    print(f"{len(inputs) - len(failed)} of {len(inputs)} pictures restored, results in {folder}")
-    if distorted:
-        print(f"{distorted} of them had another aspect ratio and were squeezed to "
-              f"{opt.load_size}x{opt.load_size}; crop the faces first for natural results")
-    for message in failed:
-        print(f"not restored: {message}", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+    return job.finish(*([
+        f"{distorted} of them had another aspect ratio and were squeezed to "
+        f"{opt.load_size}x{opt.load_size}; crop the faces first for natural results, or use "
+        "--photos"] if distorted else []))
+
+
+def photographs(opt: Namespace) -> int:
+    """Restore the faces of whole photographs; results go to the folders users of GFP-GAN know."""
+    job = Job(opt)
+    outputs = output_paths(job.root, job.inputs, job.folder / "restored_imgs", opt.ext)
+    refuse_overwriting(job.inputs, outputs)
+    marked = detect.read_faces(opt.faces) if opt.faces else {}
+    template = opt.template or models.find(opt.model).template
+    align.template(template, opt.load_size)     # refuses an unknown one
+    job.open()
+    detector = None if opt.faces else detect.create(
+        opt.detector, opt.detector_weights, device=job.device, threshold=opt.detector_threshold)
+    mask = parsing_outline(opt.mask_weights, job.device) if opt.mask_weights else None
+    settings = Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
+                        opt.batch_size)
+    found, without = 0, []
+    with job.bar() as bar:
+        for path, target in zip(job.inputs, outputs, strict=True):
+            bar.update(1)
+            photo = job.read(path)
+            if photo is None:
+                continue
+            name = path.relative_to(job.root).as_posix()
+            faces = detector(photo) if detector else marked.get(name, [])
+            faces = detect.select(faces, photo.shape, least=opt.min_face, most=opt.max_faces,
+                                  only_centre=opt.only_center_face)
+            result = restore_photograph(photo, faces, job.restore, settings, mask)
+            write_image(target, result.picture)
+            stem = target.relative_to(job.folder / "restored_imgs").with_suffix("")
+            for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
+                for kind, image in (("cropped_faces", crop), ("restored_faces", face),
+                                    ("cmp", np.concatenate([crop, face], axis=1))):
+                    write_image(job.folder / kind / f"{stem}_{index:02d}.png", image)
+            found += len(faces)
+            without += [] if faces else [name]
+    return job.finish(f"{found} faces restored", *([
+        f"no face found in {len(without)} of them, written unchanged: {', '.join(without[:5])}"
+        + (" ..." if len(without) > 5 else "")] if without else []))
+
+
+def parsing_outline(weights: str, device: torch.device) -> Mask:
+    """A function from a restored face to the outline that is pasted, by a parsing network."""
+    network = parsing_network(weights, "--mask_weights").to(device)
+
+    def outline(face: np.ndarray) -> np.ndarray:
+        x = to_tensor(torch.from_numpy(bicubic(face, PARSING_SIZE, PARSING_SIZE)).to(device))
+        with torch.inference_mode():
+            labels = labels_of(network(x)[0])[0].cpu().numpy()
+        return parsing_mask(labels, len(face))
+    return outline
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def to_enlarged(matrix: np.ndarray, scale: float) -> np.ndarray:
 
 
 def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
-          mask: np.ndarray | None = None, strength: float = 1.0, edge: int = 2) -> np.ndarray:
+          mask: np.ndarray | None = None, strength: float = 1.0, edge: int = 2,
+          crop: np.ndarray | None = None) -> np.ndarray:
     """The photograph with a face over it; pixels that the mask does not reach stay as they are.
 
     Args:
@@ -44,6 +45,9 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
         strength: 1 for the face, 0 for the photograph, or between.
         edge: pixels along the face's edge that are left out where there is no mask; twice the scale
             of `enlarge`, as published.
+        crop: what the face was before it was restored, of the same size. Given, only the change is
+            pasted: what restoring leaves alone stays bit for bit, and so does detail that is too
+            fine for the crop. None replaces the photograph's pixels, as the published tools do.
 
     Returns:
         uint8 (H, W, 3).
@@ -58,7 +62,8 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
     local[:, 2] -= (columns.start, rows.start)
     size = (columns.stop - columns.start, rows.stop - rows.start)
     # Beyond its edge the face goes on, so that nothing dark seeps in where the weight is small.
-    warped = cv2.warpAffine(face.astype(np.float32), local, size, flags=cv2.INTER_LINEAR,
+    moved = face.astype(np.float32) - (0 if crop is None else crop.astype(np.float32))
+    warped = cv2.warpAffine(moved, local, size, flags=cv2.INTER_LINEAR,
                             borderMode=cv2.BORDER_REPLICATE)
     if mask is None:
         weight = _feathered(local, face.shape[0], size, edge)
@@ -66,7 +71,8 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
         weight = _warp(mask.astype(np.float32), local, size)
     weight = weight.clip(0, 1)[..., None] * strength
     under = photo[rows, columns].astype(np.float32)
-    mixed = np.rint(under + weight * (warped - under)).clip(0, 255).astype(np.uint8)
+    change = warped - under if crop is None else warped
+    mixed = np.rint(under + weight * change).clip(0, 255).astype(np.uint8)
     result[rows, columns] = np.where(weight > 0, mixed, photo[rows, columns])
     return result
 

@@ -36,6 +36,7 @@ class BaseModel:
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         restorer: letter of the network whose saved weights restore pictures.
         file_keys: by letter, the key that other tools expect the saved state dict under.
+        template: five-point alignment of the faces it was made for, see faces.align.TEMPLATES.
         best_by: the number of a validation, larger is better, that decides about `best`.
         gradients: how ranks share them. "ddp" overlaps that with the backward pass; "average" does
             it after, for networks with parameters that a step does not use or whose gradients
@@ -54,6 +55,7 @@ class BaseModel:
     loss_scale: str | float = 128.0
     restorer = "G"
     file_keys: dict[str, str] = {}
+    template = "ffhq"
     best_by = "psnr"
     gradients = "ddp"
 

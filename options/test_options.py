@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from options.base_options import BaseOptions, read_yaml
-from options.parser import OneLineParser, count
+from options.parser import OneLineParser, count, fraction, positive, positive_int
 
 # What a run's own options say about its network; where the data lies is the caller's business.
 NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
@@ -108,6 +108,43 @@ class EnhanceOptions(TestOptions):
                                 "good pictures")
         group.add_argument("--rounding", default="round", choices=("round", "truncate"),
                            help="how floats become bytes; the published code truncates")
+        self._add_photograph_flags(parser)
+
+    def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("whole photographs")
+        group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,
+                           help="the inputs are whole photographs: find their faces, restore each, "
+                                "paste them back; without it they are single, aligned faces")
+        group.add_argument("--detector", default="auto",
+                           choices=("auto", "retinaface", "yunet", "cascade"),
+                           help="auto is OpenCV's cascade, for frontal faces, unless "
+                                "--detector_weights names a better one")
+        group.add_argument("--detector_weights", metavar="FILE",
+                           help="RetinaFace's published weights (detection_Resnet50_Final.pth, "
+                                "mobilenet 0.25) or YuNet's ONNX file")
+        group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
+                           help="least score of a face (default: the detector's published one)")
+        group.add_argument("--faces", metavar="FILE",
+                           help="JSON with faces marked by hand, used instead of a detector: "
+                                '{NAME: [{"points": five [x, y]}]}')
+        group.add_argument("--template", default=None, metavar="NAME",
+                           help="alignment the network expects (default: the model's own)")
+        group.add_argument("--upscale", type=positive, default=1.0, metavar="N",
+                           help="enlarge the photographs so many times")
+        group.add_argument("--strength", type=fraction, default=1.0,
+                           help="1 pastes the restored face, 0 keeps the photograph")
+        group.add_argument("--only_center_face", action=argparse.BooleanOptionalAction,
+                           default=False, help="only the face nearest to the middle")
+        group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
+                           help="leave smaller faces as they are")
+        group.add_argument("--max_faces", type=positive_int, metavar="N",
+                           help="only the N largest faces")
+        group.add_argument("--match_colours", action=argparse.BooleanOptionalAction,
+                           default=False, help="give restored faces the colours of the photograph")
+        group.add_argument("--mask_weights", metavar="FILE",
+                           help="parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
+                                "parse_multi_iter_90000.pth) that outlines what is pasted; without "
+                                "it a square with a soft edge is")
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
@@ -115,6 +152,8 @@ class EnhanceOptions(TestOptions):
             raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
         if not (opt.pretrain_model_path or opt.name):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
+        if opt.photos and opt.simulate_lq:
+            raise ValueError("--simulate_lq is for single faces; leave --photos out")
 
 
 def run_folder_of(opt: argparse.Namespace) -> Path | None:

@@ -1,0 +1,254 @@
+"""Find faces in photographs, behind one interface.
+
+    detector = create("auto", weights=None, device=device)
+    for face in detector(image):
+        ...
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from faces import align
+from faces.nms import suppress
+from models.networks.retinaface import (
+    MEAN_BGR,
+    RetinaFace,
+    anchors,
+    decode_boxes,
+    decode_points,
+)
+from utils import checkpoint
+
+KINDS = ("auto", "retinaface", "yunet", "cascade")
+
+
+@dataclass
+class Face:
+    """A face in a photograph.
+
+    Attributes:
+        box: float32 (4,), corners x1, y1, x2, y2 in pixels.
+        points: float32 (5, 2): eyes (left and right of the picture), nose, corners of the mouth.
+        score: how sure the detector is; comparable within one detector only.
+    """
+    box: np.ndarray
+    points: np.ndarray
+    score: float
+
+    @property
+    def side(self) -> float:
+        """The shorter side of the box, in pixels."""
+        return float(min(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+
+Detector = Callable[[np.ndarray], list[Face]]
+
+
+def create(kind: str = "auto", weights: str | Path | None = None, *,
+           device: torch.device | None = None, threshold: float | None = None) -> Detector:
+    """A function from a uint8 RGB (H, W, 3) picture to its faces, the surest first.
+
+    Args:
+        kind: one of KINDS; auto takes what the weight file is for, without one OpenCV's cascades.
+        weights: RetinaFace's published file, or YuNet's ONNX file.
+        threshold: least score; the published one of each detector where None.
+
+    Raises:
+        ValueError: unknown kind, a missing or unneeded file, a file that does not fit.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"--detector must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "auto":
+        kind = ("cascade" if weights is None
+                else "yunet" if Path(weights).suffix == ".onnx" else "retinaface")
+    if kind == "cascade":
+        if weights is not None:
+            raise ValueError("--detector_weights: the cascade needs no file; it comes with OpenCV")
+        return CascadeDetector()
+    if weights is None:
+        raise ValueError(f"--detector {kind} needs --detector_weights FILE")
+    if kind == "yunet":
+        return YuNetDetector(weights, 0.9 if threshold is None else threshold)
+    return RetinaFaceDetector(weights, device or torch.device("cpu"),
+                              0.97 if threshold is None else threshold)
+
+
+class RetinaFaceDetector:
+    """RetinaFace with published weights, ResNet-50 or MobileNet 0.25, told apart by their names.
+
+    Args:
+        longest: pictures with a longer side are looked at in a reduced copy.
+    """
+    overlap = 0.4
+
+    def __init__(self, weights: str | Path, device: torch.device, threshold: float = 0.97,
+                 longest: int = 1500) -> None:
+        self.device, self.threshold, self.longest = device, threshold, longest
+        state = checkpoint.unwrap(checkpoint.read(weights), weights)
+        small = any(key.startswith("body.stage1.") for key in state)
+        self.network = RetinaFace("mobile0.25" if small else "resnet50")
+        self.network.load_state_dict(checkpoint.load_weights(
+            weights, self.network.state_dict(), "of the face detector"))
+        self.network.to(device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        image, scale = reduced(image, self.longest)
+        height, width = image.shape[:2]
+        x = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).to(self.device).float()
+        x = (x - x.new_tensor(MEAN_BGR)).permute(2, 0, 1)[None]
+        boxes, scores, points = self.network(x)
+        priors = anchors(height, width, self.device)
+        sides = torch.tensor([width, height], device=self.device)
+        corners = (decode_boxes(boxes[0], priors).view(-1, 2, 2) * sides).flatten(1)
+        marks = decode_points(points[0], priors).view(-1, 5, 2) * sides
+        score = scores[0, :, 1].cpu().numpy()
+        sure = score > self.threshold
+        corners, marks = corners.cpu().numpy()[sure] / scale, marks.cpu().numpy()[sure] / scale
+        score = score[sure]
+        return [Face(corners[i], marks[i], float(score[i]))
+                for i in suppress(corners, score, self.overlap)]
+
+
+class YuNetDetector:
+    """OpenCV's YuNet from its published ONNX file."""
+
+    def __init__(self, weights: str | Path, threshold: float = 0.9, longest: int = 1500) -> None:
+        if not Path(weights).is_file():
+            raise ValueError(f"--detector_weights: {weights} does not exist")
+        self.longest = longest
+        try:
+            self.network = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), threshold)
+        except cv2.error as error:
+            raise ValueError(f"--detector_weights {weights}: OpenCV cannot read it as a YuNet "
+                             f"network ({' '.join(str(error).split())})") from error
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        image, scale = reduced(image, self.longest)
+        self.network.setInputSize(image.shape[1::-1])
+        _, rows = self.network.detect(np.ascontiguousarray(image[..., ::-1]))
+        return [self._face(row, scale) for row in (() if rows is None else rows)]
+
+    @staticmethod
+    def _face(row: np.ndarray, scale: float) -> Face:
+        x, y, width, height = row[:4] / scale
+        points = row[4:14].reshape(5, 2) / scale
+        # Its points are the person's right eye first, which is on the picture's left.
+        return Face(np.array([x, y, x + width, y + height], np.float32), points, float(row[14]))
+
+
+class CascadeDetector:
+    """The cascades that come with OpenCV: nothing to download, frontal faces only.
+
+    The eyes are looked for where they usually are and taken from there if found; nose and mouth
+    follow from the eyes by the FFHQ template.
+    """
+    # Where the eyes are in a box, as a share of its side: measured on aligned faces.
+    eyes = np.array([[0.317, 0.388], [0.686, 0.388]])
+    reach = 0.13        # how far from there an eye is believed, as a share of the box's side
+    longest = 1000
+    neighbours = 5
+
+    def __init__(self) -> None:
+        self.faces, self.eye = (
+            cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
+            for name in ("frontalface_alt2", "eye"))
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        image, scale = reduced(image, self.longest)
+        grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        least = max(20, min(grey.shape) // 25)
+        boxes, _, scores = self.faces.detectMultiScale3(
+            grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+        found = [Face(np.array([x, y, x + side, y + side], np.float32) / scale,
+                      (self._points(grey, x, y, side) / scale).astype(np.float32), float(score))
+                 for (x, y, side, _), score in zip(boxes, np.ravel(scores), strict=True)]
+        return sorted(found, key=lambda face: -face.score)
+
+    def _points(self, grey: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
+        eyes = np.array([self._eye(grey, np.array([x, y]) + side * place, side)
+                         for place in self.eyes])
+        template = align.template("ffhq", 512)
+        matrix = align.similarity(template[:2], eyes)
+        return template @ matrix[:, :2].T + matrix[:, 2]
+
+    def _eye(self, grey: np.ndarray, expected: np.ndarray, side: int) -> np.ndarray:
+        """Centre of the eye nearest to where one is expected; that place if none is near."""
+        window = 0.22 * side
+        left, top = np.maximum(expected - window, 0).astype(int)
+        right, bottom = (expected + window).astype(int)
+        part = grey[top:bottom, left:right]
+        if min(part.shape, default=0) < 20:
+            return expected
+        found = self.eye.detectMultiScale(part, 1.05, 3, minSize=(max(12, side // 8),) * 2)
+        centres = [np.array([left + x + w / 2, top + y + h / 2]) for x, y, w, h in found]
+        near = [c for c in centres if np.linalg.norm(c - expected) < self.reach * side]
+        return min(near, key=lambda c: np.linalg.norm(c - expected), default=expected)
+
+
+def read_faces(path: str | Path) -> dict[str, list[Face]]:
+    """Faces that were marked by hand, by picture name.
+
+    The file is JSON: {"NAME": [{"points": [[x, y] x 5], "box": [x1, y1, x2, y2]}, ...]}; a box may
+    be left out.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        table: dict[str, list[dict[str, Any]]] = json.loads(Path(path).read_text())
+        return {name: [_marked(entry) for entry in entries] for name, entries in table.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--faces {path}: expected JSON {{NAME: [{{\"points\": five [x, y], "
+                         f"\"box\": [x1, y1, x2, y2]}}]}}, got {type(error).__name__}: {error}"
+                         ) from error
+
+
+def _marked(entry: dict[str, Any]) -> Face:
+    points = np.array(entry["points"], np.float32)
+    if points.shape != (5, 2):
+        raise ValueError(f"points of shape {points.shape} instead of (5, 2)")
+    box = np.array(entry.get("box", [*points.min(axis=0), *points.max(axis=0)]), np.float32)
+    if box.shape != (4,):
+        raise ValueError(f"a box of shape {box.shape} instead of (4,)")
+    return Face(box, points, 1.0)
+
+
+def select(faces: list[Face], shape: tuple[int, ...], *, least: float = 0,
+           most: int | None = None, only_centre: bool = False) -> list[Face]:
+    """Leave out faces.
+
+    Args:
+        shape: (H, W) of the photograph.
+        least: smallest shorter side of a box, in pixels.
+        most: so many of the largest are kept.
+        only_centre: keep the one nearest to the middle of the photograph.
+
+    Returns:
+        The rest, in the order given.
+    """
+    kept = [face for face in faces if face.side >= least]
+    if only_centre and kept:
+        middle = np.array([shape[1], shape[0]]) / 2
+        return [min(kept, key=lambda f: np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - middle))]
+    if most is not None and len(kept) > most:
+        largest = sorted(kept, key=lambda face: -face.side)[:most]
+        kept = [face for face in kept if any(face is each for each in largest)]
+    return kept
+
+
+def reduced(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """The picture with its longer side at most `longest`, and the factor that took."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    if scale == 1:
+        return image, 1.0
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale

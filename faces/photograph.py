@@ -1,0 +1,87 @@
+"""A whole photograph: find its faces, restore each, paste them back."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from faces import align
+from faces.detect import Face
+from faces.paste import enlarge, paste, to_enlarged
+
+# Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
+Restore = Callable[[np.ndarray], np.ndarray]
+# Restored face (S, S, 3) to how much of it is taken, (S, S) in 0..1.
+Mask = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Settings:
+    """How a photograph is treated.
+
+    Attributes:
+        size: side of the network's pictures.
+        template: five-point template the network's faces are aligned to.
+        scale: the result is so many times as large.
+        strength: 0 keeps the crop, 1 takes the restored face.
+        match_colours: give the restored face the crop's mean and spread of colour.
+        batch_size: faces at a time.
+    """
+    size: int = 512
+    template: str = "ffhq"
+    scale: float = 1.0
+    strength: float = 1.0
+    match_colours: bool = False
+    batch_size: int = 4
+
+
+@dataclass
+class Result:
+    """What became of a photograph: the picture, and of each face its crop and the restored one."""
+    picture: np.ndarray
+    crops: list[np.ndarray] = field(default_factory=list)
+    restored: list[np.ndarray] = field(default_factory=list)
+
+
+def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
+                       settings: Settings, mask: Mask | None = None) -> Result:
+    """Restore the given faces of a photograph.
+
+    Args:
+        photo: uint8 RGB (H, W, 3).
+        mask: how much of each restored face is taken; None feathers its edge.
+
+    Returns:
+        What is outside the faces is the photograph's, bit for bit where `scale` is 1.
+    """
+    template = align.template(settings.template, settings.size)
+    matrices = [align.similarity(face.points, template) for face in faces]
+    result = Result(enlarge(photo, settings.scale))
+    result.crops = [align.crop(photo, matrix, settings.size) for matrix in matrices]
+    for first in range(0, len(faces), settings.batch_size):
+        result.restored += list(restore(np.stack(
+            result.crops[first:first + settings.batch_size])))
+    for crop, restored, matrix in zip(result.crops, result.restored, matrices, strict=True):
+        if settings.match_colours:
+            restored = with_colours_of(restored, crop)
+        back = to_enlarged(align.inverse(matrix), settings.scale)
+        result.picture = paste(result.picture, restored, back, mask(restored) if mask else None,
+                               settings.strength, edge=max(2, round(2 * settings.scale)), crop=crop)
+    return result
+
+
+def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The picture with the other's mean and standard deviation of each channel, in CIE Lab.
+
+    Source: Reinhard et al., Color Transfer between Images, IEEE CG&A 2001.
+    """
+    ours, theirs = (cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+                    for x in (image, other))
+    axes = (0, 1)
+    spread = ours.std(axes)
+    factor = np.where(spread > 1e-3, theirs.std(axes) / np.maximum(spread, 1e-3), 1)
+    moved = (ours - ours.mean(axes)) * factor + theirs.mean(axes)
+    back = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return np.rint(back * 255).clip(0, 255).astype(np.uint8)
