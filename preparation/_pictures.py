@@ -1,0 +1,97 @@
+"""What the commands that turn pictures into pictures share: workers, resuming, failures."""
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from options.parser import positive_int
+from utils.image import BadImage, find_images, read_image, write_image
+
+SOME_FAILED = 1
+FORMATS = ("png", "jpg", "webp")
+
+
+def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--input", required=True, metavar="PATH",
+                        help=f"{what}: a folder, with its subfolders, or a quoted pattern")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="folder for the results, below it the input's subfolders")
+    parser.add_argument("--ext", default="png", choices=FORMATS, help="format of the results")
+    parser.add_argument("--workers", type=positive_int, default=2, help="pictures at a time")
+
+
+def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Write change(picture) for every picture that has no result yet; 1 if some failed.
+
+    Args:
+        change: from uint8 RGB (H, W, 3) to uint8; picklable. A ValueError of its is the picture's.
+
+    Raises:
+        ValueError: no pictures, two pictures with one result, a result that would overwrite a
+            picture.
+    """
+    targets = targets_of(opt.input, Path(opt.output), opt.ext)
+    waiting = [pair for pair in targets.items() if not pair[1].exists()]
+    failed = [message for message in spread(partial(_convert_one, change), waiting, opt.workers)
+              if message]
+    print(f"{len(waiting) - len(failed)} written, {len(targets) - len(waiting)} were there, in "
+          f"{opt.output}")
+    return conclude(failed)
+
+
+def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
+    """The result of each picture: its path below the source, in `folder`, with the extension."""
+    root, pictures = find_images(source)
+    targets = {path: (folder / path.relative_to(root)).with_suffix(f".{ext}")
+               for path in pictures}
+    if len(set(targets.values())) < len(targets):
+        raise ValueError(f"{root}: pictures that differ in their extension only would share a "
+                         "result")
+    originals = {path.resolve() for path in pictures}
+    clash = next((target for target in targets.values() if target.resolve() in originals), None)
+    if clash is not None:
+        raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
+    return targets
+
+
+def spread(task: Callable, items: list, workers: int) -> Iterable:
+    """task(item) of every item, in order, by several processes, with progress."""
+    if workers == 1 or len(items) < 2:
+        yield from map(task, tqdm(items, unit="picture", disable=None))
+        return
+    # A fresh interpreter each: forking one whose libraries have threads can hang.
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _alone) as pool:
+        yield from tqdm(pool.imap(task, items, chunksize=4), total=len(items), unit="picture",
+                        disable=None)
+
+
+def conclude(failed: list[str]) -> int:
+    """Name the pictures that failed; returns the exit status."""
+    for message in failed:
+        print(f"not done: {message}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _alone() -> None:
+    cv2.setNumThreads(0)
+
+
+def _convert_one(change: Callable, pair: tuple[Path, Path]) -> str:
+    path, target = pair
+    try:
+        image = read_image(path)
+    except BadImage as error:
+        return str(error)
+    try:
+        write_image(target, change(image))
+    except ValueError as error:
+        return f"{path}: {error}"
+    return ""

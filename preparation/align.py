@@ -1,0 +1,97 @@
+"""Cut aligned faces out of photographs, as FFHQ has them."""
+from __future__ import annotations
+
+import argparse
+import json
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from faces import align, detect
+from options.parser import count, fraction, positive_int
+from preparation import _pictures
+from utils.image import BadImage, read_image, write_image
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _pictures.add_arguments(parser, "photographs")
+    parser.add_argument("--size", type=positive_int, default=512, help="side of the crops")
+    parser.add_argument("--template", default="ffhq", choices=tuple(align.TEMPLATES),
+                        help="where eyes, nose and mouth go")
+    parser.add_argument("--detector", default="auto", choices=detect.KINDS,
+                        help="auto is OpenCV's cascade unless --detector_weights names a better "
+                             "one; the detector runs on the CPU, one per worker")
+    parser.add_argument("--detector_weights", metavar="FILE",
+                        help="RetinaFace's published weights or YuNet's ONNX file")
+    parser.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
+                        help="least score of a face (default: the detector's published one)")
+    parser.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
+                        help="leave smaller faces out")
+    parser.add_argument("--max_faces", type=positive_int, metavar="N",
+                        help="only the N largest of each photograph")
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Write NAME_00.png, NAME_01.png, ... of every photograph not done yet.
+
+    `faces.jsonl` in the output folder gets a line per photograph with boxes and points; a
+    photograph that has one is done.
+    """
+    detect.create(opt.detector, opt.detector_weights)       # refused here, not by a worker
+    targets = _pictures.targets_of(opt.input, Path(opt.output), opt.ext)
+    notes = Path(opt.output) / "faces.jsonl"
+    done = {json.loads(line)["name"] for line in _lines(notes)}
+    waiting = [pair for pair in targets.items() if _name(pair[1], notes.parent) not in done]
+    failed, written, empty = [], 0, 0
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with notes.open("a") as file:
+        for note, message in _pictures.spread(partial(_align_one, vars(opt)), waiting,
+                                              opt.workers):
+            if message:
+                failed.append(message)
+                continue
+            written += len(note["faces"])
+            empty += not note["faces"]
+            file.write(json.dumps(note) + "\n")
+            file.flush()
+    print(f"{written} faces of {len(waiting) - len(failed)} photographs written; "
+          f"{empty} photographs without a face, {len(done)} done before; see {notes}")
+    return _pictures.conclude(failed)
+
+
+def _lines(path: Path) -> list[str]:
+    """Complete lines of the notes; a run that was killed may have left half of one."""
+    text = path.read_text() if path.exists() else ""
+    lines = text.split("\n")
+    if lines[-1]:
+        path.write_text("\n".join(lines[:-1]) + ("\n" if lines[:-1] else ""))
+    return [line for line in lines[:-1] if line]
+
+
+def _name(target: Path, folder: Path) -> str:
+    return target.relative_to(folder).with_suffix("").as_posix()
+
+
+@lru_cache(maxsize=1)
+def _detector(kind: str, weights: str | None, threshold: float | None) -> detect.Detector:
+    """One per process."""
+    return detect.create(kind, weights, threshold=threshold)
+
+
+def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[str, Any], str]:
+    path, target = pair
+    try:
+        photo = read_image(path)
+    except BadImage as error:
+        return {}, str(error)
+    find = _detector(settings["detector"], settings["detector_weights"],
+                     settings["detector_threshold"])
+    faces = detect.select(find(photo), photo.shape, least=settings["min_face"],
+                          most=settings["max_faces"])
+    template = align.template(settings["template"], settings["size"])
+    for index, face in enumerate(faces):
+        cut = align.crop(photo, align.similarity(face.points, template), settings["size"])
+        write_image(target.with_name(f"{target.stem}_{index:02d}{target.suffix}"), cut)
+    return {"name": _name(target, Path(settings["output"])), "source": str(path),
+            "faces": [{"box": face.box.tolist(), "points": face.points.tolist(),
+                       "score": face.score} for face in faces]}, ""

@@ -1,0 +1,38 @@
+"""Cut the middle out of pictures, as CelebA's aligned faces are cropped to 178 x 178."""
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import numpy as np
+
+from options.parser import positive_int
+from preparation import _pictures
+from utils.image import bicubic
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _pictures.add_arguments(parser, "pictures")
+    parser.add_argument("--size", type=positive_int, default=178,
+                        help="side of the square that is cut out, in pixels")
+    parser.add_argument("--resize", type=positive_int, metavar="SIDE",
+                        help="then bring it to this side")
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Crop every picture that has no result yet; smaller ones are reported."""
+    return _pictures.convert(opt, partial(centre_crop, size=opt.size, resize=opt.resize))
+
+
+def centre_crop(image: np.ndarray, size: int, resize: int | None = None) -> np.ndarray:
+    """The middle (size, size, 3) of a picture, offsets rounded half to even, as published.
+
+    Raises:
+        ValueError: a side is shorter.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise ValueError(f"{width}x{height} pixels, less than the {size} of --size")
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    cut = np.ascontiguousarray(image[top:top + size, left:left + size])
+    return cut if resize is None else bicubic(cut, resize, resize)
