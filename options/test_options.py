@@ -8,10 +8,11 @@ from typing import Any
 from options.base_options import BaseOptions, read_yaml
 from options.parser import OneLineParser, count, fraction, positive, positive_int
 
-# What a run's own options say about its network; where the data lies is the caller's business.
+# What a run's own options say about its network; where the data lies is the caller's business, and
+# the weights a run started from are not those it ended with.
 NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
                "num_threads", "max_dataset_size", "max_bad_images", "verbose", "seed",
-               "synthetic_size", "memory_format"}
+               "synthetic_size", "memory_format", "pretrain_model_path"}
 
 
 class TestOptions(BaseOptions):

@@ -66,7 +66,11 @@ def cast_network(network: nn.Module, dtype: torch.dtype, keep: str, device_type:
     Args:
         keep: "apex" keeps only affine batch norms in fp32; "safe" also other norms, the power
             iteration of spectral norm, PReLU on the NPU and modules with `fp32_island = True`.
+
+    A network with `fp32_network = True` stays as it is; its recipe calls it without the wrapper.
     """
+    if getattr(network, "fp32_network", False):
+        return
     for module in network.modules():
         if _is_batch_norm(module):
             continue

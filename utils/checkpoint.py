@@ -42,10 +42,17 @@ def _to_cpu(value: Any) -> Any:
     return value
 
 
-def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor]]) -> None:
-    """Write `<suffix>_net_<name>.pth` for every network's state dict."""
+def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor]],
+                 keys: dict[str, str] | None = None) -> None:
+    """Write `<suffix>_net_<name>.pth` for every network's state dict.
+
+    Args:
+        keys: by network, the key under which its file holds the state dict; others are bare.
+    """
     for name, state in networks.items():
         portable = _portable(state)
+        if keys and name in keys:
+            portable = {keys[name]: portable}
         write_atomically(folder / f"{suffix}_net_{name}.pth",
                          lambda file, portable=portable: torch.save(portable, file))
 

@@ -183,8 +183,10 @@ class Update:
 
     def gradient_norm(self) -> Tensor:
         """Norm of the gradients the last step used, that is after clipping."""
-        norms = torch._foreach_norm([m.grad for m in self.masters if m.grad is not None])
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        grads = [m.grad for m in self.masters if m.grad is not None]
+        if not grads:       # an optimiser whose turn has not come yet
+            return torch.zeros(())
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
 class ApexUpdate(Update):

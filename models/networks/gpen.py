@@ -18,6 +18,7 @@ from models.networks.stylegan2 import (
     Generator,
     channels_at,
     check_size,
+    repeated,
 )
 
 
@@ -50,6 +51,16 @@ class FullGenerator(nn.Module):
             self.add_module(f"ecd{index}", nn.Sequential(layer))
         self.final_linear = nn.Sequential(EqualLinear(16 * widths[4], style_dim, activate=True))
         self.size = size
+        self._checkpointing = False
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether insides are computed again in the backward pass; less memory."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, wanted: bool) -> None:
+        self._checkpointing = self.generator.checkpointing = wanted
 
     def forward(self, x: Tensor, *, return_latents: bool = False, inject_index: int | None = None,
                 truncation: float = 1.0, truncation_latent: Tensor | None = None,
@@ -72,7 +83,7 @@ class FullGenerator(nn.Module):
                              f"{x.shape[3]}x{x.shape[2]}")
         x, maps = channels_last(x), []
         for index in range(self.num_maps):
-            x = self.get_submodule(f"ecd{index}")(x)
+            x = repeated(self.checkpointing, self.get_submodule(f"ecd{index}"), x)
             maps.append(x)
         code = self.final_linear(x.flatten(1))
         # Both convolutions of a resolution get that resolution's map; at 4x4 there is only one.

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.networks.style_ops import (
     EPS,
@@ -48,6 +50,14 @@ def check_size(size: int) -> int:
     if size not in SIZES:
         raise ValueError(f"size must be a power of two from {SIZES[0]} to {SIZES[-1]}, got {size}")
     return int(math.log2(size))
+
+
+def repeated(checkpointing: bool, function: Callable[..., Any], *inputs: Any) -> Any:
+    """function(*inputs); with checkpointing its inside is computed again in the backward pass, and
+    once more in that of a gradient's gradient."""
+    if not (checkpointing and torch.is_grad_enabled()):
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 # ---- layers -------------------------------------------------------------------------------------
@@ -294,6 +304,13 @@ class Generator(nn.Module):
         self.style_dim = style_dim
         self.num_latents = 2 * levels - 2
         self.num_noises = 2 * levels - 3
+        self.checkpointing = False
+
+    def noise_shapes(self) -> list[tuple[int, int, int]]:
+        """(channels, height, width) of each convolution's noise, in forward's order."""
+        layers = [self.conv1, *self.convs]
+        return [(layer.conv.weight.shape[1], *(2 * [4 << (index + 1) // 2]))
+                for index, layer in enumerate(layers)]
 
     def latents(self, styles: Sequence[Tensor], *, inject_index: int | None = None,
                 truncation: float = 1.0, truncation_latent: Tensor | None = None,
@@ -346,19 +363,34 @@ class Generator(nn.Module):
         w = latents.unbind(1)
         x = self.conv1(self.input(latents.shape[0]), w[0], noise[0])
         rgb = self.to_rgb1(x, w[1])
-        for level, to_rgb in enumerate(self.to_rgbs):
+        for level in range(len(self.to_rgbs)):
             index = 2 * level + 1       # a picture layer shares its w with the next enlargement
-            x = self.convs[2 * level](x, w[index], noise[index])
-            x = self.convs[2 * level + 1](x, w[index + 1], noise[index + 1])
-            rgb = to_rgb(x, w[index + 2], rgb)
+            x, rgb = repeated(self.checkpointing, self._level, level, x, rgb,
+                              w[index:index + 3], noise[index:index + 2])
         return rgb, latents if return_latents else None
 
+    def _level(self, level: int, x: Tensor, rgb: Tensor, w: Sequence[Tensor],
+               noise: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Features and colours of twice the sides."""
+        x = self.convs[2 * level](x, w[0], noise[0])
+        x = self.convs[2 * level + 1](x, w[1], noise[1])
+        return x, self.to_rgbs[level](x, w[2], rgb)
 
-def with_batch_deviation(x: Tensor) -> Tensor:
-    """x and one more channel: its standard deviation over the batch, averaged to one number."""
+
+def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
+    """x and one more channel: its standard deviation over the batch, averaged to one number.
+
+    Args:
+        x: (B, C, H, W).
+        group: over groups of so many pictures instead, as many as divide the batch at most; 0 is
+            the whole batch. Pictures i, i + B / group, ... are a group.
+    """
+    group = next(n for n in range(min(group or len(x), len(x)), 0, -1) if len(x) % n == 0)
     # In half precision the epsilon is 0, and the root of a single picture's variance has no slope.
-    deviation = torch.sqrt(widened(x).var(dim=0, unbiased=False) + EPS).mean().to(x.dtype)
-    return torch.cat((x, deviation.expand(x.shape[0], 1, *x.shape[2:])), dim=1)
+    wide = widened(x).unflatten(0, (group, -1))
+    deviation = torch.sqrt(wide.var(dim=0, unbiased=False) + EPS).mean((1, 2, 3)).to(x.dtype)
+    channel = deviation.repeat(group).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+    return torch.cat((x, channel), dim=1)
 
 
 class Discriminator(nn.Module):
@@ -366,9 +398,12 @@ class Discriminator(nn.Module):
 
     Args:
         size, channel_multiplier, narrow: see Generator.
+        group: pictures that share a deviation, see with_batch_deviation; 4 in code before August
+            2022, 1 makes pictures independent of each other.
     """
 
-    def __init__(self, *, size: int, channel_multiplier: int = 2, narrow: float = 1.0) -> None:
+    def __init__(self, *, size: int, channel_multiplier: int = 2, narrow: float = 1.0,
+                 group: int = 0) -> None:
         super().__init__()
         levels, widths = check_size(size), channels_at(channel_multiplier, narrow)
         blocks = [ResBlock(widths[2 ** k], widths[2 ** (k - 1)]) for k in range(levels, 2, -1)]
@@ -376,8 +411,13 @@ class Discriminator(nn.Module):
         self.final_conv = ConvLayer(widths[4] + 1, widths[4], 3)
         self.final_linear = nn.Sequential(EqualLinear(16 * widths[4], widths[4], activate=True),
                                           EqualLinear(widths[4], 1))
+        self.group = group
+        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of pictures (B, 3, size, size)."""
-        x = self.final_conv(with_batch_deviation(self.convs(channels_last(x))))
+        x = channels_last(x)
+        for block in self.convs:
+            x = repeated(self.checkpointing, block, x)
+        x = self.final_conv(with_batch_deviation(x, self.group))
         return self.final_linear(x.flatten(1))

@@ -1,19 +1,37 @@
 """How the golden cases of GPEN are built: StyleGAN2's operators, networks, losses, regularisers."""
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.blur import gaussian_kernel, plateau_kernel, sinc_kernel
+from models.gpen_model import GPENModel
 from models.losses.gan import fake_term, generator_term, real_term
+from models.losses.identity import face_crop, identity_loss
+from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.networks.gpen import FullGenerator
+from models.networks.irse import IRSE50
 from models.networks.style_ops import fir_kernel, upfirdn2d
 from models.networks.stylegan2 import Discriminator, Generator, ModulatedConv2d, StyledConv
+from models.style_training import PATH_DECAY
 from utils.golden import Check, check_keys, compare_all, make_input, run_network, set_weights
+
+# What newtrain.py would set, in fp32.
+COMMON = {
+    "is_train": True, "verbose": False, "pretrain_model_path": None, "memory_format": "contiguous",
+    "opt_level": "O0", "loss_scale": None, "amp_backend": "auto", "amp_dtype": "auto",
+    "optimizer": "auto", "master_init": "rounded", "keep_fp32": "safe", "grad_clip": 0.0,
+    "lr_policy": "constant", "n_epochs": 10, "n_epochs_decay": 10, "lr_decay_epochs": 50,
+    "sync_bn": False, "checkpointing": False, "seed": 0, "beta1": 0.0, "d_weights": None,
+    "d_lr": None, "decoder_lr": None, "stddev_group": 0, "path_batch_shrink": 1, "prior": None,
+    "unit_range": False, "lambda_g": 1.0}
 
 
 class FlatGenerator(Generator):
@@ -43,7 +61,8 @@ BUILD: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "modulated_conv2d": modulated, "styled_conv": styled,
     "gpen_full_generator": lambda config: FullGenerator(**config),
     "gpen_generator": lambda config: FlatGenerator(**config),
-    "gpen_discriminator": lambda config: Discriminator(**config)}
+    "gpen_discriminator": lambda config: Discriminator(**config),
+    "arcface_ir_se50": lambda config: IRSE50()}
 
 
 def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
@@ -108,8 +127,7 @@ def r1(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     checks = checked_order(case, built)
     built, (gt,) = filled(case, built, device, folder)
     gt.requires_grad_()
-    grad, = torch.autograd.grad(built(gt).sum(), gt, create_graph=True)
-    value = grad.square().sum((1, 2, 3)).mean()
+    value = r1_penalty(built(gt), gt)
     loss = config["r1"] / 2 * value * config["d_reg_every"]
     return checks + compare_all(case, case["outputs"],
                                 {"r1": value, **with_gradients(loss, built, case)})
@@ -121,17 +139,127 @@ def path_length(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     checks = checked_order(case, built)
     built, (lq, noise) = filled(case, built, device, folder)
     restored, latents = built(lq, return_latents=True)
-    pixels = restored.shape[2] * restored.shape[3]
-    grad, = torch.autograd.grad((restored * noise / pixels ** 0.5).sum(), latents,
-                                create_graph=True)
-    lengths = grad.square().sum(2).mean(1).sqrt()
-    mean = torch.lerp(lengths.new_tensor(config["mean_path_length"]), lengths.mean(),
-                      config["decay"])
-    penalty = (lengths - mean).square().mean()
+    lengths = path_lengths(restored, latents, noise)
+    before = lengths.new_tensor(config["mean_path_length"])
+    penalty, mean = path_length_penalty(lengths, before, config["decay"])
     loss = config["path_regularize"] * config["g_reg_every"] * penalty
     return checks + compare_all(case, case["outputs"], {
         "penalty": penalty, "mean_path_length": mean, "path_lengths": lengths,
         **with_gradients(loss, built, case)})
+
+
+class IdentityNetwork(nn.Module):
+    """The recognition network under its recorded name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facenet = IRSE50()
+
+
+def identity(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    """The loss and its gradient; the other records are what upstream only logs."""
+    holder = IdentityNetwork()
+    checks = checked_order(case, holder)
+    holder, (restored, gt, lq) = filled(case, holder, device, folder)
+    with torch.no_grad():
+        ours, target, views = (holder.facenet(face_crop(x)) for x in (restored, gt, lq))
+    made = {"diff_target": (ours * target).sum(1), "diff_views": (target * views).sum(1),
+            "diff_input": (ours * views).sum(1)}
+    restored.requires_grad_()
+    made["loss"] = identity_loss(holder.facenet, restored, gt)
+    made["grad y_hat"], = torch.autograd.grad(made["loss"], restored)
+    made["sim_improvement"] = (made["diff_target"] - made["diff_views"]).mean()
+    return checks + compare_all(case, case["outputs"], made)
+
+
+# ---- iterations ----------------------------------------------------------------------------------
+
+class RecordedDirection(GPENModel):
+    """The recipe with the recorded direction of the path lengths."""
+    direction: Tensor
+
+    def _direction(self, batch: dict[str, Any]) -> Tensor:
+        return self.direction
+
+
+def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GPENModel:
+    """The recipe with the recorded weights in G, D and H, ready to train."""
+    config = case["config"]
+    network = config["generator"]
+    opt = Namespace(
+        **COMMON, load_size=network["size"], lr=config["lr"], noise="concat", d_multiplier=None,
+        d_narrow=config["discriminator"]["narrow"], r1=config["r1"],
+        batch_size=case["inputs"][0]["shape"][0], d_reg_every=config["d_reg_every"],
+        g_reg_every=config["g_reg_every"], path_regularize=config["path_regularize"],
+        lambda_pix=config["l1_weight"], lambda_id=config["id_weight"], ema_decay=config["ema"],
+        **{name: network[name] for name in ("style_dim", "n_mlp", "channel_multiplier", "narrow")})
+    model = RecordedDirection(opt, device)
+    both = nn.ModuleDict({"g": model.bare["G"], "d": model.bare["D"]})
+    set_weights(case, both, folder)
+    both.to(device)
+    model.bare["H"].load_state_dict(model.bare["G"].state_dict())
+    model.setup()
+    model.train()
+    return model
+
+
+def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    """Iterations of the recipe: losses, changes of weights, the moving average."""
+    config = case["config"]
+    model = filled_model(case, device, folder)
+    inputs = {entry["name"].rsplit(".", 1)[-1]: make_input(**entry).to(device)
+              for entry in case["inputs"]}
+    model.direction = inputs["pathnoise0"]
+    start = {f"{letter.lower()} change {key}": value.clone()
+             for letter in "GD" for key, value in model.bare[letter].state_dict().items()}
+    made: dict[str, list[Tensor]] = {name: [] for name in (
+        "d", "g", "r1", "path", "path_length", "real_score", "fake_score")}
+    scale = {"r1": config["r1"] / 2 * config["d_reg_every"],
+             "path": config["path_regularize"] * config["g_reg_every"]}
+    raw: dict[str, Tensor] = {}
+    for index in range(config["iterations"]):
+        batch = {"lq": inputs[f"lq{index}"], "gt": inputs[f"hq{index}"]}
+        with torch.no_grad():
+            made["real_score"].append(model.bare["D"](batch["gt"]).mean())
+            made["fake_score"].append(model.bare["D"](model.bare["G"](batch["lq"])[0]).mean())
+        model.start_step(index + 1, 100, 100)
+        losses = model.train_step(batch)
+        raw |= {name: losses[key] / scale[name] for key, name in (("R1", "r1"), ("Path", "path"))
+                if key in losses}
+        raw["path_length"] = model.path_mean / PATH_DECAY       # of the only batch so far
+        losses = {**raw, "d": losses["D"], "g": losses["G"] + losses["Pix"]}
+        for name, value in losses.items():
+            made[name].append(value)
+    with torch.no_grad():
+        image = model.bare["H"](inputs["lq0"])[0]
+    ended = {f"{letter.lower()} change {key}": value
+             for letter in "GD" for key, value in model.bare[letter].state_dict().items()}
+    return compare_all(case, case["outputs"], {
+        **{name: torch.stack(values) for name, values in made.items()}, "ema image": image,
+        **{key: ended[key] - value for key, value in start.items()},
+        **{f"g_ema {key}": value for key, value in model.bare["H"].state_dict().items()}})
+
+
+# ---- blur kernels --------------------------------------------------------------------------------
+
+def blur_kernel(item: dict[str, Any]) -> np.ndarray:
+    """A kernel as the cases of GPEN and GFP-GAN describe it."""
+    kind, side = item["kind"], item["size"]
+    if kind == "sinc":
+        return sinc_kernel(side, item["cutoff"], item["pad_to"])
+    along, across, turn = (item.get(short, item.get(long)) for short, long in (
+        ("sig_x", "sigma_x"), ("sig_y", "sigma_y"), ("theta", "theta")))
+    if kind == "iso" or item.get("isotropic"):
+        across, turn = along, 0.0
+    make = plateau_kernel if kind == "plateau" else gaussian_kernel
+    return make(side, (along, across), turn, item.get("beta", 1.0))
+
+
+def blur_kernels(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    items = case["config"].get("items") or case["config"]["kernels"]
+    return compare_all(case, case["outputs"], {
+        record["name"]: blur_kernel(item)
+        for record, item in zip(case["outputs"], items, strict=True)})
 
 
 CASES = [
@@ -139,5 +267,9 @@ CASES = [
     ("gpen*", "gpen_losses", losses),
     ("gpen*", "gpen_r1", r1),
     ("gpen*", "gpen_path_length", path_length),
+    ("gpen*", "gpen_id_loss", identity),
+    ("gpen*", "gpen_train_loop", train_loop),
+    ("gpen*", "gpen_blur_kernels", blur_kernels),
+    ("gfpgan*", "blur_kernel", blur_kernels),
     *(("gpen*", name, network) for name in BUILD),
 ]

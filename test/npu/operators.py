@@ -36,6 +36,8 @@ from options.train_options import TrainOptions
 
 # torch's own implementations that work on every device.
 GENERIC = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+# Structured operators are made of their form with given outputs, where a device has that only.
+NON_FUNCTIONAL = "CompositeExplicitAutogradNonFunctional"
 
 
 class Recorder(TorchDispatchMode):
@@ -68,9 +70,16 @@ def needs_kernel(name: str) -> bool:
     return name.startswith("aten::") and not any(has(name, key) for key in GENERIC)
 
 
+def served_by_out(name: str, kernels: set[str]) -> bool:
+    """Whether torch makes the operator of a form with given outputs that the card has."""
+    structured = torch._C._dispatch_has_kernel_for_dispatch_key(name, NON_FUNCTIONAL)
+    return structured and any(kernel.startswith(f"{name}.") for kernel in kernels)
+
+
 def missing(counts: Counter[str], kernels: set[str]) -> list[str]:
     """Operators of a step that no kernel of the card serves."""
-    return sorted(name for name in counts if name not in kernels and needs_kernel(name))
+    return sorted(name for name in counts if name not in kernels and needs_kernel(name)
+                  and not served_by_out(name, kernels))
 
 
 def record_step(model: Any, batch: dict[str, Any]) -> Counter[str]:

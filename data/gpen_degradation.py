@@ -1,0 +1,76 @@
+"""Degradation of GPEN: Gaussian blur, shrinking, noise, JPEG, enlarging."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from data.base_dataset import BaseDegradation
+from data.blind_degradation import compress
+from data.blur import gaussian_kernel
+
+KERNEL_SIDE = 41
+# flag -> default, bounds, what it is
+RANGES = {
+    "blur_sigma": ((0.1, 10.0), (0.01, 100.0), "deviation of the blur along each axis, in pixels"),
+    "shrink": ((0.8, 8.0), (0.1, 512.0), "factor the picture is shrunk by"),
+    "noise_sigma": ((0.0, 20.0), (0.0, 255.0), "deviation of the noise, in grey levels"),
+    "jpeg_quality": ((60, 99), (1, 100), "quality of the JPEG compression")}
+
+
+class GPENDegradation(BaseDegradation):
+    """The degradation of GPEN's published training, in its order and ranges.
+
+    Blur by a Gaussian, half of the time round, else elliptic and turned; bilinear shrinking (which
+    may enlarge a little); Gaussian noise in each channel; JPEG; bilinear enlargement.
+
+    Args:
+        blur_sigma, shrink, noise_sigma, jpeg_quality: (low, high), uniform between.
+
+    Raises:
+        ValueError: a range upside down or out of bounds, naming the flag.
+
+    Source: yangxy/GPEN. The degradation of its paper was stronger and is not published.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
+        for name, (default, _, text) in RANGES.items():
+            parser.add_argument(f"--{name}", type=type(default[0]), nargs=2, default=list(default),
+                                metavar=("LOW", "HIGH"), help=text)
+
+    def __init__(self, *, blur_sigma: Sequence[float] = RANGES["blur_sigma"][0],
+                 shrink: Sequence[float] = RANGES["shrink"][0],
+                 noise_sigma: Sequence[float] = RANGES["noise_sigma"][0],
+                 jpeg_quality: Sequence[int] = RANGES["jpeg_quality"][0]):
+        given = {"blur_sigma": blur_sigma, "shrink": shrink, "noise_sigma": noise_sigma,
+                 "jpeg_quality": jpeg_quality}
+        for name, values in given.items():
+            low, high = RANGES[name][1]
+            if not low <= values[0] <= values[1] <= high:
+                raise ValueError(f"--{name} must be LOW HIGH with {low} <= LOW <= HIGH <= {high}, "
+                                 f"got {values[0]} {values[1]}")
+        self.blur_sigma, self.shrink = tuple(blur_sigma), tuple(shrink)
+        self.noise_sigma, self.jpeg_quality = tuple(noise_sigma), tuple(jpeg_quality)
+
+    def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width = gt.shape[:2]
+        lq = cv2.filter2D(gt.astype(np.float32), -1, self.kernel(rng))
+        factor = rng.uniform(*self.shrink)
+        small = (max(1, int(width // factor)), max(1, int(height // factor)))
+        lq = cv2.resize(lq, small, interpolation=cv2.INTER_LINEAR)
+        noise = rng.standard_normal(lq.shape, dtype=np.float32)
+        lq = np.clip(lq + rng.uniform(*self.noise_sigma) * noise, 0, 255)
+        quality = int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1] + 1))
+        lq = compress(np.rint(lq).astype(np.uint8), quality)
+        return cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def kernel(self, rng: np.random.Generator) -> np.ndarray:
+        """A kernel of the blur, float64 (41, 41)."""
+        if rng.random() < 0.5:
+            sigma = rng.uniform(*self.blur_sigma)
+            return gaussian_kernel(KERNEL_SIDE, (sigma, sigma))
+        along, across = rng.uniform(*self.blur_sigma, 2)
+        return gaussian_kernel(KERNEL_SIDE, (along, across), rng.uniform(-np.pi, np.pi))

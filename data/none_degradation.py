@@ -1,0 +1,13 @@
+"""No degradation: networks that look at good pictures."""
+from __future__ import annotations
+
+import numpy as np
+
+from data.base_dataset import BaseDegradation
+
+
+class NoneDegradation(BaseDegradation):
+    """The target itself."""
+
+    def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return gt

@@ -1,0 +1,20 @@
+"""Faces to be made from coloured maps of their regions."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data.celebahqmask_dataset import CelebAHQMaskDataset
+from data.labels import colour_map
+
+
+class Seg2FaceDataset(CelebAHQMaskDataset):
+    """CelebAMask-HQ with the coloured label map as input instead of a degraded picture.
+
+    Maps in other colours: --dataset_name folder --lq_dataroot MAPS.
+    """
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        found = super().sample(index, rng)
+        return {**found, "lq": colour_map(found["labels"])}

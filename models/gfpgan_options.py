@@ -1,0 +1,146 @@
+"""Flags of the gfpgan recipe, and what they say about its network."""
+from __future__ import annotations
+
+import argparse
+from functools import lru_cache
+from typing import Any
+
+from models.networks.gfpgan import PRESETS, config_of, layout_of
+from utils import checkpoint
+
+# The paper's training starts from the original network; its published weights are clean ones.
+DEFAULT_PRESET = {True: "1", False: "1.3"}
+LOSSES = {
+    "pix": (0.1, "L1"), "pyramid": (1.0, "L1 at every size of the U-Net"),
+    "pcp": (1.0, "perceptual loss"), "style": (50.0, "style loss"),
+    "g": (0.1, "GAN loss"), "component": (1.0, "GAN losses of eyes and mouth"),
+    "comp_style": (200.0, "style loss in the features of the eyes' and mouth's critics"),
+    "id": (10.0, "identity loss"), "r1": (10.0, "gradient penalty of the discriminator")}
+
+
+def add_network_flags(parser: Any) -> None:
+    parser.add_argument("--preset", default="auto", choices=("auto", *PRESETS),
+                        help="published network: 1 (original), bilinear (the trainable form of "
+                             "1.2), or the clean 1.2, 1.3, 1.4; auto takes it from the weight "
+                             "file, without one 1 in training and 1.3 otherwise")
+    parser.add_argument("--pretrained", dest="pretrain_model_path", metavar="FILE",
+                        help="the same as --pretrain_model_path: published or own weights of G")
+    parser.add_argument("--channel_multiplier", type=int, choices=(1, 2), default=None,
+                        help="width above 32 pixels (default: the preset's)")
+    parser.add_argument("--narrow", type=float, default=1.0,
+                        help="factor on all widths; below 1 is for trying out")
+    parser.add_argument("--style_dim", type=int, default=512, help="length of the style codes")
+    parser.add_argument("--num_mlp", type=int, default=8,
+                        help="layers of the mapping network, which is stored but unused")
+
+
+def add_training_flags(parser: Any) -> None:
+    for name, (default, text) in LOSSES.items():
+        parser.add_argument(f"--lambda_{name}", type=float, default=default,
+                            help=f"weight of the {text}")
+    parser.add_argument("--remove_pyramid", type=int, default=50000, metavar="STEP",
+                        help="last step with the U-Net's own pictures in the loss")
+    parser.add_argument("--r1_every", type=int, default=16, metavar="N",
+                        help="steps between gradient penalties, which weigh N times as much")
+    parser.add_argument("--d_iters", type=int, default=1, metavar="N",
+                        help="train G at every N-th step only")
+    parser.add_argument("--d_init_steps", type=int, default=None, metavar="N",
+                        help="steps in which discriminators train alone (default: 500 when "
+                             "fine-tuning a weight file, else 0)")
+    parser.add_argument("--ema_decay", type=float, default=0.5 ** (32 / 10000),
+                        help="share of H that stays in each step")
+    parser.add_argument("--g_lr", type=float,
+                        help="learning rate of G (default: --lr, a twentieth for clean networks)")
+    parser.add_argument("--d_lr", type=float, help="learning rate of D (default: --lr)")
+    parser.add_argument("--component_lr", type=float,
+                        help="learning rate of the eyes' and mouth's critics (default: --lr)")
+    parser.add_argument("--lr_milestones", type=int, nargs="*", default=[600000, 700000],
+                        metavar="STEP", help="steps after which rates are multiplied by --lr_gamma")
+    parser.add_argument("--lr_gamma", type=float, default=0.5, help="factor at --lr_milestones")
+    parser.add_argument("--decoder_weights", metavar="FILE",
+                        help="the StyleGAN2 prior (StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k"
+                             ".pth); `random` for smoke runs only")
+    parser.add_argument("--fix_decoder", action=argparse.BooleanOptionalAction, default=True,
+                        help="leave the decoder as it is")
+    parser.add_argument("--vgg_weights", metavar="FILE",
+                        help="torchvision's vgg19-dcbb9e9d.pth for perceptual and style loss; "
+                             "`random` for smoke runs only")
+    parser.add_argument("--id_weights", metavar="FILE",
+                        help="arcface_resnet18.pth for the identity loss; `random` for smoke runs "
+                             "only")
+    parser.add_argument("--randomize_noise", action=argparse.BooleanOptionalAction, default=True,
+                        help="draw the decoder's noise in training; restoring takes the stored one")
+    parser.add_argument("--D_channel_multiplier", type=int, choices=(1, 2), default=None,
+                        help="width of the discriminator (default: the network's)")
+    parser.add_argument("--stddev_group", type=int, default=4, metavar="N",
+                        help="pictures whose deviation the discriminator sees; with --accumulate "
+                             "groups lie within a part")
+    parser.add_argument("--component_channels", type=int, default=64,
+                        help="channels of the eyes' and mouth's critics; other than 64 is for "
+                             "trying out")
+    parser.add_argument("--eye_enlarge_ratio", type=float, default=1.4,
+                        help="factor on the eyes' boxes")
+
+
+# ---- what they say about the network -------------------------------------------------------------
+
+@lru_cache(maxsize=4)
+def _described(path: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """Layout of a weight file and the network's arguments that its shapes show."""
+    state = checkpoint.unwrap(checkpoint.read(path), path, "G")
+    layout = layout_of(state)
+    return layout, tuple(config_of(state).items()) if layout in ("clean", "equalised") else ()
+
+
+def resolve_preset(opt: argparse.Namespace) -> str:
+    """The preset in force.
+
+    Raises:
+        ValueError: the weight file fits two of them, and none is named; or fits none.
+    """
+    if opt.preset != "auto":
+        return opt.preset
+    if not opt.pretrain_model_path:
+        return DEFAULT_PRESET[opt.is_train]
+    layout, _ = _described(str(opt.pretrain_model_path))
+    if layout == "clean":
+        return "1.3"
+    if layout == "equalised":
+        raise ValueError(
+            f"{opt.pretrain_model_path} is of an original or a bilinear network, whose files have "
+            f"the same entries: say which with --preset 1 (GFPGANv1.pth) or --preset bilinear")
+    raise ValueError(f"{opt.pretrain_model_path} holds no GFP-GAN network" + (
+        "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder" else ""))
+
+
+def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
+    """GFPGAN's arguments."""
+    preset = PRESETS[opt.preset if opt.preset != "auto" else resolve_preset(opt)]
+    multiplier = opt.channel_multiplier or preset["channel_multiplier"]
+    return {"arch": preset["arch"], "size": opt.load_size, "style_dim": opt.style_dim,
+            "channel_multiplier": multiplier, "num_mlp": opt.num_mlp, "narrow": opt.narrow}
+
+
+def check(opt: argparse.Namespace) -> None:
+    """Resolve --preset, and raise ValueError for options that do not go together."""
+    opt.preset = resolve_preset(opt)
+    if not opt.is_train:
+        return
+    for flag in ("d_iters", "r1_every", "stddev_group", "component_channels"):
+        if getattr(opt, flag) < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {getattr(opt, flag)}")
+    if not 0 <= opt.ema_decay < 1:
+        raise ValueError(f"--ema_decay must be from 0 to below 1, got {opt.ema_decay}")
+    if opt.preview_degradation:     # which needs no network
+        return
+    for flag, wanted, what in (
+            ("vgg_weights", opt.lambda_pcp or opt.lambda_style,
+             "torchvision's vgg19-dcbb9e9d.pth, or leave perceptual and style loss out with "
+             "--lambda_pcp 0 --lambda_style 0"),
+            ("id_weights", opt.lambda_id,
+             "arcface_resnet18.pth, or leave the identity loss out with --lambda_id 0"),
+            ("decoder_weights", opt.fix_decoder and not opt.pretrain_model_path,
+             "the StyleGAN2 prior, or start from a whole network with --pretrained, or train the "
+             "decoder too with --no-fix_decoder")):
+        if wanted and not getattr(opt, flag):
+            raise ValueError(f"--{flag} is missing: give {what}")

@@ -1,0 +1,135 @@
+"""Flags of the recipes built on StyleGAN2, and what they mean for its networks."""
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+import torch
+
+from models.networks.gpen import discriminator_config
+from models.networks.stylegan2 import Discriminator
+from utils import checkpoint
+
+# Size and widths of the released networks; 64 is for trying out.
+PRESETS: dict[str, dict[str, Any]] = {
+    "64": {"load_size": 64, "channel_multiplier": 2, "narrow": 0.125},
+    "256": {"load_size": 256, "channel_multiplier": 1, "narrow": 0.5},
+    **{size: {"load_size": int(size), "channel_multiplier": 2, "narrow": 1.0}
+       for size in ("512", "1024", "2048")}}
+DEFAULT_PRESET = "512"
+# A half-life of 10000 pictures at a batch of 32; the published constant for every batch.
+EMA_DECAY = 0.5 ** (32 / 10000)
+logger = logging.getLogger("facezoo")
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+def add_network_flags(parser: Any) -> None:
+    """Flags that decide which published weights fit."""
+    parser.add_argument("--preset", choices=tuple(PRESETS),
+                        help="size and widths of a released network (default: what --load_size and "
+                             f"the weight file say, else {DEFAULT_PRESET}); 64 is for trying out")
+    parser.add_argument("--channel_multiplier", type=int,
+                        help="of the widths above 32 pixels (default: the preset's)")
+    parser.add_argument("--narrow", type=float,
+                        help="factor on all widths (default: the preset's)")
+    parser.add_argument("--style_dim", type=int, help="length of the codes (default: 512)")
+    parser.add_argument("--n_mlp", type=int, help="layers of the mapping network (default: 8)")
+    parser.add_argument("--noise", choices=("concat", "add"),
+                        help="how noise enters the generator; add is StyleGAN2's own way, the "
+                             "released weights are of concat (default: concat)")
+
+
+def add_training_flags(parser: Any, path_batch_shrink: int) -> None:
+    """Flags of the adversarial training."""
+    parser.add_argument("--d_weights", metavar="FILE",
+                        help="start weights of D, a file of its own or a training checkpoint")
+    for name in ("multiplier", "narrow"):
+        parser.add_argument(f"--d_{name}", type=int if name == "multiplier" else float,
+                            help=f"{name} of D (default: that of --d_weights, else G's)")
+    parser.add_argument("--d_lr", type=float, help="learning rate of D (default: --lr)")
+    parser.add_argument("--lambda_g", type=float, default=1.0, help="weight of the GAN loss")
+    parser.add_argument("--stddev_group", type=int, default=0,
+                        help="pictures over which D takes its deviation: 0 the whole batch, 4 as "
+                             "in code before August 2022, 1 none")
+    parser.add_argument("--r1", type=float, default=10.0, help="weight of R1, 0 for none")
+    parser.add_argument("--d_reg_every", type=int, default=16,
+                        help="steps between R1 penalties, 0 for none")
+    parser.add_argument("--path_regularize", type=float, default=2.0,
+                        help="weight of the path length penalty, 0 for none")
+    parser.add_argument("--g_reg_every", type=int, default=4,
+                        help="steps between path length penalties, 0 for none")
+    parser.add_argument("--path_batch_shrink", type=int, default=path_batch_shrink,
+                        help="path lengths are of one in so many pictures")
+    parser.add_argument("--ema_decay", type=float, default=EMA_DECAY,
+                        help="share of H that stays in each step; published for every batch")
+
+
+def resolve_size(opt: argparse.Namespace, by_file: dict[str, Any]) -> None:
+    """Fill in size and widths: as given, else the preset's, else the weight file's.
+
+    Raises:
+        ValueError: --preset and --load_size disagree.
+    """
+    given = PRESETS[opt.preset or DEFAULT_PRESET] if opt.preset or not by_file else by_file
+    if opt.preset and opt.load_size not in (None, given["load_size"]):
+        raise ValueError(f"--preset {opt.preset} means --load_size {given['load_size']}, got "
+                         f"{opt.load_size}; leave one of them out")
+    values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **given}
+    for name, value in values.items():
+        if getattr(opt, name) is None:
+            setattr(opt, name, value)
+
+
+def check_training_flags(opt: argparse.Namespace) -> None:
+    """Raise ValueError for values that make no sense."""
+    if not 0 <= opt.ema_decay < 1:
+        raise ValueError(f"--ema_decay must be from 0 to below 1, got {opt.ema_decay}")
+    for name, low in (("path_batch_shrink", 1), ("stddev_group", 0), ("d_reg_every", 0),
+                      ("g_reg_every", 0), ("r1", 0), ("path_regularize", 0)):
+        if getattr(opt, name) < low:
+            raise ValueError(f"--{name} must be at least {low}, got {getattr(opt, name)}")
+    if not opt.preview_degradation:
+        with torch.device("meta"):
+            build_discriminator(opt)
+
+
+# ---- what they build -----------------------------------------------------------------------------
+
+def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of Generator and FullGenerator from the flags."""
+    return {"size": opt.load_size, "style_dim": opt.style_dim, "n_mlp": opt.n_mlp,
+            "channel_multiplier": opt.channel_multiplier, "narrow": opt.narrow,
+            "isconcat": opt.noise == "concat"}
+
+
+def build_discriminator(opt: argparse.Namespace) -> Discriminator:
+    """D as wide as G, unless flags or the file of --d_weights say otherwise."""
+    found = {"channel_multiplier": opt.channel_multiplier, "narrow": opt.narrow}
+    if opt.d_weights:
+        found |= discriminator_config(read_d_file(opt.d_weights))
+        if found.pop("size") != opt.load_size:
+            raise ValueError(f"--d_weights {opt.d_weights} is not for --load_size {opt.load_size}")
+    for name, value in (("channel_multiplier", opt.d_multiplier), ("narrow", opt.d_narrow)):
+        found[name] = found[name] if value is None else value
+    return Discriminator(size=opt.load_size, group=opt.stddev_group, **found)
+
+
+def read_d_file(path: str) -> dict[str, torch.Tensor]:
+    """State dict of a discriminator, from a file of its own or from a training checkpoint."""
+    try:
+        content = checkpoint.read(path)
+        if isinstance(content, dict) and isinstance(content.get("d"), dict):
+            content = content["d"]
+        return checkpoint.unwrap(content, path, "D")
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--d_weights: {error}") from error
+
+
+def read_discriminator(network: Discriminator, path: str) -> None:
+    """Load --d_weights strictly."""
+    state = read_d_file(path)
+    checkpoint.check_match(state, network.state_dict(), f"--d_weights {path}")
+    network.load_state_dict(state)
+    logger.info("network D: weights from %s", path)

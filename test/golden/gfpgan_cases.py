@@ -1,0 +1,381 @@
+"""How the golden cases of GFP-GAN are built: networks, crops, losses, data, training steps."""
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.blur import gaussian_kernel
+from data.colour_jitter import FUNCTIONS
+from data.gfpgan_degradation import blurred, noisy, quantised, shifted, shrunk
+from models.base_model import BaseModel
+from models.gfpgan_model import CRITICS, VGG_LAYERS, VGG_WEIGHTS, GFPGANModel
+from models.losses.gan import fake_term, generator_term, real_term
+from models.losses.gram import gram, gram_l1
+from models.losses.perceptual import feature_l1
+from models.losses.pyramid import pyramid_losses
+from models.losses.regularizers import r1_penalty
+from models.networks.arcface import ArcFace
+from models.networks.gfpgan import GFPGAN
+from models.networks.gfpgan_convert import bilinear_to_clean
+from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
+from models.networks.gfpgan_decoder import Decoder
+from models.networks.roi_align import roi_align
+from models.networks.vgg import BLOCKS, VGGFeatures
+from utils import face_parts
+from utils.golden import (
+    Check,
+    check_keys,
+    compare_all,
+    fill,
+    make_input,
+    run_network,
+    set_weights,
+    value_for,
+)
+
+ARCHS = {"GFPGANv1": "original", "GFPGANBilinear": "bilinear", "GFPGANv1Clean": "clean",
+         "StyleGAN2Generator": "original", "StyleGAN2GeneratorClean": "clean"}
+# Upstream's arguments, and what they are called here.
+NAMES = {"out_size": "size", "num_style_feat": "style_dim", "resample_kernel": "taps"}
+# Freezing is the recipe's business, and critics always filter with [1, 3, 3, 1].
+ELSEWHERE = ("fix_decoder", "type")
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {NAMES.get(key, key): value for key, value in config.items() if key not in ELSEWHERE}
+
+
+def build(network: str, config: dict[str, Any]) -> nn.Module:
+    """A network of a case, by upstream's name and arguments."""
+    config = settings(config)
+    if network == "StyleGAN2Discriminator":
+        config.pop("taps", None)
+        return StyleGAN2Discriminator(**config)
+    if network == "FacialComponentDiscriminator":
+        return FacialComponentDiscriminator()
+    if network == "ResNetArcFace":
+        return ArcFace(tuple(config["layers"]), use_se=config["use_se"])
+    kind = Decoder if network.startswith("StyleGAN2") else GFPGAN
+    return kind(arch=ARCHS[network], **config)
+
+
+def checked_order(case: dict[str, Any], built: nn.Module,
+                  recorded: str = "state_dict") -> list[Check]:
+    """Keys and shapes, and that they come in the recorded order: optimisers count on it."""
+    expected = [key for key, _ in case[recorded]]
+    wrong = sum(a != b for a, b in zip(expected, built.state_dict(), strict=False))
+    return [*check_keys({**case, "state_dict": case[recorded]}, built),
+            Check("order of the state dict", float(wrong), 0.0)]
+
+
+def pictures(result: tuple[Tensor, list[Tensor]]) -> dict[str, Tensor]:
+    image, rgbs = result
+    return {"image": image, **{f"rgb_{rgb.shape[2]}": rgb for rgb in rgbs}}
+
+
+def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    built = build(case["network"], case["config"])
+    checks = checked_order(case, built)
+    return checks + run_network(case, built, device, folder,
+                                pictures if isinstance(built, GFPGAN) else None)
+
+
+def component_critic(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    built = FacialComponentDiscriminator()
+    return checked_order(case, built) + run_network(
+        case, built, device, folder, lambda result: {
+            "logits": result[0], "feat0": result[1][0], "feat1": result[1][1]})
+
+
+@torch.no_grad()
+def decoder(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    """Plain generation: one code, two mixed and truncated, a latent."""
+    built = build(case["network"], case["config"])
+    checks = checked_order(case, built)
+    set_weights(case, built, folder)
+    built.to(device)
+    z1, z2, mean = (make_input(**entry).to(device) for entry in case["inputs"])
+    image, latent = built([z1], return_latents=True)
+    mixed, _ = built([z1, z2], truncation=0.7, truncation_latent=mean, inject_index=3)
+    direct, _ = built([0.5 * latent], input_is_latent=True)
+    return checks + compare_all(case, case["outputs"], {
+        "image": image, "latent": latent, "mixed_truncated": mixed, "from_latent": direct})
+
+
+@torch.no_grad()
+def conversion(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    source = build("GFPGANBilinear", case["config"])
+    clean = build("GFPGANv1Clean", case["config"])
+    checks = checked_order(case, source) + checked_order(case, clean, "clean_state_dict")
+    set_weights(case, source, folder)
+    before = {key: value.clone() for key, value in source.state_dict().items()}
+    clean.load_state_dict(bilinear_to_clean(source.state_dict()))
+    touched = sum(not torch.equal(value, source.state_dict()[key])
+                  for key, value in before.items())
+    x = make_input(**case["inputs"][0]).to(device)
+    values = pictures(clean.to(device)(x, return_rgb=True))
+    values |= {f"converted:{key}": value for key, value in clean.state_dict().items()}
+    return [*checks, Check("source entries changed", float(touched), 0.0),
+            *compare_all(case, case["outputs"], values)]
+
+
+def crops(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config, values = case["config"], {}
+    table = torch.tensor(config["boxes"], dtype=torch.float64, device=device)
+    for ratio, aligned in config["variants"]:
+        x = make_input(**case["inputs"][0]).to(device).requires_grad_()
+        out = roi_align(x, table[:, 1:], config["output_size"], index=table[:, 0].long(),
+                        sampling_ratio=ratio, aligned=aligned)
+        weight = make_input("gfp.roi.w", out.shape).to(device)
+        (out * weight).sum().backward()
+        name = f"ratio{ratio}_{'aligned' if aligned else 'legacy'}"
+        values |= {name: out, f"grad_input_{name}": x.grad}
+    return compare_all(case, case["outputs"], values)
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+def vgg_names() -> dict[str, int]:
+    """Upstream's names of VGG19's convolutions, and their places in `features`."""
+    names, place = {}, 0
+    for block, count in enumerate(BLOCKS["vgg19"], 1):
+        for index in range(1, count + 1):
+            names[f"conv{block}_{index}"] = place
+            place += 2
+        place += 1
+    return names
+
+
+@torch.no_grad()
+def filled_vgg(vgg: VGGFeatures) -> VGGFeatures:
+    """Filled by upstream's names of its layers."""
+    for name, place in vgg_names().items():
+        for kind, tensor in vgg.features[place].named_parameters():
+            value = value_for(f"vgg.vgg_net.{name}.{kind}", tensor.shape)
+            tensor.copy_(torch.from_numpy(np.asarray(value, np.float32)))
+    return vgg
+
+
+def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    names = {place: name for name, place in vgg_names().items()}
+    vgg = filled_vgg(VGGFeatures("vgg19", VGG_LAYERS)).to(device)
+    x, gt = (make_input(**entry).to(device) for entry in case["inputs"])
+    x.requires_grad_()
+    ours = vgg(x)
+    theirs = vgg(gt)
+    parts = {"percep": feature_l1(ours, theirs, VGG_WEIGHTS),
+             "style": case["config"]["style_weight"] * gram_l1(ours, theirs, VGG_WEIGHTS)}
+    grad, = torch.autograd.grad(sum(parts.values()), x, retain_graph=True)
+    values = {name: loss[None] for name, loss in parts.items()} | {"grad_x": grad}
+    for place, mine, other, weight in zip(VGG_LAYERS, ours, theirs, VGG_WEIGHTS, strict=True):
+        values |= {f"feat:{names[place]}": mine, f"gram:{names[place]}": gram(mine),
+                   f"percep:{names[place]}": feature_l1([mine], [other], [weight])[None]}
+    return compare_all(case, case["outputs"], values)
+
+
+def adversarial(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    logits = {entry["name"].rsplit(".", 1)[1]: make_input(**entry).to(device)
+              for entry in case["inputs"]}
+    weight, values = case["config"]["loss_weight"], {}
+    for record in case["outputs"]:
+        mode, which, target, side = record["name"].split(":")
+        ours, x = {"wgan_softplus": "logistic"}.get(mode, mode), logits[which]
+        if side == "d":
+            value = (real_term if target == "real" else fake_term)(x, ours)
+        elif target == "real":
+            value = weight * generator_term(x, ours)
+        else:       # the generator's loss on pictures that should look made, which nobody minimises
+            value = weight * fake_term(x, ours)
+        values[record["name"]] = value[None]
+    return compare_all(case, case["outputs"], values)
+
+
+def regularised(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    critic = build("StyleGAN2Discriminator", case["config"])
+    checks = checked_order(case, critic)
+    set_weights(case, critic, folder)
+    critic.to(device)
+    gt = make_input(**case["inputs"][0]).to(device).requires_grad_()
+    logits = critic(gt)
+    penalty = r1_penalty(logits, gt)
+    loss = case["r1_reg_weight"] / 2 * case["net_d_reg_every"] * penalty
+    loss.backward()
+    values = {"pred": logits, "r1_penalty": penalty[None], "l_d_r1": loss[None]}
+    values |= {f"grad:{name}": weight.grad for name, weight in critic.named_parameters()}
+    return checks + compare_all(case, case["outputs"], values)
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+def degradation(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    """Every step but JPEG, whose bytes depend on the library's version."""
+    config = case["config"]
+    image, noise = (make_input(**entry).numpy() for entry in case["inputs"])
+    kernel = config["kernel"]
+    blur = gaussian_kernel(kernel["size"], (kernel["sigma_x"], kernel["sigma_y"]), kernel["theta"])
+    small = shrunk(blurred(image, blur), config["downsample"])
+    noised = noisy(small, noise[:small.shape[0], :small.shape[1]], config["noise_sigma"])
+    back = cv2.resize(noised, (config["width"], config["height"]), interpolation=cv2.INTER_LINEAR)
+    jittered = shifted(back, np.array(config["jitter_bgr"]))
+    tensor = quantised(jittered)[..., ::-1].transpose(2, 0, 1) / 127.5 - 1
+    values = {"blur_down": small, "noisy": noised, "back": back, "jitter": jittered,
+              "tensor": np.ascontiguousarray(tensor)}
+    return compare_all(case, case["outputs"], {k: torch.from_numpy(v) for k, v in values.items()})
+
+
+def jitter(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    image = make_input(**case["inputs"][0]).numpy().transpose(1, 2, 0)
+    values = {}
+    for name in case["config"]["order"]:
+        image = FUNCTIONS[name](image, case["config"][name])
+        values[name] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return compare_all(case, case["outputs"], values)
+
+
+def parts_of_case(entry: dict[str, list[float]]) -> Tensor:
+    return torch.tensor([entry[part] for part in face_parts.PARTS], dtype=torch.float64)
+
+
+def boxes(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    parts = parts_of_case(config["components"][f"{config['index']:08d}"])
+    values = {}
+    for suffix, given in (("flip", face_parts.mirrored_parts(parts, config["out_size"])),
+                          ("plain", parts)):
+        found = face_parts.boxes_of_parts(given, config["eye_enlarge_ratio"])
+        values |= {f"{part}_{suffix}": box
+                   for part, box in zip(face_parts.PARTS, found, strict=True)}
+    return compare_all(case, case["outputs"], values)
+
+
+def landmarks(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    values = {}
+    for index, points in enumerate(case["config"]["landmarks"]):
+        points = torch.tensor(points, dtype=torch.float64) * case["config"]["scale"]
+        found = face_parts.parts_of_landmarks(points, face_parts.REFERENCE)
+        values |= {f"{index:08d}:{part}": row
+                   for part, row in zip(face_parts.PARTS, found, strict=True)}
+    return compare_all(case, case["outputs"], values)
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+# What newtrain.py would set, in fp32, besides what a case says.
+COMMON = {
+    "is_train": True, "verbose": False, "pretrain_model_path": None, "memory_format": "contiguous",
+    "opt_level": "O0", "loss_scale": None, "amp_backend": "auto", "amp_dtype": "auto",
+    "optimizer": "auto", "master_init": "rounded", "keep_fp32": "safe", "grad_clip": 0.0,
+    "lr_policy": "constant", "n_epochs": 10, "n_epochs_decay": 10, "lr_decay_epochs": 50,
+    "sync_bn": False, "checkpointing": False, "batch_size": 2, "lr": 2e-3, "beta1": 0.0,
+    "preset": "1", "g_lr": None, "d_lr": None, "component_lr": None, "d_init_steps": None,
+    "lr_gamma": 0.5, "decoder_weights": "random", "vgg_weights": "random", "id_weights": "random",
+    "randomize_noise": False, "stddev_group": 4, "component_channels": 64,
+    "eye_enlarge_ratio": 1.4, "ema_decay": 0.5 ** (32 / 10000)}
+LOGS = {"Pix": "l_g_pix", "PCP": "l_g_percep", "Style": "l_g_style", "G": "l_g_gan",
+        "CompStyle": "l_g_comp_style_loss", "ID": "l_identity", "D": "l_d", "R1": "l_d_r1",
+        **{f"G_{part}": f"l_g_gan_{part}" for part in CRITICS},
+        **{name: f"l_d_{part}" for part, name in CRITICS.items()}}
+NETWORKS = {"net_g": "G", "net_d": "D",
+            **{f"net_d_{part}": name for part, name in CRITICS.items()}}
+
+
+def recipe_options(options: dict[str, Any]) -> Namespace:
+    """Our flags for upstream's options."""
+    train, g, d = options["train"], options["network_g"], options["network_d"]
+    components = "network_d_left_eye" in options
+    return Namespace(**{
+        **COMMON, "model": "gfpgan", "load_size": g["out_size"], "style_dim": g["num_style_feat"],
+        "channel_multiplier": g["channel_multiplier"], "narrow": g["narrow"],
+        "num_mlp": g["num_mlp"], "fix_decoder": g["fix_decoder"],
+        "D_channel_multiplier": d["channel_multiplier"],
+        "lambda_pix": train["pixel_opt"]["loss_weight"],
+        "lambda_pyramid": train["pyramid_loss_weight"],
+        "remove_pyramid": train["remove_pyramid_loss"],
+        "lambda_pcp": train["perceptual_opt"]["perceptual_weight"],
+        "lambda_style": train["perceptual_opt"]["style_weight"],
+        "lambda_g": train["gan_opt"]["loss_weight"], "lambda_r1": train["r1_reg_weight"],
+        "lambda_component": train["gan_component_opt"]["loss_weight"] if components else 0.0,
+        "lambda_comp_style": train["comp_style_weight"] if components else 0.0,
+        "lambda_id": train["identity_weight"] if components else 0.0,
+        "d_iters": train["net_d_iters"], "r1_every": train["net_d_reg_every"],
+        "lr_milestones": train["scheduler"]["milestones"]})
+
+
+def filled_recipe(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
+    """The recipe as newtrain.py runs it, networks filled as the case says."""
+    model, checks = GFPGANModel(recipe_options(case["config"]["options"]), device), []
+    gains = case["gain"]
+    for name, letter in NETWORKS.items():
+        if letter not in model.bare:
+            continue
+        keys = case["state_dicts"].get(name, [])
+        checks += check_keys({"state_dict": keys}, model.bare[letter])
+        is_component = letter in CRITICS.values()
+        fill(model.bare[letter], gain=gains["net_d_left_eye" if is_component else name])
+    for letter, factor in (("D_right_eye", 0.9), ("D_mouth", 1.1)):
+        for tensor in model.bare[letter].state_dict().values() if letter in model.bare else ():
+            tensor.mul_(factor)
+    if "ID" in model.bare:
+        fill(model.bare["ID"])
+    filled_vgg(model.bare["VGG"])
+    model.setup()
+    model.train()
+    return model, checks
+
+
+def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    model, checks = filled_recipe(case, device)
+    lq, gt = (make_input(**entry).to(device) for entry in case["inputs"])
+    batch = {"lq": lq, "gt": gt}
+    if config["boxes"]:
+        batch["boxes"] = torch.tensor([config["boxes"][f"loc_{part}"][0]
+                                       for part in face_parts.PARTS], device=device)[None]
+    made: list[tuple[Tensor, list[Tensor]]] = []
+    logits: list[Tensor] = []
+    model.bare["G"].register_forward_hook(lambda _, args, result: made.append(result))
+    model.bare["D"].register_forward_hook(lambda _, args, result: logits.append(result.detach()))
+    model.start_step(config["iteration"], 10 ** 6, 10 ** 6)
+    losses = model.train_step(batch)
+    (restored, rgbs), = made
+    values = {LOGS[name]: loss[None] for name, loss in losses.items() if name in LOGS}
+    values |= {f"l_p_{rgb.shape[2]}": loss[None]
+               for rgb, loss in zip(rgbs, pyramid_losses(rgbs, gt), strict=True)}
+    checks.append(Check("sum of the pyramid", float((losses["Pyramid"] - sum(
+        value for name, value in values.items() if name.startswith("l_p_"))).abs().detach()), 1e-5))
+    # D sees the restored picture for G's loss, then the target, then the restored one again.
+    values |= {"real_score": logits[1].mean()[None], "fake_score": logits[2].mean()[None],
+               "output": restored}
+    for name, letter in NETWORKS.items():
+        if letter in model.bare:
+            values |= {f"grad:{name}:{key}": weight.grad
+                       for key, weight in model.bare[letter].named_parameters()}
+    if config["boxes"]:
+        for part, (ours, theirs) in model._crops(batch, restored).items():
+            values |= {f"roi:{part}_out": ours, f"roi:{part}_gt": theirs}
+    return checks + compare_all(case, case["outputs"], values)
+
+
+CASES = [
+    ("gfpgan*", "PerceptualLoss", perceptual),
+    ("gfpgan*", "GANLoss", adversarial),
+    ("gfpgan*", "r1_penalty", regularised),
+    ("gfpgan*", "degradation_chain", degradation),
+    ("gfpgan*", "color_jitter", jitter),
+    ("gfpgan*", "component_boxes", boxes),
+    ("gfpgan*", "parse_landmark", landmarks),
+    ("gfpgan*", "GFPGANModel.optimize_parameters", training_step),
+    *(("gfpgan*", name, network) for name in ("GFPGANv1", "GFPGANBilinear", "GFPGANv1Clean")),
+    ("stylegan2*", "StyleGAN2Generator*", decoder),
+    ("stylegan2*", "StyleGAN2Discriminator", network),
+    ("arcface*", "ResNetArcFace", network),
+    ("facial_component*", "FacialComponentDiscriminator", component_critic),
+    ("gfpgan*", "convert_bilinear_to_clean", conversion),
+    ("gfpgan*", "roi_align", crops),
+]
