@@ -30,7 +30,8 @@ class BaseDegradation:
         """Raise ValueError if targets of this size cannot be degraded."""
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Degraded copy of a uint8 (H, W, 3) array, of the same shape; chance comes from `rng`."""
+        """Degraded copy of a uint8 (H, W, 3) array, of the same shape or smaller; chance comes from
+        `rng`."""
         raise NotImplementedError
 
 
@@ -94,8 +95,9 @@ class BaseDataset(Dataset):
         """One sample; all its chance comes from `rng`.
 
         Returns:
-            `gt` and/or `lq`: uint8 (load_size, load_size, 3); `path`: name relative to the root;
-            where known, `labels`: uint8 (load_size, load_size), `landmarks`: float32 (N, 2).
+            `gt` and/or `lq`: uint8 (load_size, load_size, 3), `lq` perhaps smaller; `path`: name
+            relative to the root; where known, `labels`: uint8 (load_size,
+            load_size), `landmarks`: float32 (N, 2).
 
         Raises:
             BadImage: the item's file cannot be used.

@@ -61,8 +61,12 @@ def test_a_batch_falls_into_parts_in_order(count: int, sizes: list[int]) -> None
     assert [path for part in parts for path in part["path"]] == batch["path"]
 
 
+# PFSRNet's discriminator looks at the deviation among the pictures of a part.
+SEPARABLE = [name for name in models.names() if name != "pfsrnet"]
+
+
 @pytest.mark.parametrize("samples", [4, 3], ids=["equal parts", "a smaller last part"])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", SEPARABLE)
 def test_gradients_and_losses_of_the_parts_are_those_of_the_batch(
         name: str, samples: int, tiny_options: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double precision, since narrow maps under instance norm magnify rounding; and in eval

@@ -150,8 +150,8 @@ def kill_and_resume(root: Path, instants: list[float], steps: int) -> Path:
 def uninterrupted(root: Path, steps: int) -> Path:
     done = subprocess.run(
         [sys.executable, str(ROOT / "newtrain.py"), *tiny_arguments("sparnet"), *SLOWER,
-         "--train_steps", str(steps), "--eval_freq", "5", "--checkpoints_dir", str(root), "--name", "whole",
-         "--no-tensorboard"], capture_output=True, text=True, timeout=600,
+         "--train_steps", str(steps), "--eval_freq", "5", "--checkpoints_dir", str(root),
+         "--name", "whole", "--no-tensorboard"], capture_output=True, text=True, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return root / "whole"
@@ -308,6 +308,7 @@ def test_going_on_from_a_state_equals_not_stopping(name: str, level: str, tiny_r
     model, batch = tiny_run(name, "--opt_level", level)
     model.train_step(batch)
     torch.save(model.state_dict(), tmp_path / "state.pth")
+    model.start_step(2, 100, 100)
     model.train_step(batch)
     fresh, _ = tiny_run(name, "--opt_level", level)
     again = type(fresh)(fresh.opt, fresh.device)

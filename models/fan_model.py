@@ -1,0 +1,141 @@
+"""The landmark network of PFSRNet: 68 heat-maps, from known landmarks or from a teacher."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base_model import BaseModel
+from models.losses.landmark import attention_map, gaussian_maps, normalized_maps
+from models.networks import fan
+from models.networks.fan import FAN, load_landmark_weights, peaks
+from models.networks.fan_teacher import SIZE_MULTIPLE, teacher_network
+
+# Side of the teacher's input for one of the student's.
+TEACHER_SCALE = 4
+
+
+class FanModel(BaseModel):
+    """Distilled landmark network: mean squared error of heat-maps (arXiv 1908.08239).
+
+    Train:   python newtrain.py --model fan --dataroot img_align_celeba --fan_teacher
+             2DFAN4-11f355bf06.pth.tar
+             python newtrain.py --model fan --train_steps 3000       (synthetic faces, no teacher)
+    Setting: batch 16, Adam 1e-4 (0.9, 0.999), 64 x 64, 11000 steps, about one epoch of CelebA
+    Source:  DeokyunKim/Progressive-Face-Super-Resolution, withdrawn fan_train.py
+
+    Its weights are what --model pfsrnet takes as --fan_weights. Nothing is restored here: what
+    evaluate.py and enhance.py show are pictures lit where landmarks are seen, whose PSNR says
+    nothing. Where the data bring landmarks, validation counts those found, and `best` goes by it.
+    """
+    dataset = "celeba_aligned"
+    degradation = "none"
+    best_by = "landmarks_found"
+    loss_scale = "dynamic"      # heat-maps are nearly empty, their mean error is small
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        parser.add_argument("--fan_width", type=int, default=fan.PUBLISHED_WIDTH,
+                            help="channels of the widest layers; 128 fits the published weights")
+        if is_train:
+            parser.add_argument("--fan_teacher", metavar="FILE",
+                                help="weights of 2DFAN-4 (2DFAN4-11f355bf06.pth.tar) to learn "
+                                     "from; without it the data must bring landmarks, as the "
+                                     "synthetic faces do")
+            parser.add_argument("--fan_sigma", type=float, default=1.75,
+                                help="deviation of the Gaussian at a known landmark, in pixels")
+            parser.add_argument("--lambda_hm", type=float, default=1.0,
+                                help="weight of the heat-maps' error")
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        common = {"load_size": 64}
+        return {**common, "batch_size": 16, "lr": 1e-4, "total_epochs": 1} if is_train else common
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        with torch.device("meta"):      # free: this only runs the constructor's checks
+            FAN(width=opt.fan_width)
+        if not opt.is_train:
+            return
+        if opt.fan_sigma <= 0:
+            raise ValueError(f"--fan_sigma must be above 0, got {opt.fan_sigma}")
+        if opt.fan_teacher and TEACHER_SCALE * opt.load_size % SIZE_MULTIPLE:
+            raise ValueError(f"--load_size must be a multiple of {SIZE_MULTIPLE // TEACHER_SCALE} "
+                             f"with --fan_teacher, got {opt.load_size}")
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        first = state.get("conv.bias")
+        if first is None:
+            return "the file does not look like PFSRNet's landmark network"
+        return f"these weights need --fan_width {fan.WIDTH_MULTIPLE * len(first)}"
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        self.add_network("G", FAN(width=opt.fan_width))
+        if not self.is_train:
+            return
+        self.add_optimizer("G", lr=opt.lr, betas=(opt.beta1, 0.999))
+        if opt.fan_teacher:
+            self.add_network("T", teacher_network(opt.fan_teacher), saved=False)
+
+    def load_weights(self, name: str, path: str | Path) -> None:
+        """As every recipe's; the published pickled module is refused with the way out."""
+        load_landmark_weights(self.bare[name], path, "--pretrain_model_path")
+
+    def train(self) -> None:
+        super().train()
+        if "T" in self.bare:
+            self.bare["T"].eval()       # batch statistics of a fixed network would be an accident
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        target = self._target(batch)
+        loss = self.opt.lambda_hm * F.mse_loss(self.heatmaps(batch["gt"]), target)
+        self.update("G", loss)
+        return {"HM": loss.detach()}
+
+    @torch.no_grad()
+    def _target(self, batch: dict[str, Any]) -> Tensor:
+        gt = batch["gt"]
+        if "T" in self.networks:
+            large = F.interpolate(0.5 * gt + 0.5, scale_factor=TEACHER_SCALE, mode="bilinear",
+                                  align_corners=False)
+            return self.networks["T"](large)[-1]
+        if not self._has_landmarks(batch):
+            raise ValueError(f"--model fan needs a dataset with {fan.NUM_LANDMARKS} landmarks, "
+                             f"such as synthetic, or --fan_teacher; got --dataset_name "
+                             f"{self.opt.dataset_name}")
+        return gaussian_maps(batch["landmarks"].to(gt.dtype), gt.shape[2], self.opt.fan_sigma)
+
+    @staticmethod
+    def _has_landmarks(batch: dict[str, Any]) -> bool:
+        return "landmarks" in batch and batch["landmarks"].shape[1] == fan.NUM_LANDMARKS
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """(B, 68, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
+        return self.networks["G"](0.5 * images + 0.5)
+
+    @torch.no_grad()
+    def landmarks(self, images: Tensor) -> Tensor:
+        """Where each map is largest, (B, 68, 2) x y in pixels."""
+        return peaks(self.heatmaps(images))
+
+    def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
+        """Mean distance of maps' maxima from known landmarks, in pixels, and the share of those
+        that lie within a 20th of the side."""
+        if not self._has_landmarks(batch):
+            return {}
+        away = (self.landmarks(batch["gt"]) - batch["landmarks"]).float().norm(dim=2)
+        near = away <= batch["gt"].shape[2] / 20
+        return {"landmark_error": away.mean(dim=1).tolist(),
+                "landmarks_found": near.float().mean(dim=1).tolist()}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """The pictures, dark where no landmark is seen."""
+        return (lq + 1) * attention_map(normalized_maps(self.heatmaps(lq))) - 1

@@ -1,0 +1,115 @@
+"""PFSRNet's landmark network: 68 heat-maps of the input's size, distilled from 2DFAN-4.
+
+Source: DeokyunKim/Progressive-Face-Super-Resolution (arXiv 1908.08239); the layers are those of its
+published weights.
+"""
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.checkpointing import checkpointed
+from utils import checkpoint, legacy_pickle
+
+NUM_LANDMARKS = 68
+PUBLISHED_WIDTH = 128
+WIDTH_MULTIPLE = 4
+RANDOM = "random"
+logger = logging.getLogger("facezoo")
+
+
+class FAN(nn.Module):
+    """Heat-maps of the 68 landmarks (iBUG order: jaw, brows, nose, eyes, mouth).
+
+    Args:
+        width: channels of the widest layers, 128 as published.
+
+    The receptive field is 13 x 13 pixels, and there is no pooling.
+    """
+
+    # Names follow the released checkpoint.
+    def __init__(self, *, width: int = PUBLISHED_WIDTH) -> None:
+        super().__init__()
+        if width < WIDTH_MULTIPLE or width % WIDTH_MULTIPLE:
+            raise ValueError(f"--fan_width must be a positive multiple of {WIDTH_MULTIPLE}, got "
+                             f"{width}")
+        plan = (width // 4, width // 2, width, width)
+        self.conv = nn.Conv2d(3, plan[0], 5, padding=2)
+        layers: list[nn.Module] = []
+        for inside, outside in pairwise(plan):
+            layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside),
+                       nn.LeakyReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, NUM_LANDMARKS, 3, padding=1),
+                                    nn.LeakyReLU())
+        self.checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 1] to (B, 68, H, W), about 0 to 1."""
+        x = self.conv(x)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpointed(self.layers, x)
+        return self.layers(x)
+
+
+def landmark_network(path: str | Path, flag: str = "--fan_weights",
+                     width: int = PUBLISHED_WIDTH) -> FAN:
+    """The network with the weights of a file, fixed and in eval mode.
+
+    Args:
+        path: a state dict, or "random" for smoke runs.
+        flag: named in errors.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no state dict, or one of another network.
+    """
+    network = FAN(width=width)
+    if str(path) == RANDOM:
+        logger.warning("%s %s: HEAT-MAPS OF AN UNTRAINED NETWORK, for smoke runs only", flag,
+                       RANDOM)
+        _draw(network)
+    else:
+        load_landmark_weights(network, path, flag)
+    return network.requires_grad_(False).eval()
+
+
+def _draw(network: FAN) -> None:
+    """The same He-distributed weights in every run: resuming needs what was there before."""
+    generator = torch.Generator().manual_seed(NUM_LANDMARKS)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            draw = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.data.copy_(draw * (2 / layer.weight[0].numel()) ** 0.5)
+            nn.init.zeros_(layer.bias)
+
+
+def load_landmark_weights(network: FAN, path: str | Path, flag: str) -> None:
+    """Load a state dict strictly; the published pickled module is refused with the way out.
+
+    Raises:
+        FileNotFoundError, ValueError: as `landmark_network`.
+    """
+    if Path(path).is_file() and legacy_pickle.holds_module(path):
+        raise ValueError(f"{flag}: {path} is a pickled module, which is not loaded because that "
+                         f"can run code from the file; extract its tensors first: python -m "
+                         f"utils.legacy_pickle {path} fan.pth")
+    try:
+        state = checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{flag}: {error}") from error
+    network.load_state_dict(state)
+
+
+def _width_hint(state: dict[str, Tensor]) -> str:
+    first = state.get("conv.bias")
+    return "" if first is None else f"these weights need --fan_width {WIDTH_MULTIPLE * len(first)}"
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """Pixel of each map's maximum: (B, N, H, W) to (B, N, 2), x before y."""
+    flat = maps.flatten(2).argmax(dim=2)
+    width = maps.shape[3]
+    return torch.stack([flat % width, flat // width], dim=2)

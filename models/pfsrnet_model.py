@@ -1,0 +1,326 @@
+"""PFSRNet: face super-resolution that grows from 32 to 128 pixels during training."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrics.ms_ssim import quality
+from models.base_model import BaseModel, frozen
+from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
+from models.losses.style import feature_mse
+from models.losses.wgan import PENALTIES, critic_loss, gradient_penalty
+from models.networks.fan import PUBLISHED_WIDTH as FAN_WIDTH
+from models.networks.fan import landmark_network
+from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discriminator, Generator
+from models.networks.pyramid import pyramid
+from models.networks.vgg import VGGFeatures
+from utils import distributed
+from utils.pfsrnet_checkpoint import COUNTER, reached, read_generator
+from utils.reduction import CELEBA_CROP, centre_crop, reduced
+
+# relu1_2, relu2_2, relu3_3, relu4_3.
+VGG_LAYERS = (3, 8, 15, 22)
+# Weights of the losses at stages 1, 2, 3.
+PER_STAGE = {"gan": ((1.0, 1.0, 0.1), "adversarial loss"),
+             "pcp": ((0.01, 0.01, 0.001), "perceptual loss"),
+             "att": ((0.0, 500.0, 50.0), "facial attention loss"),
+             "hm": ((0.0, 50.0, 50.0), "heat-map loss")}
+SMALLEST = 16
+# What enhance.py takes of a picture.
+ALIGNMENTS = {
+    "none": lambda image: image,
+    "center178": lambda image: centre_crop(image, min(CELEBA_CROP, *image.shape[:2])),
+    "square": lambda image: centre_crop(image, min(image.shape[:2]))}
+
+
+class PFSRNetModel(BaseModel):
+    """PFSRNet, x8: pixel, adversarial, perceptual, heat-map and attention losses, three stages.
+
+    Train:   python newtrain.py --model pfsrnet --dataroot img_align_celeba --fan_weights fan.pth
+             --vgg_weights vgg16-397923af.pth
+    Setting: batch 16, Adam 1e-3 (0, 0.99), 50000 + 50000 + 100000 steps at 32, 64 and 128 pixels
+    Source:  arXiv 1908.08239, DeokyunKim/Progressive-Face-Super-Resolution; the training code was
+             withdrawn and the published weights are of a later, unpublished recipe
+
+    `lq` is a small picture, an eighth of --load_size. Stage and alpha depend on the step and the
+    options only. D and its penalty stay in fp32 at every precision.
+    """
+    dataset = "celeba_aligned"
+    degradation = "pyramid"
+    every_gradient = False
+    gradients = "average"       # unused parameters and the penalty's double backward rule out DDP
+    loss_scale = "dynamic"      # the attention's weight of 500
+    size_multiple = SMALLEST
+
+    @staticmethod
+    def modify_commandline_options(parser: Any, is_train: bool) -> None:
+        parser.add_argument("--width", type=int, default=PUBLISHED_WIDTH,
+                            help="channels of the widest layers; smaller than 512 is for trying "
+                                 "out, no published weights fit")
+        parser.add_argument("--fade", type=float, default=0.5,
+                            help="a new stage is faded in for this part of the first stage's steps")
+        if is_train:
+            _add_training_flags(parser)
+        else:
+            parser.add_argument("--align", default="none", choices=tuple(ALIGNMENTS),
+                                help="part of a picture that enhance.py restores: all of it, "
+                                     "CelebA's 178 x 178 from the middle, or the largest square")
+
+    @classmethod
+    def defaults(cls, is_train: bool) -> dict[str, Any]:
+        return {"batch_size": 16, "lr": 1e-3, "beta1": 0.0} if is_train else {"batch_size": 16}
+
+    @classmethod
+    def check_options(cls, opt: argparse.Namespace) -> None:
+        super().check_options(opt)
+        with torch.device("meta"):      # free: this only runs the constructor's checks
+            Generator(width=opt.width)
+        if not 0 <= opt.fade <= 1:
+            raise ValueError(f"--fade must be from 0 to 1, got {opt.fade}")
+        if not opt.is_train:
+            return
+        if min(opt.stage_steps) < 0 or not any(opt.stage_steps):
+            raise ValueError(f"--stage_steps must be three numbers from 0 on, not all 0, got "
+                             f"{' '.join(map(str, opt.stage_steps))}")
+        opt.train_steps = opt.train_steps or sum(opt.stage_steps)
+        if opt.batch_size < 2:
+            raise ValueError(f"--batch_size must be at least 2, got {opt.batch_size}: the "
+                             f"discriminator looks at the deviation among a card's pictures")
+        if opt.amp_backend == "apex":
+            raise ValueError("--amp_backend apex casts the discriminator too, whose penalty needs "
+                             "fp32; use native")
+        if not 0 <= opt.beta2 < 1:
+            raise ValueError(f"--beta2 must be from 0 to below 1, got {opt.beta2}")
+        if opt.preview_degradation:     # which needs no network
+            return
+        trained = [count > 0 for count in opt.stage_steps]
+        for names, flag, text in (
+                (("pcp",), "--vgg_weights", "torchvision's vgg16-397923af.pth, or 0 0 0 for"),
+                (("att", "hm"), "--fan_weights", "weights of --model fan, or 0 0 0 for")):
+            used = [f"--lambda_{name}" for name in names if any(
+                weight and on for weight, on in zip(
+                    getattr(opt, f"lambda_{name}"), trained, strict=True))]
+            if used and not getattr(opt, flag[2:]):
+                raise ValueError(f"{flag} is missing: give {text} {' and '.join(used)}")
+
+    @staticmethod
+    def describe_weights(state: dict[str, Tensor]) -> str:
+        head = state.get("step1.1.weight")
+        if head is None:
+            return "the file does not look like PFSRNet's generator"
+        return f"these weights need --width {len(head)}"
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        super().__init__(opt, device)
+        self.stage, self.alpha = NUM_STAGES, 1.0
+        # No init_weights: the scaled convolutions draw N(0, 1), the others keep PyTorch's draw.
+        self.add_network("G", Generator(width=opt.width))
+        if not self.is_train:
+            return
+        self.add_network("D", Discriminator(width=opt.width))
+        for name in ("G", "D"):
+            self.add_optimizer(name, lr=opt.lr, betas=(opt.beta1, opt.beta2))
+        if any(opt.lambda_pcp) and opt.vgg_weights:
+            self.add_network("VGG", perceptual_network(opt.vgg_weights), saved=False)
+        if any((*opt.lambda_att, *opt.lambda_hm)) and opt.fan_weights:
+            self.add_network("FAN", landmark_network(opt.fan_weights, width=opt.fan_width),
+                             saved=False)
+
+    def load_weights(self, name: str, path: str | Path) -> None:
+        """As every recipe's, and published files, whose stage and alpha are taken over."""
+        network = self.bare[name]
+        state, stated = read_generator(path, network.state_dict(), self.describe_weights)
+        self.stage, self.alpha = stated or reached(state, self.opt.fade)
+        if self.is_train:       # this run's files shall tell how far this run came
+            state = {key: torch.zeros_like(value) if key.endswith(COUNTER) else value
+                     for key, value in state.items()}
+        network.load_state_dict(state)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        super().train()
+        if "FAN" in self.bare and self.opt.fan_mode == "eval":
+            self.bare["FAN"].eval()
+
+    def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
+        super().start_step(step, steps_per_epoch, total_steps)
+        self.stage, self.alpha = position(step - 1, self.opt.stage_steps, self.opt.fade)
+        for name in ("G", "D"):
+            network = self.bare[name]
+            network.requires_grad_(False)
+            for module in network.used(self.stage, self.alpha):
+                module.requires_grad_(True)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        opt, lq, at = self.opt, batch["lq"], self.stage - 1
+        self._check_sizes(lq, batch["gt"])
+        gt = pyramid(batch["gt"])[at]
+        restored = self._enlarge(lq)
+        with frozen(self.bare["D"]):
+            adversarial = -self._judge(restored).mean()
+        pixel = F.l1_loss if opt.pix_loss == "l1" else F.mse_loss
+        losses = {"Pix": opt.lambda_pix * pixel(restored, gt),
+                  "GAN": opt.lambda_gan[at] * adversarial,
+                  **self._feature_losses(restored, gt)}
+        self.update("G", sum(losses.values()))
+        with torch.no_grad():       # in train mode: batch norms see each batch twice, as published
+            restored = self._enlarge(lq)
+        losses |= self._update_critic(restored, gt)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _update_critic(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """One step of D; its two losses go backwards one after the other.
+
+        A single backward pass would add three gradients per weight in an order that depends on the
+        device's threads, since the penalty's graph is made by a backward pass itself.
+        """
+        opt, part = self.opt, self.part
+        critic = critic_loss(self._judge(gt), self._judge(restored), opt.lambda_drift)
+        self.part = replace(part, last=False)
+        self.update("D", critic)
+        penalty = opt.lambda_gp * gradient_penalty(self._judge, restored, gt, self._shares(gt),
+                                                   opt.gp)
+        self.part = replace(part, first=False)
+        self.update("D", penalty)
+        self.part = part
+        return {"D": critic, "GP": penalty}
+
+    def _shares(self, gt: Tensor) -> Tensor:
+        """How much of each target is in the penalty's mixture, (B, 1, 1, 1); the same numbers
+        on every device, for a step is to repeat exactly after resuming anywhere."""
+        if self.part.first:
+            self._chance = np.random.default_rng(
+                [self.opt.seed, distributed.rank(), self.step])
+        share = torch.from_numpy(self._chance.random((len(gt), 1, 1, 1)))
+        return share.to(gt.dtype).to(gt.device)     # an NPU takes no float64
+
+    def _check_sizes(self, lq: Tensor, gt: Tensor) -> None:
+        if SCALE * lq.shape[2] != gt.shape[2]:
+            raise ValueError(f"--model pfsrnet enlarges {SCALE} times: for targets of side "
+                             f"{gt.shape[2]} its input has side {gt.shape[2] // SCALE}, got "
+                             f"{lq.shape[2]}; use --degradation pyramid")
+
+    def _enlarge(self, lq: Tensor) -> Tensor:
+        return self.networks["G"](lq, self.stage, self.alpha)
+
+    def _judge(self, images: Tensor) -> Tensor:
+        """Logits, in fp32: not through the wrapper that lowers precision."""
+        return self.bare["D"](images, self.stage, self.alpha)
+
+    def _feature_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Perceptual, heat-map and attention loss, as far as their weights are not 0."""
+        pcp, att, hm = (getattr(self.opt, f"lambda_{name}")[self.stage - 1]
+                        for name in ("pcp", "att", "hm"))
+        losses = {}
+        if pcp:
+            features = self.networks["VGG"](restored)
+            with torch.no_grad():
+                gt_features = self.networks["VGG"](gt)
+            losses["PCP"] = pcp * feature_mse(features, gt_features)
+        if att or hm:
+            maps = self._maps(restored) if hm else None
+            with torch.no_grad():
+                gt_maps = self._maps(gt)
+            if hm:
+                losses["HM"] = hm * heatmap_loss(maps, gt_maps)
+            if att:
+                losses["ATT"] = att * attention_loss(restored, gt, attention_map(gt_maps))
+        return losses
+
+    def _maps(self, images: Tensor) -> Tensor:
+        return normalized_maps(self.networks["FAN"](0.5 * images + 0.5))
+
+    # -- restoring --------------------------------------------------------------------------------
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """Faces of --load_size, at the stage that training or the weights have reached; earlier
+        stages are enlarged."""
+        stage, alpha = self.stage, self.alpha
+        if self.is_train and self.step:     # what the weights after this step have reached
+            stage, alpha = position(self.step, self.opt.stage_steps, self.opt.fade, stage)
+        restored = self.networks["G"](lq, stage, alpha)
+        if stage < NUM_STAGES:
+            restored = F.interpolate(restored, scale_factor=2 ** (NUM_STAGES - stage),
+                                     mode="bicubic", align_corners=False)
+        return restored
+
+    def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
+        """PSNR, SSIM and MS-SSIM per batch as published, for batches of 16, and per picture."""
+        return quality(restored, batch["gt"])
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """Reduce a picture to the network's input through the published sides 128, 64, 32, 16.
+
+        For --simulate_lq the picture keeps --load_size, since the degradation reduces it then.
+        """
+        image, size = ALIGNMENTS[self.opt.align](image), self.opt.load_size
+        sides = [size // 2 ** halvings for halvings in range(NUM_STAGES + 1)]
+        return reduced(image, sides[:1] if getattr(self.opt, "simulate_lq", False) else sides)
+
+
+def position(k: int, stage_steps: Sequence[int], fade: float, stage: int = 0) -> tuple[int, float]:
+    """Stage and alpha of an optimiser step.
+
+    Args:
+        k: steps before it, 0 for the first of all.
+        stage_steps: steps of each stage; the last one goes on for ever.
+        fade: alpha grows from 0 to 1 in this part of the first stage's steps.
+        stage: take this stage, even where the next one would begin; 0 for none.
+    """
+    at = 1
+    while at < NUM_STAGES and (at < stage if stage else k >= stage_steps[at - 1]):
+        k -= stage_steps[at - 1]
+        at += 1
+    length = fade * stage_steps[0]
+    return at, min(1.0, k / length) if length else 1.0
+
+
+def perceptual_network(path: str | Path) -> VGGFeatures:
+    """VGG16 for the perceptual loss; it sees pictures in [0, 1] as they are, as published."""
+    vgg = VGGFeatures("vgg16", VGG_LAYERS)
+    vgg.load_published(path)
+    vgg.mean.zero_()
+    vgg.std.fill_(1)
+    return vgg
+
+
+def _add_training_flags(parser: Any) -> None:
+    parser.add_argument("--stage_steps", type=int, nargs=NUM_STAGES, metavar="N",
+                        default=[50000, 50000, 100000],
+                        help="steps at 32, 64 and 128 pixels; their sum is the run's length, "
+                             "unless --train_steps is given (default: 50000 50000 100000)")
+    parser.add_argument("--beta2", type=float, default=0.99, help="second beta of Adam")
+    parser.add_argument("--lambda_pix", type=float, default=10.0, help="weight of the pixel loss")
+    parser.add_argument("--pix_loss", default="l1", choices=("l1", "l2"),
+                        help="mean absolute or mean squared difference")
+    for name, (default, text) in PER_STAGE.items():
+        shown = " ".join(f"{value:g}" for value in default)
+        parser.add_argument(f"--lambda_{name}", type=float, nargs=NUM_STAGES, metavar="W",
+                            default=list(default),
+                            help=f"weights of the {text}, one per stage (default: {shown})")
+    parser.add_argument("--lambda_gp", type=float, default=10.0,
+                        help="weight of the gradient penalty")
+    parser.add_argument("--gp", default="two_sided", choices=PENALTIES,
+                        help="norms of 1 for every picture, or a mean of at most 1, which gave NaN")
+    parser.add_argument("--lambda_drift", type=float, default=1e-3,
+                        help="weight of the real logits' square")
+    parser.add_argument("--fan_weights", metavar="FILE",
+                        help="weights of the landmark network (--model fan) for heat-map and "
+                             "attention loss; `random` for smoke runs only")
+    parser.add_argument("--fan_width", type=int, default=FAN_WIDTH,
+                        help="channels of the landmark network's widest layers")
+    parser.add_argument("--fan_mode", default="eval", choices=("eval", "train"),
+                        help="batch norms of the landmark network: their averages, or each "
+                             "batch's own as published")
+    parser.add_argument("--vgg_weights", metavar="FILE",
+                        help="torchvision's vgg16-397923af.pth for the perceptual loss; `random` "
+                             "for smoke runs only")

@@ -1,0 +1,232 @@
+"""How the golden cases of PFSRNet are built: networks, losses, metrics, reductions.
+
+Cases in pfsrnet_weights/ need the published landmark network, which does not travel with the
+project: FACEZOO_TEST_DATA names the folder of pfsrnet_distilled_fan.pth.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metrics import ms_ssim
+from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
+from models.losses.style import feature_mse
+from models.losses.wgan import critic_loss, gradient_norms, gradient_penalty
+from models.networks.fan import FAN, landmark_network
+from models.networks.fan_teacher import FAN2D
+from models.networks.pfsrnet import Discriminator, Generator
+from models.pfsrnet_model import perceptual_network
+from utils.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from utils.reduction import CELEBA_CROP, bilinear, centre_crop
+
+WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
+
+
+def weight_file(case: dict[str, Any]) -> Path:
+    """The case's weights in the folder the environment names."""
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    if not folder:
+        raise ValueError(f"{WEIGHTS_VARIABLE} must name the folder of {case['weights']}")
+    return Path(folder) / Path(case["weights"]).name
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+def forward(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,
+            ) -> list[Check]:
+    """Outputs, buffers after a forward in train mode, and what is derived from the maps."""
+    if "weights" in case:
+        case = {**case, "weights": os.path.relpath(weight_file(case), folder.parent)}
+    buffers = case.get("buffers_after", [])
+    # The arguments are called step and alpha in the recorded code.
+    case = {**case, "call": list(case["call"].values()), "buffers_after": []}
+
+    def named(out: Any) -> dict[str, Tensor]:
+        if isinstance(out, list):
+            return {f"heatmap{index}": maps for index, maps in enumerate(out)}
+        state = network.state_dict()
+        found = {"out": out, "channel_max": attention_map(out)}
+        return found | {f"buffer:{key}": state[key] for key in buffers}
+    return run_network(case, network, device, folder, named)
+
+
+def generator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    return forward(case, Generator(), device, folder)
+
+
+def student(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    return forward(case, FAN(), device, folder)
+
+
+def teacher(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    return forward(case, FAN2D(num_modules=case["config"]["num_modules"]), device, folder)
+
+
+def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    network = Discriminator()
+    checks = check_keys(case, network)
+    fill(network, gain=case["gain"])
+    network.to(device)
+    x = make_input(**case["inputs"][0]).to(device).requires_grad_()
+    out = network(x, *case["call"].values())
+    gradient, = torch.autograd.grad(out.sum(), x)
+    norms = gradient_norms(lambda images: network(images, *case["call"].values()), x)
+    return checks + compare_all(case, case["outputs"], {
+        "out": out, "grad_input": gradient, "grad_norm": norms})
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    """The terms as the recipe has them; values named upstream keep a slip and are left out, but
+    where both agree."""
+    size, count, images = case["size"], case["n"], case["images"]
+    shape, stage, weights = (count, 3, size, size), (case["step"], case["alpha"]), case[
+        "loss_weights"]
+    other = make_input(images["other"], shape).to(device).requires_grad_()
+    gt = make_input(images["target"], shape).to(device)
+    share = make_input(images["eps"], (count, 1, 1, 1), 0, 1).to(device)
+    restored = 0.8 * gt + 0.2 * other
+    network = Discriminator()
+    fill(network, gain=case["gain"])
+    network.to(device)
+
+    def critic(x: Tensor) -> Tensor:
+        return network(x, *stage)
+
+    values, maps = perceptual_terms(restored, gt, device), {}
+    values |= {"pixel_l1": F.l1_loss(restored, gt), "g_adv": -critic(restored).mean()}
+    total = (weights["pixel"] * values["pixel_l1"] + weights["adv"] * values["g_adv"]
+             + weights["perc"] * values["perceptual"])
+    if weights["att"] or weights["hm"]:
+        found, maps = landmark_terms(case, restored, gt, device)
+        values |= found
+        total = (total + weights["att"] * found["attention_eval"]
+                 + weights["hm"] * found["heatmap_eval_fixed"])
+    else:
+        values["g_total_upstream"] = total
+    values["g_total_port"] = total
+    gradient, = torch.autograd.grad(total, other)
+    values |= critic_terms(critic, restored.detach(), gt, share)
+    grads = dict(zip([name for name, _ in network.named_parameters()], torch.autograd.grad(
+        values["d_total"], list(network.parameters()), allow_unused=True), strict=True))
+    norms = gradient_norms(critic, share * gt + (1 - share) * restored)
+    tensors = {**maps, "grad_fake_port": gradient, "gp_norms": norms,
+               **{f"d_grad:{name}": grad for name, grad in grads.items() if grad is not None}}
+    records = [scalar(name, value) for name, value in case["values"].items() if name in values
+               or not name.endswith("upstream")]
+    return compare_all(case, records, values) + compare_all(case, case["tensors"], tensors)
+
+
+def scalar(name: str, value: float) -> dict[str, Any]:
+    return {"name": name, "shape": [], "absmax": abs(value), "samples": [[0, value]]}
+
+
+def perceptual_terms(restored: Tensor, gt: Tensor, device: torch.device) -> dict[str, Tensor]:
+    vgg = perceptual_network("random")
+    fill(vgg)
+    vgg.to(device)
+    ours, theirs = vgg(restored), vgg(gt)
+    names = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
+    found = {f"perceptual_{name}": F.mse_loss(a, b)
+             for name, a, b in zip(names, ours, theirs, strict=True)}
+    return found | {"perceptual": feature_mse(ours, theirs)}
+
+
+def landmark_terms(case: dict[str, Any], restored: Tensor, gt: Tensor, device: torch.device,
+                   ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Heat-map and attention terms, and maps, with the network in either mode."""
+    values = {}
+    for mode in ("train", "eval"):
+        # Fresh each time, since averages move in train mode.
+        network = landmark_network(weight_file(case)).to(device).train(mode == "train")
+        ours, theirs = (normalized_maps(network(0.5 * x + 0.5)) for x in (restored, gt))
+        attention = attention_map(theirs)
+        values[f"attention_{mode}"] = attention_loss(restored, gt, attention)
+    values["heatmap_eval_fixed"] = heatmap_loss(ours, theirs)
+    return values, {"attention_map_eval": attention, "target_heatmap_eval": theirs}
+
+
+def critic_terms(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor, share: Tensor,
+                 ) -> dict[str, Tensor]:
+    real, fake = critic(gt), critic(restored)
+    penalties = {kind: gradient_penalty(critic, restored, gt, share, kind)
+                 for kind in ("two_sided", "one_sided_mean")}
+    return {"d_real_mean": real.mean(), "d_real_sq_mean": real.square().mean(),
+            "d_fake_mean": fake.mean(), "gp_two_sided": penalties["two_sided"],
+            "gp_mean_one_sided": penalties["one_sided_mean"],
+            "d_total": critic_loss(real, fake) + 10 * penalties["two_sided"]}
+
+
+# ---- metrics and reductions ----------------------------------------------------------------------
+
+def pictures(item: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Restored picture and target of an item, by the case's rule."""
+    shape = (item["n"], 3, item["size"], item["size"])
+    small = (*shape[:2], item["size"] // 8, item["size"] // 8)
+    base = make_input(f"{item['name']}_base", small, item["base_low"], item["base_high"]).double()
+    base = base.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    gt = base + make_input(f"{item['name']}_fine", shape, -0.08, 0.08)
+    noise = make_input(f"{item['name']}_noise", shape, -item["amp"], item["amp"])
+    growth = torch.linspace(0.5, 1.5, item["n"], dtype=torch.float64)
+    return gt + noise * growth.view(-1, 1, 1, 1), gt
+
+
+def metrics(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    checks = []
+    for item in case["items"]:
+        restored, gt = pictures(item)
+        factors = ms_ssim.scale_factors(restored, gt).mean(dim=(1, 2))
+        found = {
+            "psnr_upstream_batch": ms_ssim.batch_psnr(restored, gt),
+            "psnr_per_image": ms_ssim.psnr(restored, gt),
+            "psnr_mean_of_images": ms_ssim.psnr(restored, gt).mean(),
+            "psnr_clamped_batch": ms_ssim.batch_psnr(restored.clamp(0, 1), gt.clamp(0, 1)),
+            "ssim_upstream": ms_ssim.published_ssim(restored, gt),
+            "ssim_fixed_range1": ms_ssim.ssim(restored, gt).mean(),
+            "ssim_per_image_range1": ms_ssim.ssim(restored, gt),
+            "msssim_upstream": ms_ssim.published_ms_ssim(restored, gt),
+            "msssim_standard_range1": ms_ssim.standard_product(factors)}
+        records = [{"name": name, "shape": list(np.shape(value)), "absmax": np.abs(value).max(),
+                    "samples": list(enumerate(np.ravel(value)))}
+                   for name, value in item["values"].items()]
+        checks += compare_all(case, records, found, f"{item['name']} ")
+        checks += compare_all(case, [item["pred"], item["target"]],
+                              {"pred": restored, "target": gt}, f"{item['name']} ")
+    return checks
+
+
+def resize(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    checks = []
+    for item in case["items"]:
+        image = make_input(item["name"], item["shape"], 0, 256).floor().numpy().astype(np.uint8)
+        digests = {"input": (item["input_sha256"], image)}
+        if item["crop178"]:
+            image = centre_crop(image, CELEBA_CROP)
+        for record in item["outputs"]:
+            side = record["shape"][0]
+            image = image if image.shape[0] == side else bilinear(image, side, side)
+            digests[record["name"]] = (record["sha256"], image)
+        checks += [Check(f"{item['name']} {name}", float(hashlib.sha256(
+            np.ascontiguousarray(found).tobytes()).hexdigest() != expected), 0.0)
+            for name, (expected, found) in digests.items()]
+    return checks
+
+
+CASES = [
+    ("pfsrnet_*", "pfsrnet.Generator", generator),
+    ("pfsrnet_*", "pfsrnet.Discriminator", discriminator),
+    ("pfsrnet_*", "pfsrnet.DistilledFAN", student),
+    ("pfsrnet_*", "pfsrnet.FAN2D", teacher),
+    ("pfsrnet_losses*", "losses", losses),
+    ("pfsrnet_metrics", "metrics", metrics),
+    ("pfsrnet_resize", "resize", resize),
+]
