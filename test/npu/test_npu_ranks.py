@@ -9,7 +9,7 @@ from npu_suite import DEVICE_OF_RANKS, FOLDER, Run, child, differing, unit
 
 import models
 
-QUICK = ("sparnet",)     # `make deep` has every recipe
+QUICK = ("sparnet", "stylegan2")     # both ways of sharing gradients; `make deep` has all
 
 
 def launch(script: Path, *arguments: object) -> None:
