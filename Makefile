@@ -32,7 +32,7 @@ coverage: $(VENV)/.dev
 		$(PY) -m coverage report -m --fail-under=95 --include=utils/$$file.py || exit 1; done
 
 # The last command installs torch-npu into .venv-npu; where that cannot be had it says so.
-deep: $(VENV)/.dev
+deep: $(VENV)/.export
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m deep
 	FACEZOO_ALLOW_NO_WHEEL=1 PYTHON=$(PY) bash test/npu/wheel/run.sh
 
@@ -56,6 +56,10 @@ $(VENV)/.base: requirements.txt | $(VENV)/bin/python
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.base
+
+$(VENV)/.export: requirements-export.txt $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache

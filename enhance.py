@@ -111,7 +111,19 @@ class Job:
         """Load the network; after everything that can be refused without it."""
         self.device = entry.open_device(self.opt)
         devices.seed_everything(self.opt.seed, self.device)
-        self.model, _ = models.load_trained(self.opt, self.device)
+        if self.opt.engine == "onnx":
+            self.model = self._graph()
+        else:
+            self.model, _ = models.load_trained(self.opt, self.device)
+
+    def _graph(self) -> Any:
+        """The graph of --onnx, which stands in for the network; needs an extra package."""
+        try:
+            from export.engine import OnnxModel
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
+                             f"requirements-export.txt") from error
+        return OnnxModel(self.opt.onnx, models.find(self.opt.model), self.opt, self.device)
 
     def read(self, path: Path) -> np.ndarray | None:
         """The picture, or None and a note that it cannot be read."""
@@ -123,6 +135,10 @@ class Job:
 
     def restore(self, images: list[np.ndarray] | np.ndarray) -> np.ndarray:
         return restore_batch(self.model, images, self.device, self.opt.rounding)
+
+    def restore_crops(self, crops: np.ndarray) -> np.ndarray:
+        """Restored faces of aligned crops; some networks take smaller pictures than they give."""
+        return self.restore([self.model.preprocess(crop) for crop in crops])
 
     def bar(self) -> tqdm:
         return tqdm(total=len(self.inputs), unit="picture", disable=not sys.stderr.isatty())
@@ -205,7 +221,7 @@ def photographs(opt: Namespace) -> int:
             faces = detector(photo) if detector else marked.get(name, [])
             faces = detect.select(faces, photo.shape, least=opt.min_face, most=opt.max_faces,
                                   only_centre=opt.only_center_face)
-            result = restore_photograph(photo, faces, job.restore, settings, mask)
+            result = restore_photograph(photo, faces, job.restore_crops, settings, mask)
             write_image(target, result.picture)
             stem = target.relative_to(job.folder / "restored_imgs").with_suffix("")
             for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):

@@ -2,6 +2,7 @@
 
 python evaluate.py --model sparnet --pretrain_model_path FILE --dataset_name folder --dataroot DIR
 python evaluate.py --restored DIR --gt DIR
+python evaluate.py ... --metrics lpips fid --lpips_weights FILE FILE --fid_weights FILE
 torchrun --nproc_per_node=8 evaluate.py ...     a network on several cards
 """
 from __future__ import annotations
@@ -11,9 +12,7 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import csv
 import hashlib
-import io
 import logging
 import platform
 from argparse import Namespace
@@ -30,8 +29,20 @@ import models
 from data.base_dataset import BadImageCounter, relative_names
 from data.folder_dataset import match_stems
 from data.loader import create_eval_loader
-from metrics.evaluation import Row, compare, evaluate_loader, further_means, means
+from metrics import measures as further_measures
+from metrics.evaluation import (
+    Row,
+    compare,
+    evaluate_loader,
+    further_means,
+    means,
+    measured_means,
+)
+from metrics.measures import METRICS, Measures
 from metrics.psnr_ssim import PROTOCOLS, Protocol
+from metrics.published import FIGURES
+from metrics.report import Extremes, page
+from metrics.tables import per_image_csv, table
 from options.test_options import EvaluateOptions
 from utils import device as devices
 from utils import distributed, entry
@@ -39,15 +50,16 @@ from utils.files import sha256, to_json, write_text
 from utils.image import BadImage, bicubic, image_grid, read_image, write_image
 
 logger = logging.getLogger("facezoo")
+# Options that decide about a network's numbers, shown in report.html.
+SETTINGS = ("model", "dataset_name", "dataroot", "degradation", "load_size", "seed", "batch_size",
+            "max_dataset_size")
 # Per picture: its numbers, the pictures "lq", "restored", "gt", and their SHA-256.
 Measured = Iterator[tuple[Row, dict[str, np.ndarray], dict[str, str]]]
 
 
-def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
-                    report: dict[str, Any]) -> Measured:
+def measure_network(opt: Namespace, device: torch.device, protocols: list[Protocol],
+                    bad: list[str], report: dict[str, Any]) -> Measured:
     """Rows of a network on the test split of a dataset."""
-    device = entry.open_device(opt)
-    distributed.start(device)
     devices.seed_everything(opt.seed, device)
     model, path = models.load_trained(opt, device)
     report["weights"] = {"file": str(path), "sha256": sha256(path)}
@@ -77,8 +89,6 @@ def measure_network(opt: Namespace, protocols: list[Protocol], bad: list[str],
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of the pictures in --restored against those of the same name in --gt."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("--restored and --gt are measured by one process; start without torchrun")
     names = relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
@@ -110,42 +120,6 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
 
 # ---- reports ------------------------------------------------------------------------------------
 
-def columns(protocols: list[Protocol]) -> list[tuple[str, str]]:
-    return [(p.name, key) for p in protocols for key in ("psnr", "ssim")]
-
-
-def table(mean: dict[str, dict[str, dict[str, float]]], further: dict[str, float],
-          protocols: list[Protocol], count: int) -> str:
-    """The means as aligned text, one line per method and per further number."""
-    head = f"{f'{count} pictures':<16}" + "".join(
-        f"{f'{key.upper()} {name}':>18}" for name, key in columns(protocols))
-    lines = [f"{method:<16}" + "".join(
-        f"{values[name][key]:>18.4f}" for name, key in columns(protocols))
-        for method, values in mean.items()]
-    if len(mean) == 2:
-        gain = [mean["restored"][name][key] - mean["bicubic"][name][key]
-                for name, key in columns(protocols)]
-        lines.append(f"{'gain':<16}" + "".join(f"{value:>+18.4f}" for value in gain))
-    lines += [f"{name:<16}{value:>18.4f}" for name, value in further.items()]
-    return "\n".join([head, *lines])
-
-
-def per_image_csv(rows: list[Row], hashes: list[dict[str, str]],
-                  protocols: list[Protocol]) -> str:
-    """One line per picture: path, every method's numbers, digests of what was compared."""
-    methods = list(rows[0].values)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *(f"{method}_{name}_{key}" for method in methods
-                               for name, key in columns(protocols)), *rows[0].further,
-                     *hashes[0]])
-    for row, digests in zip(rows, hashes, strict=True):
-        writer.writerow([row.path, *(f"{row.values[method][name][key]:.6f}" for method in methods
-                                     for name, key in columns(protocols)),
-                         *(f"{value:.6f}" for value in row.further.values()), *digests.values()])
-    return text.getvalue()
-
-
 def pixel_digest(image: np.ndarray) -> str:
     """SHA-256 of a picture's shape and bytes: the same for any lossless file of it."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -163,7 +137,7 @@ def versions() -> dict[str, str]:
 
 
 def evaluate(opt: Namespace) -> int:
-    """Measure, print the table, write table, CSV, JSON and strip; returns the exit status.
+    """Measure, print the table, write every file; returns the exit status.
 
     Of several processes each measures its part of the pictures; the main one reports them all.
     """
@@ -171,50 +145,118 @@ def evaluate(opt: Namespace) -> int:
     protocols = [p for name, p in PROTOCOLS.items() if opt.protocol in (name, "both")]
     report: dict[str, Any] = {"protocols": {p.name: p.text for p in protocols}}
     bad: list[str] = []
+    device, measures = prepare(opt, report)
     folders = opt.restored is not None
-    measured = (measure_folders if folders else measure_network)(opt, protocols, bad, report)
+    measured = (measure_folders(opt, protocols, bad, report) if folders
+                else measure_network(opt, device, protocols, bad, report))
     out = Path(opt.results_dir) / (Path(opt.restored).name if folders
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
-    rows, hashes, strip = [], [], []
+    rows, hashes, strip, extremes = [], [], [], Extremes(opt.cases)
+    order = protocols[-1].name
     for row, pictures, digests in measured:
+        row.measured = measures.of(pictures)
         rows.append(row)
         hashes.append(digests)
+        extremes.add(row.values["restored"][order]["psnr"], row.path, pictures)
         if len(strip) < opt.strip:
             strip.append([pictures[key] for key in ("lq", "restored", "gt") if key in pictures])
         if opt.save_images and not folders:
             write_image(out / "images" / Path(row.path).with_suffix(".png"), pictures["restored"])
-    parts = distributed.gather_from_ranks((rows, hashes, strip, bad))
-    rows, hashes, strip, bad = ([item for part in parts for item in part[i]] for i in range(4))
+    parts = distributed.gather_from_ranks((rows, hashes, strip, bad, extremes, measures.state()))
     if distributed.is_main():
+        rows, hashes, strip, bad = ([item for part in parts for item in part[i]] for i in range(4))
+        extremes = Extremes(opt.cases)
+        extremes.merge(part[4] for part in parts)
+        measures.join(part[5] for part in parts)
         report.update(processes=len(parts), unreadable=bad, versions=versions(), options={
             key: value for key, value in vars(opt).items() if key != "config"})
-        write_reports(out, rows, hashes, protocols, report, strip[:opt.strip])
+        write_reports(out, rows, hashes, protocols, report, strip[:opt.strip], extremes, measures)
     distributed.stop()
     return 0
 
 
+def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Measures]:
+    """Open the device, join the other processes, and load what --metrics asks for."""
+    device = torch.device("cpu")
+    if opt.restored is None:
+        device = entry.open_device(opt)
+        distributed.start(device)
+    elif os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("--restored and --gt are measured by one process; start without torchrun")
+    elif any(METRICS[name][0] for name in opt.metrics):
+        device = entry.open_device(opt)
+    weights = {name: getattr(opt, flag.removeprefix("--"))
+               for name, (flag, _) in METRICS.items() if flag}
+    measures, described, remarks = further_measures.create(opt.metrics, weights, opt.fid_stats,
+                                                            device)
+    report.update(metrics=described, remarks=remarks)
+    return device, measures
+
+
 def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
                   protocols: list[Protocol], report: dict[str, Any],
-                  strip: list[list[np.ndarray]]) -> None:
+                  strip: list[list[np.ndarray]], extremes: Extremes, measures: Measures) -> None:
     """Print the table and write every file."""
     bad = report["unreadable"]
     if not rows:
         raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
     mean, further = means(rows), further_means(rows)
-    text = table(mean, further, protocols, len(rows))
+    of_the_set, remarks = measures.of_the_set()
+    report["remarks"] |= remarks
+    measured = measured_means(rows)
+    for method, numbers in of_the_set.items():
+        measured[method] = measured.get(method, {}) | numbers
+    text = table(mean, further, measured, protocols, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), mean=mean, further=further,
-                  per_image=[{"path": row.path, **digests, **row.values, "further": row.further}
+    report.update(pictures=len(rows), mean=mean, further=further, measured=measured,
+                  per_image=[{"path": row.path, **digests, **row.values, "further": row.further,
+                              "measured": row.measured}
                              for row, digests in zip(rows, hashes, strict=True)])
     write_text(out / "table.txt", text + "\n")
     write_text(out / "per_image.csv", per_image_csv(rows, hashes, protocols))
     write_text(out / "report.json", to_json(report) + "\n")
+    write_text(out / "report.html", html_page(rows, hashes, report, extremes))
     if strip:
         labels = ["input", "restored", "target"] if len(strip[0]) == 3 else ["restored", "target"]
         write_image(out / "strip.png", image_grid(strip, labels=labels))
     print(f"table, per_image.csv, report.json and strip.png are in {out}")
+    print(f"a page to look at: {out / 'report.html'}")
+    for name, remark in report["remarks"].items():
+        print(f"--metrics {name}: {remark}")
     if bad:
         print(f"warning: {len(bad)} unreadable picture(s) left out, see report.json")
+
+
+def html_page(rows: list[Row], hashes: list[dict[str, str]], report: dict[str, Any],
+              extremes: Extremes) -> str:
+    """report.html; the same whoever measured which picture, and wherever it is written to."""
+    opt, folders = report["options"], report.get("folders")
+    title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
+             f"{opt['name'] or opt['model']} on {opt['dataset_name']}")
+    numbers = {method: {f"{key.upper()} {protocol}": value for protocol, found in values.items()
+                        for key, value in found.items()}
+               for method, values in report["mean"].items()}
+    numbers["restored"] |= report["further"]
+    for method, found in report["measured"].items():
+        numbers[method] = numbers.get(method, {}) | found
+    every = "".join(digest for digests in hashes for digest in digests.values())
+    facts = {**report["versions"], "unreadable pictures left out": len(report["unreadable"]),
+             "SHA-256 of all pictures' SHA-256 in per_image.csv":
+                 hashlib.sha256(every.encode()).hexdigest()}
+    if folders:
+        facts |= {f"--{key}": value for key, value in folders.items() if value}
+    else:
+        facts |= {"weights": report["weights"]["file"],
+                  "their SHA-256": report["weights"]["sha256"], "device": report["device"]}
+        facts |= {f"--{key}": opt[key] for key in SETTINGS}
+    for name, described in report["metrics"].items():
+        facts |= {f"{name}: {file}": digest for file, digest in described["files"].items()}
+    protocols = {**report["protocols"],
+                 **{name: described["text"] for name, described in report["metrics"].items()}}
+    return page(title=title, rows=rows, numbers=numbers, protocols=protocols, facts=facts,
+                remarks=report["remarks"], extremes=extremes,
+                figures=[] if folders else FIGURES.get(opt["model"], []),
+                order=f"PSNR {list(report['protocols'])[-1]}")
 
 
 if __name__ == "__main__":

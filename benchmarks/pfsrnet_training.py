@@ -1,12 +1,12 @@
 """PFSRNet's three-stage training, scaled down to minutes of a CPU, on synthetic faces.
 
-    OMP_NUM_THREADS=2 python benchmarks/pfsrnet_training.py OUT [--stage_steps 200 120 220]
+    OMP_NUM_THREADS=2 python benchmarks/pfsrnet_training.py OUT [--stage_steps 200 200 900]
 
 First the landmark network learns from the faces' known landmarks (OUT/fan), then the generator
 grows with its help (OUT/pfsrnet): without the perceptual loss, whose network has no weights here,
-and with a hundredth of the adversarial one. At the end faces that neither saw are restored at 128
-pixels; exit status 1 unless the PSNR of Y is above that of bicubic enlargement. Run again, it goes
-on where it was stopped.
+and with a thousandth of the adversarial one. At the end faces that neither saw are restored at 128
+pixels; exit status 1 unless PSNR is above that of bicubic enlargement, in RGB and of Y. Run again,
+it goes on where it was stopped.
 """
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# A hundredth of the published ones. The critic's slope grows with the distance of the pictures, so
-# that in a run this short a new stage's first outputs would be driven by it alone.
-GAN_WEIGHTS = (0.01, 0.01, 0.001)
+# A thousandth of the published ones: in a run this short more of it costs PSNR.
+GAN_WEIGHTS = (0.001, 0.001, 0.0001)
 
 
 def run(script: str, *arguments: object) -> float:
@@ -51,13 +50,13 @@ def train(opt: argparse.Namespace) -> float:
         "newtrain.py", "--model", "pfsrnet", "--name", "pfsrnet", "--width", opt.width,
         "--stage_steps", *opt.stage_steps, "--batch_size", opt.batch_size, "--fan_weights", fan,
         "--fan_width", opt.fan_width, "--lambda_pcp", 0, 0, 0, "--lambda_gan", *GAN_WEIGHTS,
-        "--fade", 0.2, "--lr", 3e-3, "--lr_policy", "cosine", "--eval_freq", 200, *common)
+        "--fade", 0.2, "--lr", 2e-3, "--lr_policy", "cosine", "--eval_freq", 200, *common)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", help="folder for both runs and the results")
-    parser.add_argument("--stage_steps", type=int, nargs=3, default=[200, 120, 220])
+    parser.add_argument("--stage_steps", type=int, nargs=3, default=[200, 200, 900])
     parser.add_argument("--fan_steps", type=int, default=1500)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--fan_width", type=int, default=32)
@@ -69,10 +68,11 @@ def main() -> int:
     run("evaluate.py", "--name", "pfsrnet", "--epoch", "latest", "--checkpoints_dir", opt.out,
         "--results_dir", results, "--num_threads", 0, "--device", opt.device)
     report = json.loads((results / "pfsrnet_synthetic" / "report.json").read_text())
-    mean = {method: values["published"]["psnr"] for method, values in report["mean"].items()}
-    print(f"{seconds:.0f} s of training in this call; PSNR of Y {mean['restored']:.2f} dB, bicubic "
-          f"{mean['bicubic']:.2f} dB")
-    return 0 if mean["restored"] > mean["bicubic"] else 1
+    gains = {name: values["psnr"] - report["mean"]["bicubic"][name]["psnr"]
+             for name, values in report["mean"]["restored"].items()}
+    print(f"{seconds:.0f} s of training in this call; PSNR above bicubic: Y "
+          f"{gains['published']:+.2f} dB, RGB {gains['standard']:+.2f} dB")
+    return 0 if min(gains.values()) > 0 else 1
 
 
 if __name__ == "__main__":

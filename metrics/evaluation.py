@@ -19,10 +19,11 @@ Measure = Callable[[dict[str, Any], Tensor], dict[str, list[float]]]
 @dataclass
 class Row:
     """One picture's numbers: values[method][protocol] = {"psnr": dB, "ssim": 0..1}, and what the
-    recipe measures besides, by name."""
+    recipe measures besides, by name. measured[method] holds what --metrics asks for, by name."""
     path: str
     values: dict[str, dict[str, dict[str, float]]]
     further: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarray]],
@@ -87,3 +88,10 @@ def further_means(rows: list[Row]) -> dict[str, float]:
     """Mean over pictures of what the recipe measured besides."""
     names = rows[0].further if rows else ()
     return {name: math.fsum(row.further[name] for row in rows) / len(rows) for name in names}
+
+
+def measured_means(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Mean over pictures of what --metrics asked for, by method and name."""
+    methods = rows[0].measured if rows else {}
+    return {method: {name: math.fsum(row.measured[method][name] for row in rows) / len(rows)
+                     for name in numbers} for method, numbers in methods.items()}

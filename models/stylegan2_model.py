@@ -104,7 +104,7 @@ class StyleGAN2Model(StyleTraining):
     def _constant_noise(self, codes: Tensor, seed: int) -> list[Tensor]:
         draws = torch.Generator().manual_seed(seed)
         maps = [torch.randn(1, *shape, generator=draws) for shape in self.bare["G"].noise_shapes()]
-        return [each.to(codes).expand(len(codes), -1, -1, -1) for each in maps]
+        return [each.to(codes).expand(codes.shape[0], -1, -1, -1) for each in maps]
 
     def restore(self, lq: Tensor) -> Tensor:
         """A sample per picture: its code is a fixed projection of the picture, noise is constant.

@@ -1,4 +1,4 @@
-"""Options of evaluate.py and enhance.py."""
+"""Options of evaluate.py, enhance.py and export_onnx.py."""
 from __future__ import annotations
 
 import argparse
@@ -13,6 +13,11 @@ from options.parser import OneLineParser, count, fraction, positive, positive_in
 NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
                "num_threads", "max_dataset_size", "max_bad_images", "verbose", "seed",
                "synthetic_size", "memory_format", "pretrain_model_path"}
+
+
+# The metrics of evaluate.py that need a network, and the flag of its weights.
+METRIC_WEIGHTS = {"lpips": "lpips_weights", "fid": "fid_weights", "id": "arcface_weights",
+                  "landmarks": "landmark_weights", "iou": "parsing_weights"}
 
 
 class TestOptions(BaseOptions):
@@ -73,6 +78,33 @@ class EvaluateOptions(TestOptions):
                            help="also write the restored pictures")
         group.add_argument("--strip", type=count, default=8, metavar="N",
                            help="pictures in the comparison strip, 0 for none")
+        group.add_argument("--cases", type=count, default=6, metavar="N",
+                           help="worst and best pictures shown in report.html, 0 for none")
+        self._add_metric_flags(parser)
+
+    def _add_metric_flags(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("metrics besides PSNR and SSIM, see docs/metrics.md")
+        group.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
+                           choices=("ms_ssim", "psnr_pooled", *METRIC_WEIGHTS),
+                           help="ms_ssim, psnr_pooled, and those that need a network's published "
+                                f"weights: {', '.join(METRIC_WEIGHTS)}; without its weights a "
+                                "metric is left out")
+        group.add_argument("--lpips_weights", nargs="+", metavar="FILE",
+                           help="linear heads (alex.pth or vgg.pth) and torchvision's backbone, or "
+                                "one file with both")
+        group.add_argument("--fid_weights", metavar="FILE",
+                           help="pt_inception-2015-12-05-6726825d.pth; or torchvision's vgg16 or "
+                                "vgg19, or arcface_resnet18.pth, whose distance is not called FID")
+        group.add_argument("--fid_stats", metavar="FILE",
+                           help=".npz with mu and sigma to compare with, instead of the targets")
+        group.add_argument("--arcface_weights", metavar="FILE",
+                           help="arcface_resnet18.pth or model_ir_se50.pth")
+        group.add_argument("--landmark_weights", metavar="FILE",
+                           help="PFSRNet's landmark network as tensors, or "
+                                "2DFAN4-11f355bf06.pth.tar")
+        group.add_argument("--parsing_weights", metavar="FILE",
+                           help="parsing network, e.g. parse_multi_iter_90000.pth or "
+                                "parsing_parsenet.pth")
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
@@ -84,6 +116,10 @@ class EvaluateOptions(TestOptions):
         if opt.restored is None and not (opt.pretrain_model_path or opt.name):
             raise ValueError("give --pretrain_model_path FILE or --name RUN, or two folders with "
                              "--restored and --gt")
+        needed = {"fid_stats": "fid"} | {flag: name for name, flag in METRIC_WEIGHTS.items()}
+        for flag, name in needed.items():
+            if getattr(opt, flag) and name not in opt.metrics:
+                raise ValueError(f"--{flag} has no effect without --metrics {name}")
 
 
 class EnhanceOptions(TestOptions):
@@ -109,7 +145,16 @@ class EnhanceOptions(TestOptions):
                                 "good pictures")
         group.add_argument("--rounding", default="round", choices=("round", "truncate"),
                            help="how floats become bytes; the published code truncates")
+        group.add_argument("--engine", default="torch", choices=("torch", "onnx"),
+                           help="onnx runs a graph of export_onnx.py, without weights and networks")
+        group.add_argument("--onnx", metavar="FILE",
+                           help="the graph of --engine onnx; the JSON beside it tells --model and "
+                                "--load_size")
         self._add_photograph_flags(parser)
+
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        """The options a graph was made with come below everything else."""
+        return with_graph_options(first.onnx, super()._config_values(first))
 
     def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("whole photographs")
@@ -151,10 +196,80 @@ class EnhanceOptions(TestOptions):
         super().finish(opt, parser)
         if not opt.input:
             raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
-        if not (opt.pretrain_model_path or opt.name):
+        if (opt.engine == "onnx") != bool(opt.onnx):
+            raise ValueError("--engine onnx and --onnx FILE belong together: give both or neither")
+        if opt.onnx and (opt.pretrain_model_path or opt.name):
+            raise ValueError("--onnx FILE holds its weights; leave --pretrain_model_path and "
+                             "--name out")
+        if not (opt.pretrain_model_path or opt.name or opt.onnx):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
         if opt.photos and opt.simulate_lq:
             raise ValueError("--simulate_lq is for single faces; leave --photos out")
+
+
+class ExportOptions(TestOptions):
+    """Options of export_onnx.py."""
+    uses_dataset = False
+    description = "Write a network as an ONNX graph for other runtimes and for Ascend's compiler."
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        group = parser.add_argument_group("export")
+        group.add_argument("--output", "-o", metavar="PATH",
+                           help="the graph's file (default: ./results/onnx/MODEL_SIZE.onnx), or "
+                                "the folder of --to_bin and --from_bin")
+        group.add_argument("--opset", type=positive_int, metavar="N",
+                           help="version of ONNX's operators (default: the lowest from 11 that "
+                                "works)")
+        group.add_argument("--dynamic_batch", action=argparse.BooleanOptionalAction, default=False,
+                           help="any number of pictures at a time instead of --batch_size")
+        group.add_argument("--fp16", action=argparse.BooleanOptionalAction, default=False,
+                           help="weights and most operators in half precision; input and outputs "
+                                "stay float32")
+        group.add_argument("--licence", metavar="TEXT",
+                           help="licence of the weights, for the metadata (default: that of the "
+                                "published ones)")
+        group.add_argument("--to_bin", metavar="PATH",
+                           help="instead: pictures as raw input files of ais_bench")
+        group.add_argument("--from_bin", metavar="DIR",
+                           help="instead: ais_bench's results as PNG")
+        group.add_argument("--gt", metavar="DIR",
+                           help="with --from_bin: targets of the same names; prints the PSNR")
+        group.add_argument("--onnx", metavar="FILE",
+                           help="with --to_bin: the graph the pictures are for; the JSON beside it "
+                                "tells --model and --load_size")
+
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        """The options a graph was made with come below everything else."""
+        return with_graph_options(first.onnx, super()._config_values(first))
+
+    def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
+                          values: dict[str, Any]) -> dict[str, str]:
+        choice = super()._add_plugin_flags(parser, first, values)
+        parser.set_defaults(batch_size=1)       # a recipe's own default is for measuring
+        return choice
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        super().finish(opt, parser)
+        if opt.to_bin and opt.from_bin:
+            raise ValueError("--to_bin and --from_bin exclude each other")
+        if opt.gt and not opt.from_bin:
+            raise ValueError("--gt belongs to --from_bin")
+        if opt.onnx and not opt.to_bin:
+            raise ValueError("--onnx belongs to --to_bin")
+        if (opt.to_bin or opt.from_bin) and not opt.output:
+            raise ValueError("--output is missing: give a folder for the files")
+        if not (opt.to_bin or opt.from_bin or opt.pretrain_model_path or opt.name):
+            raise ValueError("give --pretrain_model_path FILE or --name RUN")
+
+
+def with_graph_options(graph: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Option values, with those from the JSON beside a graph below them, if there is one."""
+    beside = Path(graph).with_suffix(".json") if graph else None
+    if beside is None or not beside.is_file():
+        return values
+    made = read_yaml(beside).get("options", {})     # JSON is YAML, too
+    return {**made, **values, "__implied__": values["__implied__"] | set(made)}
 
 
 def run_folder_of(opt: argparse.Namespace) -> Path | None:

@@ -173,7 +173,7 @@ class PSFRGenerator(nn.Module):
             raise ValueError(f"picture and parsing map must have one size and {self.ref_channels} "
                              f"channels together, got {tuple(lq.shape)} and {tuple(mask.shape)}")
         ref = torch.cat([lq, mask], dim=1)
-        x = self.const_input.expand(len(lq), -1, -1, -1)
+        x = self.const_input.expand(lq.shape[0], -1, -1, -1)
         for stage in (self.head, *self.body):
             repeated = self.checkpointing and torch.is_grad_enabled()
             x = checkpointed(stage, (x, ref)) if repeated else stage((x, ref))

@@ -67,7 +67,7 @@ def resampling_pad(taps: int, *, up: bool = False, conv: int = 1) -> Pad:
 
 def _filter_once(x: Tensor, kernel: Tensor, up: int, down: int, pad: tuple[Pad, Pad]) -> Tensor:
     """upfirdn2d for one order of differentiation; pad is ((top, bottom), (left, right))."""
-    channels, side = x.shape[1], kernel.shape[0]
+    channels, side = int(x.shape[1]), int(kernel.shape[0])      # constants to an exporter
     (top, bottom), (left, right) = pad
     if up == 1:
         border = (top, left)

@@ -23,7 +23,7 @@ TOY = ["--model", "toy", "--load_size", "32", "--scale_factor", "4", "--batch_si
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the two files of the document, and nothing else, added."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("models", "data", "options", "utils", "metrics", "faces"):
+    for name in ("models", "data", "options", "utils", "metrics", "faces", "export"):
         shutil.copytree(ROOT / name, folder / name,
                         ignore=shutil.ignore_patterns("__pycache__"))
     for path in ROOT.glob("*.py"):

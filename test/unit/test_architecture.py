@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-PACKAGES = ("models", "data", "options", "utils", "metrics", "faces", "preparation")
+PACKAGES = ("models", "data", "options", "utils", "metrics", "faces", "preparation",
+            "export")
 ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
 SOURCES = sorted([ROOT / name for name in ENTRIES]
                  + [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -20,6 +21,7 @@ ALLOWED = {
     "options": set(), "utils": set(), "data": {"utils"}, "models/networks": {"utils"},
     "models/losses": {"models.networks", "utils"}, "metrics": {"models.networks", "utils"},
     "faces": {"models.networks", "utils"}, "models": {"metrics", "models", "utils"},
+    "export": {"metrics", "models.networks", "utils"},
     "preparation": {"data", "faces", "models", "options", "utils"}}
 
 

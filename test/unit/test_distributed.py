@@ -132,7 +132,8 @@ def test_evaluation_on_two_processes_writes_the_files_of_one(whole_run: tuple[Pa
             [*(command if processes > 1 else [sys.executable, command[-1]]), "--name", "ddp",
              "--checkpoints_dir", str(whole_run[0]), "--results_dir", str(out), "--device", "cpu",
              "--epoch", "latest", "--max_dataset_size", "5", "--batch_size", "1", "--num_threads",
-             "0", "--dataset_name", "synthetic", "--strip", "4", "--save_images"],
+             "0", "--dataset_name", "synthetic", "--strip", "4", "--save_images", "--metrics",
+             "ms_ssim", "psnr_pooled"],
             capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("5 pictures") == 1
@@ -140,7 +141,7 @@ def test_evaluation_on_two_processes_writes_the_files_of_one(whole_run: tuple[Pa
         files[processes] = {path.relative_to(found): path.read_bytes()
                             for path in sorted(found.rglob("*")) if path.is_file()}
         assert json.loads(files[processes].pop(Path("report.json")))["processes"] == processes
-    assert len(files[1]) == 3 + 5 and files[1] == files[2]
+    assert len(files[1]) == 4 + 5 and files[1] == files[2]
 
 
 def test_two_folders_are_refused_on_several_processes(monkeypatch: pytest.MonkeyPatch,

@@ -11,6 +11,8 @@ import pytest
 import skimage.data
 import torch
 
+import models
+from enhance import restore_batch
 from faces import align, detect
 from faces.detect import CascadeDetector, Face, select
 from faces.photograph import Settings, restore_photograph, with_colours_of
@@ -195,6 +197,18 @@ def test_photographs_are_refused_with_one_line(arguments: tuple, word: str, run_
                                                tmp_path: Path) -> None:
     done = enhance(run_script, weights, photos, tmp_path / "out", *arguments)
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_recipe_restores_crops_of_its_own_size(name: str, tiny_run: Callable) -> None:
+    """PFSRNet's network takes an eighth of it."""
+    model, _ = tiny_run(name)
+    size = model.opt.load_size
+    crop = np.full((size, size, 3), 100, np.uint8)
+    model.eval()
+    vars(model.opt).setdefault("align", "none")     # enhance.py's own flag
+    restored = restore_batch(model, [model.preprocess(crop)] * 2, model.device, "round")
+    assert restored.shape == (2, size, size, 3)
 
 
 # ---- the whole ----------------------------------------------------------------------------------

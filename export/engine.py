@@ -1,0 +1,81 @@
+"""Restoring with an exported graph instead of a network."""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from utils.image import to_tensor
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxModel:
+    """A graph of export_onnx.py in the place of a recipe: preprocess, prepare, restore.
+
+    Args:
+        path: the graph.
+        recipe: class whose graph it is; its `preprocess` is used, which reads options only.
+        opt: options; must describe the graph's network.
+        device: on the CPU type nothing but the CPU is used, else whatever onnxruntime has.
+
+    Raises:
+        ValueError: no graph, or one of another network than the options describe.
+    """
+
+    def __init__(self, path: str | Path, recipe: Any, opt: argparse.Namespace,
+                 device: torch.device) -> None:
+        self.recipe, self.opt, self.path = recipe, opt, path
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = torch.get_num_threads()
+        providers = [CPU] if device.type == "cpu" else onnxruntime.get_available_providers()
+        if not Path(path).is_file():
+            raise ValueError(f"--onnx {path} does not exist")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        except Exception as error:      # onnxruntime's own errors share no base class
+            raise ValueError(f"--onnx {path} cannot be read as a graph ({error})") from error
+        given, = self.session.get_inputs()
+        self.input, (self.batch, *self.shape) = given.name, given.shape
+        self.output = self.session.get_outputs()[0].name
+        self._check(self.session.get_modelmeta().custom_metadata_map)
+
+    def _check(self, about: dict[str, str]) -> None:
+        """A foreign graph says nothing; ours must fit."""
+        made = json.loads(about.get("options", "{}"))
+        for name in ("model", "load_size"):
+            if name in made and made[name] != getattr(self.opt, name):
+                raise ValueError(f"--onnx {self.path} was made with --{name} {made[name]}, not "
+                                 f"{getattr(self.opt, name)}; give that flag, or put the JSON of "
+                                 f"the export beside the graph")
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """As the recipe's."""
+        return self.recipe.preprocess(self, image)
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"lq": to_tensor(batch["lq"])}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """Restored faces of (B, 3, H, W) in [-1, 1]; in parts where the graph's batch is fixed."""
+        x = lq.cpu().numpy()
+        if list(x.shape[1:]) != list(self.shape):
+            raise ValueError(f"--onnx {self.path} takes pictures of shape {self.shape}, got "
+                             f"{list(x.shape[1:])}")
+        step = self.batch if isinstance(self.batch, int) else len(x)
+        made = [self._run(x[start:start + step], step) for start in range(0, len(x), step)]
+        return torch.from_numpy(np.concatenate(made))
+
+    def _run(self, x: np.ndarray, batch: int) -> np.ndarray:
+        missing = batch - len(x)
+        if missing:
+            x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+        result, = self.session.run([self.output], {self.input: x})
+        return result[:batch - missing].astype(np.float32, copy=False)

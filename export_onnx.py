@@ -1,0 +1,109 @@
+"""Export a network: python export_onnx.py --pretrain_model_path FILE --output FACE.onnx
+
+The graph takes `input`, float32 RGB (B, 3, H, W) in [-1, 1]; its first output is the restored
+face. It is kept only if it computes what the network does. A JSON beside it says what it is and
+how Ascend's compiler is called; --to_bin and --from_bin turn pictures into ais_bench's files and
+back.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import logging
+import sys
+from argparse import Namespace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import data
+import models
+from options.test_options import ExportOptions
+from utils import device as devices
+from utils import entry
+
+logger = logging.getLogger("facezoo")
+PACKAGES = ("onnx", "onnxruntime")
+
+
+def check_packages() -> None:
+    """Raise ValueError where requirements-export.txt is not installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} missing: pip install -r requirements-export.txt")
+
+
+def export(opt: Namespace) -> int:
+    """Write the graph and its JSON, or raw files; returns the exit status."""
+    entry.set_up_logging()
+    if opt.to_bin:
+        return write_bins(opt)
+    if opt.from_bin:
+        return read_bins(opt)
+    check_packages()
+    path = Path(opt.output or f"./results/onnx/{opt.model}_{opt.load_size}.onnx")
+    if path.suffix != ".onnx":
+        raise ValueError(f"--output must end in .onnx, got {path}")
+    device = entry.open_device(opt)
+    devices.seed_everything(opt.seed, device)
+    recipe, weights = models.load_trained(opt, device)
+    write_graph(recipe, opt, path, weights)
+    return 0
+
+
+def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
+    """Export a recipe with its weights; nothing is written unless it is right."""
+    # Only now: the packages they need are an extra.
+    from export import describe, graph, smaller
+    model, opset, away = graph.make(recipe, input_side(recipe), batch=opt.batch_size,
+                                    dynamic=opt.dynamic_batch, opset=opt.opset)
+    further = {"max_relative_error": away}
+    logger.info("opset %d, largest difference from the network %.1e of the largest value", opset,
+                away)
+    if opt.fp16:
+        side = describe.shape_of(model.graph.input[0])[2]
+        model, further["fp16_psnr"] = smaller.checked_half(model, side)
+        logger.info("fp16: PSNR %.1f dB against float32", further["fp16_psnr"])
+    describe.stamp(model, options=describe.network_options(opt, models.option_setter(opt.model)),
+                   weights=str(weights), licence=opt.licence or describe.licence_of(opt.model),
+                   precision="fp16" if opt.fp16 else "fp32")
+    describe.save(model, path, **further)
+    print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
+          f"{path.stat().st_size / 2 ** 20:.1f} MiB")
+    print(f"for an Ascend chip: {describe.atc_commands(model, path)[describe.CHIPS[1]]}")
+
+
+def input_side(recipe: Any) -> int:
+    """Side of what the network takes, which may be less than --load_size."""
+    size = recipe.opt.load_size
+    return recipe.preprocess(np.zeros((size, size, 3), np.uint8)).shape[0]
+
+
+def write_bins(opt: Namespace) -> int:
+    from export import bins
+    recipe, around = models.find(opt.model), SimpleNamespace(opt=opt)
+    # The recipe's preprocessing reads options only; networks are not needed.
+    made = bins.to_bins(opt.to_bin, Path(opt.output),
+                        lambda image: recipe.preprocess(around, image))
+    print(f"{len(made)} files of {made[0].stat().st_size} bytes in {opt.output}")
+    return 0
+
+
+def read_bins(opt: Namespace) -> int:
+    from export import bins
+    restored = bins.from_bins(opt.from_bin, Path(opt.output))
+    print(f"{len(restored)} pictures in {opt.output}")
+    if opt.gt:
+        print(f"mean PSNR in RGB {bins.mean_psnr(restored, opt.gt):.4f} dB")
+    return 0
+
+
+if __name__ == "__main__":
+    options = ExportOptions(models, data, "export_onnx.py").parse()
+    sys.exit(entry.run(export, options, "export_onnx.py"))

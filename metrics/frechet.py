@@ -1,0 +1,191 @@
+"""Frechet distance of two sets of pictures: how far apart the Gaussians of their features are.
+
+With the features of Inception this is FID (arXiv 1706.08500). Everything is float64 on the CPU.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks import arcface
+from models.networks.inception import NUM_FEATURES, Inception
+from models.networks.vgg import VGGFeatures
+from utils import checkpoint
+
+# Features are folded into the moments so many at a time: a product per picture would cost more.
+_AT_ONCE = 64
+# torchvision's index of the last ReLU, by the index of the last convolution.
+_VGG = {28: ("vgg16", 29), 34: ("vgg19", 35)}
+
+
+class Moments:
+    """Mean and covariance of features that arrive one after the other.
+
+    Memory does not grow with their number. Source: Chan, Golub, LeVeque 1979 (merging moments).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = np.zeros(0)
+        self._scatter = np.zeros((0, 0))
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, features: np.ndarray) -> None:
+        """Take features (D,) of a picture."""
+        self._waiting.append(np.asarray(features, np.float64))
+        if len(self._waiting) >= _AT_ONCE:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._waiting:
+            block = np.stack(self._waiting)
+            self._waiting = []
+            mean = block.mean(axis=0)
+            self._join(len(block), mean, (block - mean).T @ (block - mean))
+
+    def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        if not self.count:
+            self.count, self.mean, self._scatter = count, mean, scatter
+            return
+        total, away = self.count + count, mean - self.mean
+        self.mean = self.mean + away * (count / total)
+        self._scatter = (self._scatter + scatter
+                         + np.outer(away, away) * (self.count * count / total))
+        self.count = total
+
+    def merge(self, other: Moments) -> None:
+        """Take what another one has seen."""
+        self._fold()
+        other._fold()
+        if other.count:
+            self._join(other.count, other.mean, other._scatter)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (D,) and covariance (D, D), divided by the number less one.
+
+        Raises:
+            ValueError: fewer than two pictures.
+        """
+        self._fold()
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
+        return self.mean, self._scatter / (self.count - 1)
+
+
+def frechet_distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.ndarray,
+                     covariance_2: np.ndarray) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+
+    The root's trace comes from the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric: those
+    of C1 C2 turn complex, or the root fails, where there are fewer pictures than dimensions.
+
+    Raises:
+        ValueError: features of different length.
+    """
+    if mean_1.shape != mean_2.shape:
+        raise ValueError(f"features of {mean_1.size} and of {mean_2.size} dimensions cannot be "
+                         f"compared; they come from different networks")
+    values, vectors = np.linalg.eigh(covariance_1)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ covariance_2 @ root)
+    between = np.sqrt(product.clip(min=0)).sum()
+    away = mean_1 - mean_2
+    return float(max(0.0, away @ away + np.trace(covariance_1) + np.trace(covariance_2)
+                     - 2 * between))
+
+
+def read_statistics(path: str | Path, flag: str = "--fid_stats") -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance from an .npz file with `mu` and `sigma`, as pytorch-fid writes it.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not such statistics.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{flag}: {path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not {"mu", "sigma"} <= set(content.files):
+                raise ValueError(f"it has {', '.join(content.files) or 'nothing'}")
+            mean, covariance = (content[key].astype(np.float64) for key in ("mu", "sigma"))
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        raise ValueError(f"{flag}: {path} is no .npz file with mu and sigma ({error})") from error
+    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not (
+            np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{flag}: {path} must have finite mu (D) and sigma (D, D), got "
+                         f"{mean.shape} and {covariance.shape}")
+    return mean, covariance
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+class PooledVGG(nn.Module):
+    """Means over positions of VGG's last activations, (B, 512)."""
+
+    def __init__(self, arch: str, last: int) -> None:
+        super().__init__()
+        self.vgg = VGGFeatures(arch, [last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vgg(x)[0].mean(dim=(2, 3))
+
+
+class GrayArcFace(nn.Module):
+    """GFP-GAN's recognition network on RGB pictures, vectors of length 1, (B, 512)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = arcface.ArcFace()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(self.network(arcface.gray_input(x)))
+
+
+def feature_network(path: str | Path, flag: str = "--fid_weights"
+                    ) -> tuple[str, Callable[[Tensor], Tensor], int]:
+    """The network that a file's key names speak of.
+
+    Returns:
+        Name of the number it gives, the network from RGB (B, 3, H, W) in [-1, 1] to (B, D), and D.
+        Only Inception's number is called `fid`: others compare with nothing that is published.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or of a network that is not known here.
+    """
+    try:
+        keys = set(checkpoint.unwrap(checkpoint.read(path), path))
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{flag}: {error}") from error
+    if "Conv2d_1a_3x3.conv.weight" in keys:
+        network = Inception()
+        network.load_published(path, flag)
+        return "fid", network, NUM_FEATURES
+    if "fc5.weight" in keys:
+        network = GrayArcFace()
+        network.network.load_published(path, flag)
+        return "fd_arcface", network, 512
+    last = _last_index(keys)
+    if last in _VGG:
+        arch, relu = _VGG[last]
+        network = PooledVGG(arch, relu)
+        network.vgg.load_published(path, flag)
+        return f"fd_{arch}", network, 512
+    raise ValueError(f"{flag}: {path} is none of pt_inception-2015-12-05-6726825d.pth (for FID), "
+                     f"torchvision's vgg16 and vgg19, arcface_resnet18.pth")
+
+
+def _last_index(keys: Iterable[str]) -> int:
+    """Index of the last weight in torchvision's `features`, -1 without one."""
+    parts = [key.split(".") for key in keys]
+    return max((int(part[1]) for part in parts if len(part) == 3 and part[0] == "features"
+                and part[1].isdigit()), default=-1)
+
+
+def features_of(network: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    """(B, D) float64 of pictures (B, 3, H, W) in [-1, 1]."""
+    with torch.inference_mode():
+        return network(images).float().cpu().double().numpy()

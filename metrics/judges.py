@@ -1,0 +1,164 @@
+"""Numbers of single pictures that networks give: LPIPS, identity, landmarks, parsing.
+
+A judge takes restored pictures (M, 3, H, W) and their common target (1, 3, H, W), RGB in [-1, 1] on
+the device, to numbers by name, each a list of M. Its network comes from a published file.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metrics import ms_ssim
+from metrics.segmentation import iou_per_picture
+from models.networks import arcface, fan, fan_teacher
+from models.networks.irse import IRSE50
+from models.networks.lpips import lpips_network
+from models.networks.parsenet import NUM_LABELS, labels_of, parsing_network
+from utils import checkpoint
+
+Judge = Callable[[Tensor, Tensor], dict[str, list[float]]]
+# Sides the landmark networks were trained for; the parsing network's, too.
+STUDENT_SIZE, TEACHER_SIZE, PARSING_SIZE = 128, 256, 512
+# Outer corners of the eyes among 68 points, whose distance in the target is the unit.
+EYE_CORNERS = (36, 45)
+
+
+def keys_of(path: str | Path, flag: str) -> set[str]:
+    """Names of a weight file's tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or no state dict; names the flag.
+    """
+    try:
+        return set(checkpoint.unwrap(checkpoint.read(path), path))
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{flag}: {error}") from error
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """Square pictures of this side: bilinear where they grow, means over areas where they shrink,
+    which every device computes alike."""
+    if min(x.shape[2:]) > side:
+        return F.adaptive_avg_pool2d(x, side)
+    return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def structure_judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+    """MS-SSIM of pictures of at least 16 x 16 pixels; no network."""
+    restored, gt = ms_ssim.float_pictures(restored), ms_ssim.float_pictures(gt)
+    return {"ms_ssim": ms_ssim.ms_ssim(restored, gt.expand_as(restored)).tolist()}
+
+
+def lpips_judge(paths: Sequence[str | Path], device: torch.device,
+                flag: str = "--lpips_weights") -> Judge:
+    """LPIPS, called by its backbone: `lpips_alex`, `lpips_vgg`."""
+    network = lpips_network(paths, flag).to(device)
+
+    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        return {f"lpips_{network.net}": network(restored, gt).tolist()}
+    return judge
+
+
+# ---- identity ------------------------------------------------------------------------------------
+
+def identity_judge(path: str | Path, device: torch.device,
+                   flag: str = "--arcface_weights") -> Judge:
+    """Cosine and angle in degrees between recognition vectors: arcface_resnet18.pth, with which
+    GFP-GAN's "Deg." is measured, or model_ir_se50.pth, on the crop of GPEN's identity loss.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or of another network.
+    """
+    keys = keys_of(path, flag)
+    if "fc5.weight" in keys:
+        network, prepare = arcface.ArcFace(), arcface.gray_input
+    elif "input_layer.0.weight" in keys:
+        network, prepare = IRSE50(), face_crop
+    else:
+        raise ValueError(f"{flag}: {path} is neither arcface_resnet18.pth nor model_ir_se50.pth")
+    network.load_published(path, flag)
+    return identity_of(network.to(device), prepare)
+
+
+def identity_of(network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Judge:
+    """The judge of a network that takes prepared pictures to vectors (B, N) of any length."""
+    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        vectors = network(prepare(torch.cat([restored, gt]))).float().cpu().double()
+        cosine = F.cosine_similarity(vectors[:-1], vectors[-1:]).clamp(-1, 1)
+        return {"id_cosine": cosine.tolist(), "id_degrees": cosine.acos().rad2deg().tolist()}
+    return judge
+
+
+def face_crop(images: Tensor) -> Tensor:
+    """Rows 35 to 223 and columns 32 to 220 of 256 of FFHQ-aligned pictures, as (B, 3, 112, 112)."""
+    height, width = images.shape[2:]
+    rows, columns = (slice(low * side // 256, high * side // 256)
+                     for low, high, side in ((35, 223, height), (32, 220, width)))
+    return F.adaptive_avg_pool2d(images[:, :, rows, columns], 112)
+
+
+# ---- landmarks -----------------------------------------------------------------------------------
+
+def landmark_judge(path: str | Path, device: torch.device,
+                   flag: str = "--landmark_weights") -> Judge:
+    """Distance of the landmarks seen in the result from those seen in the target, by PFSRNet's
+    distilled network or by 2DFAN-4.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or of another network.
+    """
+    if _is_teacher(path, flag):
+        teacher = fan_teacher.teacher_network(path, flag).to(device)
+        return landmarks_of(lambda x: teacher(x)[-1], TEACHER_SIZE)
+    return landmarks_of(fan.landmark_network(path, flag).to(device), STUDENT_SIZE)
+
+
+def _is_teacher(path: str | Path, flag: str) -> bool:
+    """Whether a file holds 2DFAN-4; a pickled student is left to its own loader's refusal."""
+    try:
+        return "m0.b1_4.bn1.weight" in keys_of(path, flag)
+    except ValueError:
+        return False
+
+
+def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Judge:
+    """The judge of a network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w).
+
+    `landmark_pixels` is the mean distance in pixels of the pictures' height, `landmark_nme` in
+    distances between the target's outer eye corners, at least one pixel.
+    """
+    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        maps = maps_of(resized(0.5 * torch.cat([restored, gt]) + 0.5, side)).float().cpu()
+        scale = torch.tensor([gt.shape[3] / maps.shape[3], gt.shape[2] / maps.shape[2]])
+        points = fan.peaks(maps) * scale                        # (M + 1, 68, 2)
+        away = (points[:-1] - points[-1:]).norm(dim=2).mean(dim=1)
+        first, second = points[-1, list(EYE_CORNERS)]
+        unit = float((first - second).norm().clamp(min=1))
+        return {"landmark_pixels": away.tolist(), "landmark_nme": (away / unit).tolist()}
+    return judge
+
+
+# ---- parsing -------------------------------------------------------------------------------------
+
+def parsing_judge(path: str | Path, device: torch.device,
+                  flag: str = "--parsing_weights") -> Judge:
+    """Mean intersection over union of the regions seen in the result and in the target.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or of another network.
+    """
+    keys_of(path, flag)         # a file in any case: "random" is for training's smoke runs
+    return parsing_of(parsing_network(path, flag).to(device), PARSING_SIZE)
+
+
+def parsing_of(network: Callable[[Tensor], tuple[Tensor, Tensor]], side: int) -> Judge:
+    """The judge of a network from RGB (B, 3, side, side) to logits of the regions, and more."""
+    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        labels = labels_of(network(resized(torch.cat([restored, gt]), side))[0])
+        target = labels[-1:].expand(len(restored), -1, -1)
+        return {"parsing_iou": iou_per_picture(labels[:-1], target, NUM_LABELS)}
+    return judge

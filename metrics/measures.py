@@ -1,0 +1,204 @@
+"""What evaluate.py measures besides PSNR and SSIM, chosen with --metrics.
+
+All of it is measured on 8-bit pictures, as a file would hold them, so that a network and the folder
+of its results get the same numbers.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.frechet import (
+    Moments,
+    feature_network,
+    features_of,
+    frechet_distance,
+    read_statistics,
+)
+from metrics.judges import (
+    Judge,
+    identity_judge,
+    landmark_judge,
+    lpips_judge,
+    parsing_judge,
+    structure_judge,
+)
+from metrics.psnr_ssim import pooled_psnr
+from utils.files import sha256
+from utils.image import to_tensor
+
+# By the name --metrics takes: the flag of its weights, and how it is measured.
+METRICS = {
+    "ms_ssim": (None, "MS-SSIM over RGB, five scales"),
+    "psnr_pooled": (None, "PSNR of RGB, squared errors of all pictures pooled first"),
+    "lpips": ("--lpips_weights", "LPIPS 0.1, mean over pictures, lower is better"),
+    "fid": ("--fid_weights", "Frechet distance of features between the set and its targets, or "
+                             "the statistics of --fid_stats; lower is better"),
+    "id": ("--arcface_weights", "cosine and angle of ArcFace's vectors of result and target"),
+    "landmarks": ("--landmark_weights", "mean distance between 68 landmarks seen in the result and "
+                                        "in the target, in pixels and in distances of the eyes' "
+                                        "outer corners"),
+    "iou": ("--parsing_weights", "mean intersection over union of the regions a parsing network "
+                                 "sees in the result and in the target"),
+}
+JUDGES: dict[str, Callable[[Any, torch.device], Judge]] = {
+    "lpips": lpips_judge, "id": identity_judge, "landmarks": landmark_judge, "iou": parsing_judge}
+# Method, then name of the number.
+Numbers = dict[str, dict[str, float]]
+
+
+@dataclass
+class Frechet:
+    """Moments of each method's features, and what they are compared with.
+
+    Attributes:
+        name: of the number, e.g. "fid".
+        reference: mean and covariance of a file, or None for those of the targets.
+    """
+    name: str
+    network: Callable[[Tensor], Tensor]
+    reference: tuple[np.ndarray, np.ndarray] | None
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+    def add(self, methods: Sequence[str], images: Tensor) -> None:
+        """Take one picture of each method."""
+        for method, features in zip(methods, features_of(self.network, images), strict=True):
+            self.moments.setdefault(method, Moments()).add(features)
+
+    def distances(self) -> Numbers:
+        """Each method's distance; the targets' own, too, where the reference is a file."""
+        found = {method: moments.result() for method, moments in self.moments.items()}
+        reference = self.reference or found.pop("target")
+        return {method: {self.name: frechet_distance(*one, *reference)}
+                for method, one in found.items()}
+
+    def size(self) -> tuple[int, int]:
+        """Number of pictures, and of dimensions."""
+        one = next(iter(self.moments.values()))
+        return one.count, one.mean.size
+
+
+class Measures:
+    """Measures pictures one after the other, and in the end the set.
+
+    Args:
+        judges: give numbers of each picture.
+        frechet: gathers features, or None.
+        pooled: whether to pool squared errors, too.
+    """
+
+    def __init__(self, judges: Iterable[Judge], frechet: Frechet | None, pooled: bool,
+                 device: torch.device) -> None:
+        self.judges, self.frechet, self.pooled, self.device = list(judges), frechet, pooled, device
+        self.errors: dict[str, list[tuple[float, int]]] = {}
+
+    def of(self, pictures: dict[str, np.ndarray]) -> Numbers:
+        """Numbers of a picture, by method.
+
+        Args:
+            pictures: uint8 RGB of the same size, "restored", "gt" and, if there is one, "lq",
+                which counts as bicubic.
+        """
+        methods = {"bicubic": "lq", "restored": "restored"}
+        methods = {method: key for method, key in methods.items() if key in pictures}
+        found: Numbers = {method: {} for method in methods}
+        if self.pooled:
+            self._pool(pictures, methods)
+        if not (self.judges or self.frechet):
+            return found
+        stacked = np.stack([pictures[key] for key in (*methods.values(), "gt")])
+        with torch.inference_mode():
+            images = to_tensor(torch.from_numpy(stacked).to(self.device))
+            for judge in self.judges:
+                for name, values in judge(images[:-1], images[-1:]).items():
+                    for method, value in zip(methods, values, strict=True):
+                        found[method][name] = value
+            if self.frechet:
+                self.frechet.add([*methods, "target"], images)
+        return found
+
+    def _pool(self, pictures: dict[str, np.ndarray], methods: dict[str, str]) -> None:
+        gt = pictures["gt"].astype(np.float64)
+        for method, key in methods.items():
+            error = float(np.mean((pictures[key] - gt) ** 2))
+            self.errors.setdefault(method, []).append((error, gt.size))
+
+    def state(self) -> Any:
+        """What another process needs to go on; can be pickled."""
+        return self.errors, self.frechet.moments if self.frechet else {}
+
+    def join(self, states: Iterable[Any]) -> None:
+        """Take the states of all processes, this one's among them, instead of its own."""
+        self.errors, moments = {}, {}
+        for errors, others in states:
+            for method, found in errors.items():
+                self.errors.setdefault(method, []).extend(found)
+            for method, other in others.items():
+                moments.setdefault(method, Moments()).merge(other)
+        if self.frechet:
+            self.frechet.moments = moments
+
+    def of_the_set(self) -> tuple[Numbers, dict[str, str]]:
+        """Numbers of all pictures together, by method; and what to know about them, by metric."""
+        found: Numbers = {method: {"psnr_pooled": pooled_psnr(errors)}
+                          for method, errors in self.errors.items()}
+        if not self.frechet:
+            return found, {}
+        try:
+            distances = self.frechet.distances()
+        except ValueError as error:
+            return found, {"fid": f"left out, {error}"}
+        for method, numbers in distances.items():
+            found.setdefault(method, {}).update(numbers)
+        count, dimensions = self.frechet.size()
+        if count > dimensions:
+            return found, {}
+        return found, {"fid": f"{count} pictures are too few for {dimensions} dimensions: it comes "
+                              f"out too high; compare it at equal numbers of pictures only"}
+
+
+def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
+           device: torch.device) -> tuple[Measures, dict[str, Any], dict[str, str]]:
+    """What the names ask for, as far as their weights are given.
+
+    Args:
+        names: keys of METRICS.
+        weights: by such a name the file, or None; for lpips a list of files.
+        fid_stats: statistics to compare features with, or None for the targets'.
+
+    Returns:
+        The measures, how each is measured and with which files, and what was left out and why, the
+        last two by metric.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is given does not fit.
+    """
+    judges: list[Judge] = []
+    frechet, described, remarks = None, {}, {}
+    for name in dict.fromkeys(names):
+        flag, text = METRICS[name]
+        given = weights.get(name)
+        if flag and not given:
+            remarks[name] = f"left out, it needs {flag} FILE"
+            continue
+        if name == "fid":
+            number, network, dimensions = feature_network(given)
+            reference = read_statistics(fid_stats) if fid_stats else None
+            if reference and reference[0].size != dimensions:
+                raise ValueError(f"--fid_stats: {fid_stats} has {reference[0].size} dimensions, "
+                                 f"the network of --fid_weights {dimensions}")
+            frechet = Frechet(number, network.to(device), reference)
+            text = f"{number}: {text}"
+        elif name != "psnr_pooled":
+            judges.append(JUDGES[name](given, device) if name in JUDGES else structure_judge)
+        files = given if isinstance(given, list) else [given] if given else []
+        files = [*files, fid_stats] if name == "fid" and fid_stats else files
+        described[name] = {"text": text, "files": {str(file): sha256(file)
+                                                   for file in files}}
+    pooled = "psnr_pooled" in described
+    return Measures(judges, frechet, pooled, device), described, remarks

@@ -1,0 +1,153 @@
+"""Smaller graphs: python quantize.py --onnx FACE.onnx --calibration LOW_QUALITY_PICTURES
+
+Writes FACE_fp16.onnx, FACE_int8.onnx and FACE_table.md, which compares both with the float32 graph,
+and with targets where --gt has them. Needs requirements-export.txt.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+import models
+from export_onnx import check_packages
+from metrics.psnr_ssim import psnr, ssim
+from options.parser import OneLineParser, positive_int
+from utils import entry
+from utils.files import write_text
+from utils.image import list_images, read_image, to_image, to_tensor
+
+COLUMNS = ("graph", "MiB", "PSNR to fp32", "SSIM to fp32", "PSNR to target", "SSIM to target")
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    """Read the command line."""
+    parser = OneLineParser(prog="quantize.py", description="Half-precision and 8-bit graphs, and "
+                                                           "a table of what they lose.")
+    parser.add_argument("--onnx", metavar="FILE", required=True,
+                        help="float32 graph of export_onnx.py")
+    parser.add_argument("--calibration", metavar="DIR", required=True,
+                        help="low-quality pictures that show which values occur")
+    parser.add_argument("--max_calibration", type=positive_int, default=64, metavar="N",
+                        help="use only the first N of them")
+    parser.add_argument("--lq", metavar="DIR",
+                        help="low-quality pictures for the table (default: those of --calibration)")
+    parser.add_argument("--gt", metavar="DIR", help="targets of the same names for the table")
+    parser.add_argument("--keep_float", nargs="+", default=[], metavar="NAME",
+                        help="parts of names of convolutions that stay float32; the first and the "
+                             "last ones always do")
+    parser.add_argument("--verbose", action="store_true", help="print tracebacks of user errors")
+    return parser.parse_args(argv)
+
+
+def quantize(opt: Namespace) -> int:
+    """Write graphs and table; returns the exit status."""
+    entry.set_up_logging()
+    check_packages()
+    # Only now: the packages they need are an extra.
+    import onnx
+
+    from export import describe, smaller
+    path = Path(opt.onnx)
+    if not path.is_file():
+        raise ValueError(f"--onnx {path} does not exist")
+    model = onnx.load(path)
+    about = describe.metadata(model)
+    if about.get("producer") != "FaceZoo" or about.get("precision") != "fp32":
+        raise ValueError(f"--onnx {path} must be a float32 graph of export_onnx.py, its precision "
+                         f"is {about.get('precision', 'not stated')}")
+    recipe = Recipe(json.loads(about["options"]))
+    batch, *_, side = describe.shape_of(model.graph.input[0])
+    calibration = [recipe.tensor(file)
+                   for file in list_images(opt.calibration)[:opt.max_calibration]]
+    inputs = [np.repeat(x, batch if isinstance(batch, int) else 1, axis=0) for x in calibration]
+    half, _ = smaller.checked_half(model, side)
+    paths = {"fp32": path}
+    for precision, made in (("fp16", half),
+                            ("int8", smaller.quantised(model, inputs, opt.keep_float))):
+        onnx.helper.set_model_props(made, {**about, "precision": precision})
+        paths[precision] = path.with_name(f"{path.stem}_{precision}.onnx")
+        describe.save(made, paths[precision])
+    text = table(paths, recipe, list_images(opt.lq or opt.calibration), opt.gt)
+    target = path.with_name(f"{path.stem}_table.md")
+    write_text(target, text)
+    print(text + f"\nwritten to {target}")
+    return 0
+
+
+class Recipe:
+    """The preprocessing of a graph's recipe, from the options in its metadata."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.opt = Namespace(**options)
+        self.kind = models.find(options["model"])
+
+    def image(self, path: Path) -> np.ndarray:
+        """The picture as the network takes it, uint8."""
+        return self.kind.preprocess(SimpleNamespace(opt=self.opt), read_image(path))
+
+    def tensor(self, path: Path) -> np.ndarray:
+        """The same as float32 (1, 3, H, W)."""
+        return to_tensor(self.image(path)).numpy()
+
+
+def table(paths: dict[str, Path], recipe: Recipe, pictures: list[Path], gt: str | None) -> str:
+    """A Markdown table: a row per graph, means over the pictures in RGB.
+
+    Raises:
+        ValueError: a target is missing or has another size.
+    """
+    targets = {path.stem: path for path in list_images(gt)} if gt else {}
+    restored = {name: restore_all(path, recipe, pictures) for name, path in paths.items()}
+    lines = [f"{recipe.opt.model}, {len(pictures)} pictures\n", "| " + " | ".join(COLUMNS) + " |",
+             "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+    for name, path in paths.items():
+        cells = [name, f"{path.stat().st_size / 2 ** 20:.2f}",
+                 *scores(restored[name], restored["fp32"]),
+                 *(scores(restored[name], [target_of(picture, targets, size.shape)
+                                           for picture, size in zip(pictures, restored[name],
+                                                                    strict=True)])
+                   if gt else ("", ""))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def target_of(picture: Path, targets: dict[str, Path], shape: tuple[int, ...]) -> np.ndarray:
+    if picture.stem not in targets:
+        raise ValueError(f"--gt has no target for {picture.name}")
+    image = read_image(targets[picture.stem])
+    if image.shape != shape:
+        raise ValueError(f"{targets[picture.stem]} is {image.shape[1]}x{image.shape[0]}, what is "
+                         f"restored is {shape[1]}x{shape[0]}")
+    return image
+
+
+def restore_all(path: Path, recipe: Recipe, pictures: list[Path]) -> list[np.ndarray]:
+    """What a graph makes of each picture, uint8."""
+    from export.engine import OnnxModel
+    engine = OnnxModel(path, recipe.kind, recipe.opt, torch.device("cpu"))
+    return [to_image(engine.restore(torch.from_numpy(recipe.tensor(picture))))[0]
+            for picture in pictures]
+
+
+def scores(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[str, str]:
+    """Mean PSNR in dB and mean SSIM."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return tuple(f"{np.mean([measure(*pair) for pair in pairs]):.{digits}f}"
+                 for measure, digits in ((psnr, 2), (ssim, 4)))
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(entry.run(quantize, options, "quantize.py"))
