@@ -95,8 +95,8 @@ class RetinaFaceDetector:
         state = checkpoint.unwrap(checkpoint.read(weights), weights)
         small = any(key.startswith("body.stage1.") for key in state)
         self.network = RetinaFace("mobile0.25" if small else "resnet50")
-        self.network.load_state_dict(checkpoint.load_weights(
-            weights, self.network.state_dict(), "of the face detector"))
+        checkpoint.check_match(state, self.network.state_dict(), weights)
+        self.network.load_state_dict(state)
         self.network.to(device).eval()
 
     @torch.inference_mode()

@@ -156,10 +156,8 @@ def feature_network(path: str | Path, flag: str = "--fid_weights"
     Raises:
         FileNotFoundError, ValueError: no such file, or of a network that is not known here.
     """
-    try:
+    with checkpoint.named_by(flag):
         keys = set(checkpoint.unwrap(checkpoint.read(path), path))
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
     if "Conv2d_1a_3x3.conv.weight" in keys:
         network = Inception()
         network.load_published(path, flag)

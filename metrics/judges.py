@@ -33,10 +33,8 @@ def keys_of(path: str | Path, flag: str) -> set[str]:
     Raises:
         FileNotFoundError, ValueError: no such file, or no state dict; names the flag.
     """
-    try:
+    with checkpoint.named_by(flag):
         return set(checkpoint.unwrap(checkpoint.read(path), path))
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
 
 
 def resized(x: Tensor, side: int) -> Tensor:

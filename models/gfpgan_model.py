@@ -270,10 +270,8 @@ def load_decoder(generator: GFPGAN, path: str | Path) -> None:
         FileNotFoundError, ValueError: no such file, or another network; names the flag.
     """
     decoder = generator.stylegan_decoder
-    try:
+    with checkpoint.named_by("--decoder_weights"):
         decoder.load_state_dict(checkpoint.load_weights(path, decoder.state_dict()))
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"--decoder_weights: {error}") from error
     logger.info("decoder: weights from %s", path)
 
 

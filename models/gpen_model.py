@@ -186,7 +186,7 @@ def load_prior(network: nn.Module, path: str) -> None:
     Raises:
         FileNotFoundError, ValueError: no such file, no checkpoint, or another network's.
     """
-    try:
+    with checkpoint.named_by("--prior"):
         state = checkpoint.unwrap(checkpoint.read(path), path, "G")
         if any(key.startswith("generator.") for key in state):
             inner = {key.removeprefix("generator."): value for key, value in state.items()
@@ -194,8 +194,6 @@ def load_prior(network: nn.Module, path: str) -> None:
         else:       # noise maps kept by other implementations are drawn anew here
             inner = {key: value for key, value in state.items() if not key.startswith("noises.")}
         checkpoint.check_match(inner, network.state_dict(), path)
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"--prior: {error}") from error
     network.load_state_dict(inner)
     logger.info("prior: %d entries from %s, %d left aside", len(inner), path,
                 len(state) - len(inner))

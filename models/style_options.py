@@ -118,13 +118,11 @@ def build_discriminator(opt: argparse.Namespace) -> Discriminator:
 
 def read_d_file(path: str) -> dict[str, torch.Tensor]:
     """State dict of a discriminator, from a file of its own or from a training checkpoint."""
-    try:
+    with checkpoint.named_by("--d_weights"):
         content = checkpoint.read(path)
         if isinstance(content, dict) and isinstance(content.get("d"), dict):
             content = content["d"]
         return checkpoint.unwrap(content, path, "D")
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"--d_weights: {error}") from error
 
 
 def read_discriminator(network: Discriminator, path: str) -> None:

@@ -106,18 +106,19 @@ class StyleTraining(BaseModel):
 
     def load_weights(self, name: str, path: Any) -> None:
         """Also takes a training checkpoint of the original: g, d, g_ema, g_optim, d_optim."""
-        content = checkpoint.read(path) if self.is_train else None
-        if not isinstance(content, dict) or not isinstance(content.get("g"), dict):
-            super().load_weights(name, path)
+        content = checkpoint.read(path)
+        if not (self.is_train and isinstance(content, dict)
+                and isinstance(content.get("g"), dict)):
+            self._take(name, content, path)
             return
         self._training_file = content
         self._take("G", content["g"], path)
         if "d" in content and not self.opt.d_weights:
             self._take("D", content["d"], path)
 
-    def _take(self, name: str, state: dict[str, Tensor], path: Any) -> None:
-        """Put one network of a training checkpoint in its place."""
-        state = checkpoint.unwrap(state, path, name)
+    def _take(self, name: str, content: Any, path: Any) -> None:
+        """Put one network out of a file's content in its place."""
+        state = checkpoint.unwrap(content, path, name)
         network = self.bare[name]
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
                                self.describe_weights(state) if name != "D" else "")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ logger = logging.getLogger("facezoo")
 WRAPPERS = ("params_ema", "params", "g_ema", "state_dict")
 PREFIXES = ("module.", "netG.", "network.")
 STATE_VERSION = 1
+# In place of a file: weights that are drawn, for smoke runs only.
+RANDOM = "random"
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -112,6 +116,15 @@ def read(path: str | Path) -> Any:
         raise ValueError(f"{path} is damaged or no PyTorch checkpoint "
                          f"({str(error).splitlines()[0] if str(error) else 'it is empty'})"
                          ) from error
+
+
+@contextmanager
+def named_by(flag: str) -> Iterator[None]:
+    """Put the flag that named a file in front of what is wrong with it."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{flag}: {error}") from error
 
 
 def unwrap(content: Any, path: str | Path, name: str = "") -> dict[str, Tensor]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.init import draw_fixed
 from utils import checkpoint
 
 INPUT_SIZE = 128
 LUMA = (0.2989, 0.5870, 0.1140)
-RANDOM = "random"
 logger = logging.getLogger("facezoo")
 
 
@@ -108,24 +107,14 @@ class ArcFace(nn.Module):
         Raises:
             FileNotFoundError, ValueError: no such file, no checkpoint, or another network.
         """
-        if str(path) == RANDOM:
+        if str(path) == checkpoint.RANDOM:
             logger.warning("%s %s: THE IDENTITY LOSS COMPARES FEATURES OF AN UNTRAINED NETWORK. "
                            "This is for smoke runs only; give arcface_resnet18.pth to train a "
-                           "network worth keeping", flag, RANDOM)
-            self._draw()
+                           "network worth keeping", flag, checkpoint.RANDOM)
+            draw_fixed(self, 18, 1.0)
             return
-        try:
+        with checkpoint.named_by(flag):
             self.load_state_dict(checkpoint.load_weights(path, self.state_dict()))
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
-
-    def _draw(self) -> None:
-        """The same weights in every run, which keep the size of features."""
-        generator = torch.Generator().manual_seed(18)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                draw = torch.randn(module.weight.shape, generator=generator)
-                module.weight.data.copy_(draw / module.weight[0].numel() ** 0.5)
 
 
 def gray_input(image: Tensor) -> Tensor:

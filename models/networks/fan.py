@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.checkpointing import checkpointed
+from models.networks.init import draw_fixed
 from utils import checkpoint, legacy_pickle
 
 NUM_LANDMARKS = 68
 PUBLISHED_WIDTH = 128
 WIDTH_MULTIPLE = 4
-RANDOM = "random"
 logger = logging.getLogger("facezoo")
 
 
@@ -67,23 +67,13 @@ def landmark_network(path: str | Path, flag: str = "--fan_weights",
         FileNotFoundError, ValueError: no such file, no state dict, or one of another network.
     """
     network = FAN(width=width)
-    if str(path) == RANDOM:
+    if str(path) == checkpoint.RANDOM:
         logger.warning("%s %s: HEAT-MAPS OF AN UNTRAINED NETWORK, for smoke runs only", flag,
-                       RANDOM)
-        _draw(network)
+                       checkpoint.RANDOM)
+        draw_fixed(network, NUM_LANDMARKS, 2.0)
     else:
         load_landmark_weights(network, path, flag)
     return network.requires_grad_(False).eval()
-
-
-def _draw(network: FAN) -> None:
-    """The same He-distributed weights in every run: resuming needs what was there before."""
-    generator = torch.Generator().manual_seed(NUM_LANDMARKS)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            draw = torch.randn(layer.weight.shape, generator=generator)
-            layer.weight.data.copy_(draw * (2 / layer.weight[0].numel()) ** 0.5)
-            nn.init.zeros_(layer.bias)
 
 
 def load_landmark_weights(network: FAN, path: str | Path, flag: str) -> None:
@@ -96,10 +86,8 @@ def load_landmark_weights(network: FAN, path: str | Path, flag: str) -> None:
         raise ValueError(f"{flag}: {path} is a pickled module, which is not loaded because that "
                          f"can run code from the file; extract its tensors first: python -m "
                          f"utils.legacy_pickle {path} fan.pth")
-    try:
+    with checkpoint.named_by(flag):
         state = checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
     network.load_state_dict(state)
 
 

@@ -113,8 +113,6 @@ def teacher_network(path: str | Path, flag: str = "--fan_teacher") -> FAN2D:
         FileNotFoundError, ValueError: no such file, no state dict, or one of another network.
     """
     network = FAN2D()
-    try:
+    with checkpoint.named_by(flag):
         network.load_state_dict(checkpoint.load_weights(path, network.state_dict()))
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
     return network.requires_grad_(False).eval()

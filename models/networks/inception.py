@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import check_match, read, unwrap
+from utils.checkpoint import check_match, named_by, read, unwrap
 
 INPUT_SIZE = 299
 NUM_FEATURES = 2048
@@ -163,9 +163,7 @@ class Inception(nn.Module):
         def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
             return {key: value for key, value in state.items()
                     if not key.endswith("num_batches_tracked")}
-        try:
+        with named_by(flag):
             state = without_counters(unwrap(read(path), path))
             check_match(state, without_counters(self.state_dict()), path)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
         self.load_state_dict(state, strict=False)

@@ -51,3 +51,19 @@ def init_weights(net: nn.Module, kind: str = "normal", gain: float = 0.02) -> nn
                 nn.init.normal_(module.weight, 1.0, gain)
             nn.init.zeros_(module.bias)
     return net
+
+
+@torch.no_grad()
+def draw_fixed(net: nn.Module, seed: int, gain: float) -> None:
+    """Give a network that is never trained the same weights in every run, in place.
+
+    Convolutions and linear layers become N(0, gain / fan in), their biases 0: with a gain of 2
+    features keep their size through ReLUs (He, arXiv 1502.01852), with 1 through layers without.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, _WEIGHTED):
+            draw = torch.randn(module.weight.shape, generator=generator)
+            module.weight.copy_(draw * (gain / module.weight[0].numel()) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.init import draw_fixed
 from utils import checkpoint
 
 INPUT_SIZE = 112
-RANDOM = "random"
 # Channels and number of units of each stage; a stage's first unit halves the sides.
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 REDUCTION = 16
@@ -98,22 +98,12 @@ class IRSE50(nn.Module):
         Raises:
             FileNotFoundError, ValueError: no such file, no checkpoint, or another network's.
         """
-        if str(path) == RANDOM:
+        if str(path) == checkpoint.RANDOM:
             logger.warning("%s %s: THE IDENTITY LOSS COMPARES FEATURES OF AN UNTRAINED NETWORK. "
                            "This is for smoke runs only; give model_ir_se50.pth to train a network "
-                           "worth keeping", flag, RANDOM)
-            self._draw()
+                           "worth keeping", flag, checkpoint.RANDOM)
+            draw_fixed(self, 50, 1.0)
             return
-        try:
+        with checkpoint.named_by(flag):
             state = checkpoint.load_weights(path, self.state_dict())
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
         self.load_state_dict(state)
-
-    def _draw(self) -> None:
-        """The same weights in every run."""
-        generator = torch.Generator().manual_seed(50)
-        for weight in self.parameters():
-            if weight.ndim > 1:
-                fan_in = weight[0].numel()
-                weight.data.copy_(torch.randn(weight.shape, generator=generator) / fan_in ** 0.5)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.vgg import MEAN, STD, VGGFeatures
-from utils.checkpoint import check_match, read, unwrap
+from utils.checkpoint import check_match, named_by, read, unwrap
 
 # What is compared: the activations after these layers of torchvision's `features`.
 LAYERS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
@@ -109,10 +109,8 @@ def lpips_network(paths: Sequence[str | Path], flag: str = "--lpips_weights") ->
     """
     state: dict[str, Tensor] = {}
     for path in paths:
-        try:
+        with named_by(flag):
             content = unwrap(read(path), path)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
         state |= {_torchvision_name(key): value for key, value in content.items()
                   if not key.startswith(("classifier.", "lins.", "scaling_layer."))}
     given = " ".join(map(str, paths))

@@ -17,7 +17,6 @@ from models.networks.checkpointing import run_blocks
 from utils import checkpoint
 
 NUM_LABELS = 19
-RANDOM = "random"
 logger = logging.getLogger("facezoo")
 
 
@@ -149,14 +148,12 @@ def parsing_network(weights: str | Path, flag: str, **settings: Any) -> ParseNet
     with torch.random.fork_rng(devices=[]):         # always the same draw, and no other moved
         torch.manual_seed(NUM_LABELS)
         network = ParseNet(**settings)
-    if str(weights) == RANDOM:
+    if str(weights) == checkpoint.RANDOM:
         logger.warning("%s %s: PARSING MAPS COME FROM AN UNTRAINED NETWORK. This is for smoke runs "
                        "only; give parse_multi_iter_90000.pth or one trained here with --model "
-                       "parse", flag, RANDOM)
+                       "parse", flag, checkpoint.RANDOM)
     else:
-        try:
+        with checkpoint.named_by(flag):
             state = checkpoint.load_weights(weights, network.state_dict(), "P")
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
         network.load_state_dict(state)
     return network.requires_grad_(False).eval()

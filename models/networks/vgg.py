@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import read
+from models.networks.init import draw_fixed
+from utils.checkpoint import RANDOM, named_by, read
 
 # Convolutions per block; each block doubles the channels up to 512 and ends in a pooling.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_SIZE = 224
-RANDOM = "random"
 logger = logging.getLogger("facezoo")
 
 
@@ -79,12 +79,10 @@ class VGGFeatures(nn.Module):
             logger.warning("%s %s: THE PERCEPTUAL LOSS COMPARES FEATURES OF AN UNTRAINED %s. This "
                            "is for smoke runs only; give torchvision's file to train a network "
                            "worth keeping", flag, RANDOM, self.arch.upper())
-            self._draw()
+            draw_fixed(self, 19, 2.0)
             return
-        try:
+        with named_by(flag):
             content = read(path)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{flag}: {error}") from error
         content = content if isinstance(content, dict) else {}
         state = self.state_dict()
         wrong = [key for key, value in state.items()
@@ -98,16 +96,6 @@ class VGGFeatures(nn.Module):
                              f"{len(wrong)} tensors are missing, unknown or differ in shape, e.g. "
                              f"{', '.join(wrong[:3])}")
         self.load_state_dict({key: content[key] for key in state})
-
-    def _draw(self) -> None:
-        """The same He-distributed weights in every run: features keep their size in depth."""
-        generator = torch.Generator().manual_seed(19)
-        for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                fan_in = layer.weight[0].numel()
-                draw = torch.randn(layer.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
-                layer.weight.data.copy_(draw)
-                nn.init.zeros_(layer.bias)
 
 
 def _convolutions(blocks: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.networks.arcface import ArcFace, gray_input
+from models.networks.init import draw_fixed
 
 SMALL = {"layers": (1, 1, 1, 1), "widths": (16, 16, 16, 32)}
 
@@ -39,7 +40,7 @@ def test_it_is_never_trained() -> None:
 
 def test_a_file_with_the_prefix_of_data_parallel_loads(tmp_path: Path) -> None:
     network = ArcFace(**SMALL)
-    network._draw()
+    draw_fixed(network, 18, 1.0)
     path = tmp_path / "arcface.pth"
     torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, path)
     other = ArcFace(**SMALL)
