@@ -25,26 +25,22 @@ from tqdm import tqdm
 import data
 import models
 from faces import align, detect
-from faces.paste import parsing_mask
-from faces.photograph import Mask, Settings, restore_photograph
-from models.networks.parsenet import labels_of, parsing_network
+from faces.outline import parsing_outline
+from faces.photograph import Settings, restore_photograph
+from faces.restorer import FaceRestorer
 from options.test_options import EnhanceOptions
 from utils import device as devices
 from utils import entry
 from utils.image import (
     BadImage,
-    bicubic,
     find_images,
     image_grid,
     read_image,
-    to_image,
-    to_tensor,
     write_image,
 )
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-PARSING_SIZE = 512      # of the pictures that parsing networks were made for
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
 
 
@@ -78,13 +74,25 @@ def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
         raise ValueError(f"--output would overwrite the input {clash}; choose another folder")
 
 
-def restore_batch(model: Any, images: list[np.ndarray] | np.ndarray, device: torch.device,
-                  rounding: str) -> np.ndarray:
-    """Restore preprocessed pictures, uint8 (size, size, 3) in and out."""
-    batch = torch.from_numpy(np.stack(images)).to(device)
-    with torch.inference_mode():
-        restored = model.restore(model.prepare({"lq": batch})["lq"])
-    return to_image(restored, rounding)
+def open_restorer(opt: Namespace) -> FaceRestorer:
+    """The network that the options name, or the graph of --onnx, on the device they name."""
+    device = entry.open_device(opt)
+    devices.seed_everything(opt.seed, device)
+    if opt.engine == "onnx":
+        model = open_graph(opt, device)
+    else:
+        model, _ = models.load_trained(opt, device)
+    return FaceRestorer(model, device, opt.rounding)
+
+
+def open_graph(opt: Namespace, device: torch.device) -> Any:
+    """The graph of --onnx, which stands in for the network; needs an extra package."""
+    try:
+        from export.engine import OnnxModel
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
+                         f"requirements-export.txt") from error
+    return OnnxModel(opt.onnx, models.find(opt.model), opt, device)
 
 
 def aspect(image: np.ndarray) -> float:
@@ -109,21 +117,7 @@ class Job:
 
     def open(self) -> None:
         """Load the network; after everything that can be refused without it."""
-        self.device = entry.open_device(self.opt)
-        devices.seed_everything(self.opt.seed, self.device)
-        if self.opt.engine == "onnx":
-            self.model = self._graph()
-        else:
-            self.model, _ = models.load_trained(self.opt, self.device)
-
-    def _graph(self) -> Any:
-        """The graph of --onnx, which stands in for the network; needs an extra package."""
-        try:
-            from export.engine import OnnxModel
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
-                             f"requirements-export.txt") from error
-        return OnnxModel(self.opt.onnx, models.find(self.opt.model), self.opt, self.device)
+        self.restorer = open_restorer(self.opt)
 
     def read(self, path: Path) -> np.ndarray | None:
         """The picture, or None and a note that it cannot be read."""
@@ -132,13 +126,6 @@ class Job:
         except BadImage as error:
             self.failed.append(str(error))
             return None
-
-    def restore(self, images: list[np.ndarray] | np.ndarray) -> np.ndarray:
-        return restore_batch(self.model, images, self.device, self.opt.rounding)
-
-    def restore_crops(self, crops: np.ndarray) -> np.ndarray:
-        """Restored faces of aligned crops; some networks take smaller pictures than they give."""
-        return self.restore([self.model.preprocess(crop) for crop in crops])
 
     def bar(self) -> tqdm:
         return tqdm(total=len(self.inputs), unit="picture", disable=not sys.stderr.isatty())
@@ -176,13 +163,13 @@ def single_faces(opt: Namespace) -> int:
                 original = job.read(path)
                 if original is None:
                     continue
-                image = job.model.preprocess(original)
+                image = job.restorer.preprocess(original)
                 distorted += aspect(original) != aspect(image)
                 if degrade:
                     image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
                 images.append(image)
                 targets.append(target)
-            restored = job.restore(images) if images else ()
+            restored = job.restorer.restore(images) if images else ()
             for image, result, target in zip(images, restored, targets, strict=True):
                 write_image(target, result)
                 if opt.compare:
@@ -206,8 +193,9 @@ def photographs(opt: Namespace) -> int:
     align.template(template, opt.load_size)     # refuses an unknown one
     job.open()
     detector = None if opt.faces else detect.create(
-        opt.detector, opt.detector_weights, device=job.device, threshold=opt.detector_threshold)
-    mask = parsing_outline(opt.mask_weights, job.device) if opt.mask_weights else None
+        opt.detector, opt.detector_weights, device=job.restorer.device,
+        threshold=opt.detector_threshold)
+    mask = parsing_outline(opt.mask_weights, job.restorer.device) if opt.mask_weights else None
     settings = Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
                         opt.batch_size)
     found, without = 0, []
@@ -221,7 +209,7 @@ def photographs(opt: Namespace) -> int:
             faces = detector(photo) if detector else marked.get(name, [])
             faces = detect.select(faces, photo.shape, least=opt.min_face, most=opt.max_faces,
                                   only_centre=opt.only_center_face)
-            result = restore_photograph(photo, faces, job.restore_crops, settings, mask)
+            result = restore_photograph(photo, faces, job.restorer.restore_crops, settings, mask)
             write_image(target, result.picture)
             stem = target.relative_to(job.folder / "restored_imgs").with_suffix("")
             for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
@@ -233,18 +221,6 @@ def photographs(opt: Namespace) -> int:
     return job.finish(f"{found} faces restored", *([
         f"no face found in {len(without)} of them, written unchanged: {', '.join(without[:5])}"
         + (" ..." if len(without) > 5 else "")] if without else []))
-
-
-def parsing_outline(weights: str, device: torch.device) -> Mask:
-    """A function from a restored face to the outline that is pasted, by a parsing network."""
-    network = parsing_network(weights, "--mask_weights").to(device)
-
-    def outline(face: np.ndarray) -> np.ndarray:
-        x = to_tensor(torch.from_numpy(bicubic(face, PARSING_SIZE, PARSING_SIZE)).to(device))
-        with torch.inference_mode():
-            labels = labels_of(network(x)[0])[0].cpu().numpy()
-        return parsing_mask(labels, len(face))
-    return outline
 
 
 if __name__ == "__main__":

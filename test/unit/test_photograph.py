@@ -12,10 +12,10 @@ import skimage.data
 import torch
 
 import models
-from enhance import restore_batch
 from faces import align, detect
 from faces.detect import CascadeDetector, Face, select
 from faces.photograph import Settings, restore_photograph, with_colours_of
+from faces.restorer import FaceRestorer
 from models.networks.retinaface import MEAN_BGR, RetinaFace, anchors, decode_boxes
 from models.networks.sparnet import SPARNet
 from utils.image import read_image, write_image
@@ -207,7 +207,7 @@ def test_every_recipe_restores_crops_of_its_own_size(name: str, tiny_run: Callab
     crop = np.full((size, size, 3), 100, np.uint8)
     model.eval()
     vars(model.opt).setdefault("align", "none")     # enhance.py's own flag
-    restored = restore_batch(model, [model.preprocess(crop)] * 2, model.device, "round")
+    restored = FaceRestorer(model, model.device).restore_crops([crop] * 2)
     assert restored.shape == (2, size, size, 3)
 
 

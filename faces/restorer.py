@@ -1,0 +1,38 @@
+"""Restore pictures of single faces with a network or a graph, arrays in and out."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.image import to_image
+
+
+class FaceRestorer:
+    """A recipe that is ready to restore, or what stands in for one, for uint8 RGB pictures.
+
+    Args:
+        model: has `preprocess`, `prepare` and `restore`, as recipes and `export.engine` have.
+        device: where it runs.
+        rounding: how floats become bytes, see `utils.image.to_image`.
+    """
+
+    def __init__(self, model: Any, device: torch.device, rounding: str = "round") -> None:
+        self.model, self.device, self.rounding = model, device, rounding
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """A picture of any size, uint8 (H, W, 3), as the network takes it."""
+        return self.model.preprocess(image)
+
+    def restore(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Restored faces, uint8 (N, S, S, 3), of preprocessed pictures."""
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        with torch.inference_mode():
+            restored = self.model.restore(self.model.prepare({"lq": batch})["lq"])
+        return to_image(restored, self.rounding)
+
+    def restore_crops(self, crops: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Restored faces of aligned crops; some networks take smaller pictures than they give."""
+        return self.restore([self.preprocess(crop) for crop in crops])
