@@ -9,7 +9,7 @@ import numpy as np
 
 from faces import align
 from faces.detect import Face
-from faces.paste import enlarge, paste, to_enlarged
+from faces.paste import enlarge, paste_into, to_enlarged
 
 # Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -50,26 +50,51 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
     """Restore the given faces of a photograph.
 
     Args:
-        photo: uint8 RGB (H, W, 3).
+        photo: uint8 or uint16 RGB (H, W, 3); networks see 8 bits, what is around keeps its 16.
         mask: how much of each restored face is taken; None feathers its edge.
 
     Returns:
         What is outside the faces is the photograph's, bit for bit where `scale` is 1.
     """
+    crops, matrices = cut(photo, faces, settings)
+    restored = restore_all(crops, restore, settings.batch_size)
+    picture = put_back(photo, crops, restored, matrices, settings, mask)
+    return Result(picture, crops, restored)
+
+
+def cut(photo: np.ndarray, faces: list[Face],
+        settings: Settings) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Aligned crops of faces, uint8 (S, S, 3), and the transforms (2, 3) that cut them out."""
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
-    result = Result(enlarge(photo, settings.scale))
-    result.crops = [align.crop(photo, matrix, settings.size) for matrix in matrices]
-    for first in range(0, len(faces), settings.batch_size):
-        result.restored += list(restore(np.stack(
-            result.crops[first:first + settings.batch_size])))
-    for crop, restored, matrix in zip(result.crops, result.restored, matrices, strict=True):
+    photo = eight_bits(photo) if faces else photo
+    return [align.crop(photo, matrix, settings.size) for matrix in matrices], matrices
+
+
+def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
+    """Restored faces of aligned crops, so many at a time."""
+    return [face for first in range(0, len(crops), batch_size)
+            for face in restore(np.stack(crops[first:first + batch_size]))]
+
+
+def put_back(photo: np.ndarray, crops: list[np.ndarray], restored: list[np.ndarray],
+             matrices: list[np.ndarray], settings: Settings,
+             mask: Mask | None = None) -> np.ndarray:
+    """A copy of the photograph, enlarged by `scale`, with the restored faces in it."""
+    # One copy, however many faces: a huge photograph may have a hundred.
+    picture = photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
+    for crop, face, matrix in zip(crops, restored, matrices, strict=True):
         if settings.match_colours:
-            restored = with_colours_of(restored, crop)
+            face = with_colours_of(face, crop)
         back = to_enlarged(align.inverse(matrix), settings.scale)
-        result.picture = paste(result.picture, restored, back, mask(restored) if mask else None,
-                               settings.strength, edge=max(2, round(2 * settings.scale)), crop=crop)
-    return result
+        paste_into(picture, face, back, mask(face) if mask else None, settings.strength,
+                   edge=max(2, round(2 * settings.scale)), crop=crop)
+    return picture
+
+
+def eight_bits(photo: np.ndarray) -> np.ndarray:
+    """A uint8 picture as it is, of a uint16 one the high bytes, as `read_image` takes them."""
+    return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
 
 
 def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
