@@ -28,6 +28,7 @@ class Settings:
         strength: 0 keeps the crop, 1 takes the restored face.
         match_colours: give the restored face the crop's mean and spread of colour.
         batch_size: faces at a time.
+        keep_grey: a restored face becomes grey where its crop has no colour.
     """
     size: int = 512
     template: str = "ffhq"
@@ -35,6 +36,7 @@ class Settings:
     strength: float = 1.0
     match_colours: bool = False
     batch_size: int = 4
+    keep_grey: bool = False
 
 
 @dataclass
@@ -86,6 +88,8 @@ def put_back(photo: np.ndarray, crops: list[np.ndarray], restored: list[np.ndarr
     for crop, face, matrix in zip(crops, restored, matrices, strict=True):
         if settings.match_colours:
             face = with_colours_of(face, crop)
+        if settings.keep_grey and is_grey(crop):
+            face = np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         back = to_enlarged(align.inverse(matrix), settings.scale)
         paste_into(picture, face, back, mask(face) if mask else None, settings.strength,
                    edge=max(2, round(2 * settings.scale)), crop=crop)
@@ -95,6 +99,11 @@ def put_back(photo: np.ndarray, crops: list[np.ndarray], restored: list[np.ndarr
 def eight_bits(photo: np.ndarray) -> np.ndarray:
     """A uint8 picture as it is, of a uint16 one the high bytes, as `read_image` takes them."""
     return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether a uint8 RGB picture is without colour, but for what JPEG adds."""
+    return float((image.max(axis=2) - image.min(axis=2)).mean()) < 4
 
 
 def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:

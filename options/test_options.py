@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from options.base_options import BaseOptions, read_yaml
-from options.parser import OneLineParser, count, fraction, positive, positive_int
+from options.parser import (
+    OneLineParser,
+    count,
+    fraction,
+    non_negative,
+    positive,
+    positive_int,
+)
 
 # What a run's own options say about its network; where the data lies is the caller's business, and
 # the weights a run started from are not those it ended with.
@@ -159,8 +166,9 @@ class EnhanceOptions(TestOptions):
     def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("whole photographs")
         group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,
-                           help="the inputs are whole photographs: find their faces, restore each, "
-                                "paste them back; without it they are single, aligned faces")
+                           help="the inputs are whole photographs or videos: find their faces, "
+                                "restore each, paste them back; without it they are pictures of "
+                                "single, aligned faces")
         group.add_argument("--detector", default="auto",
                            choices=("auto", "retinaface", "yunet", "cascade"),
                            help="auto is OpenCV's cascade, for frontal faces, unless "
@@ -170,9 +178,14 @@ class EnhanceOptions(TestOptions):
                                 "mobilenet 0.25) or YuNet's ONNX file")
         group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
                            help="least score of a face (default: the detector's published one)")
+        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
+                           help="longer side of the copy that faces are looked for in; a larger "
+                                "one shows smaller faces (default: 1000 for the cascade, "
+                                "1500 for networks)")
         group.add_argument("--faces", metavar="FILE",
                            help="JSON with faces marked by hand, used instead of a detector: "
-                                '{NAME: [{"points": five [x, y]}]}')
+                                '{NAME: [{"points": five [x, y]}]}, or {"box": [x1, y1, x2, y2]} '
+                                "from forehead to chin, in which the eyes are looked for")
         group.add_argument("--template", default=None, metavar="NAME",
                            help="alignment the network expects (default: the model's own)")
         group.add_argument("--upscale", type=positive, default=1.0, metavar="N",
@@ -180,13 +193,23 @@ class EnhanceOptions(TestOptions):
         group.add_argument("--strength", type=fraction, default=1.0,
                            help="1 pastes the restored face, 0 keeps the photograph")
         group.add_argument("--only_center_face", action=argparse.BooleanOptionalAction,
-                           default=False, help="only the face nearest to the middle")
+                           default=False,
+                           help="only the face nearest to the middle, of those that --min_face "
+                                "leaves")
         group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
-                           help="leave smaller faces as they are")
+                           help="leave faces as they are whose box has a shorter side")
         group.add_argument("--max_faces", type=positive_int, metavar="N",
                            help="only the N largest faces")
         group.add_argument("--match_colours", action=argparse.BooleanOptionalAction,
                            default=False, help="give restored faces the colours of the photograph")
+        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
+                           help="restored faces become grey in photographs without colour")
+        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
+                           help="videos: over how long landmarks are smoothed, 0 for not at all")
+        group.add_argument("--video_codec", default="auto",
+                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
+                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
+                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
         group.add_argument("--mask_weights", metavar="FILE",
                            help="parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
                                 "parse_multi_iter_90000.pth) that outlines what is pasted; without "
@@ -203,6 +226,8 @@ class EnhanceOptions(TestOptions):
                              "--name out")
         if not (opt.pretrain_model_path or opt.name or opt.onnx):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
+        if opt.only_center_face and opt.max_faces:
+            raise ValueError("--only_center_face leaves one face; leave --max_faces out")
         if opt.photos and opt.simulate_lq:
             raise ValueError("--simulate_lq is for single faces; leave --photos out")
 

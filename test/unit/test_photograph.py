@@ -112,7 +112,8 @@ def test_faces_marked_by_hand_are_read(tmp_path: Path) -> None:
     assert np.allclose(faces["a.png"][0].points, points) and faces["b.png"] == []
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"a": [{"box": [1, 2, 3, 4]}]}',
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": [{}]}', '{"a": [{"box": [3, 2, 1, 4]}]}',
+                                     '{"a": [{"box": [1, 2, NaN, 4]}]}',
                                      '{"a": [{"points": [[1, 2]]}]}'])
 def test_a_wrong_file_of_faces_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(content)
