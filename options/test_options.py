@@ -101,9 +101,11 @@ class EvaluateOptions(TestOptions):
                                 "one file with both")
         group.add_argument("--fid_weights", metavar="FILE",
                            help="pt_inception-2015-12-05-6726825d.pth; or torchvision's vgg16 or "
-                                "vgg19, or arcface_resnet18.pth, whose distance is not called FID")
+                                "vgg19, arcface_resnet18.pth, or any feature network as an ONNX "
+                                "graph, whose distance is not called FID")
         group.add_argument("--fid_stats", metavar="FILE",
-                           help=".npz with mu and sigma to compare with, instead of the targets")
+                           help=".npz with mu and sigma, or BasicSR's .pth, to compare with, "
+                                "instead of the targets")
         group.add_argument("--arcface_weights", metavar="FILE",
                            help="arcface_resnet18.pth or model_ir_se50.pth")
         group.add_argument("--landmark_weights", metavar="FILE",
