@@ -34,7 +34,6 @@ from options.test_options import EnhanceOptions
 from utils import device as devices
 from utils import entry
 from utils.image import (
-    IMAGE_EXTENSIONS,
     BadImage,
     find_images,
     image_grid,
@@ -42,7 +41,7 @@ from utils.image import (
     write_image,
 )
 from utils.layers import Layers, read_layers, write_layers
-from utils.video import CODECS, VIDEO_EXTENSIONS, BadVideo, is_video, usable_codec
+from utils.video import CODECS, BadVideo, find_videos, is_video, usable_codec
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -69,6 +68,19 @@ def strip_path(output: Path, folder: Path) -> Path:
     relative = output.relative_to(folder)
     name = relative.name if relative.suffix == ".png" else f"{relative.name}.png"
     return folder / "compare" / relative.with_name(name)
+
+
+def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
+    """Pictures and videos, as `find_images` finds pictures."""
+    videos = find_videos(pattern)
+    try:
+        root, pictures = find_images(pattern)
+    except ValueError:
+        if not videos:
+            raise
+        root, pictures = Path(os.path.commonpath([video.parent for video in videos])), []
+        root = Path(pattern) if Path(pattern).is_dir() else root
+    return root, sorted({*pictures, *videos}) if videos else pictures
 
 
 def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
@@ -114,10 +126,11 @@ def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]
 class Job:
     """What both ways of restoring share: inputs, the network, the pictures that failed."""
     inputs_are = "pictures"
+    find = staticmethod(find_images)
 
-    def __init__(self, opt: Namespace, kinds: frozenset[str] = IMAGE_EXTENSIONS) -> None:
+    def __init__(self, opt: Namespace) -> None:
         self.opt = opt
-        self.root, self.inputs = find_images(opt.input, kinds)
+        self.root, self.inputs = self.find(opt.input)
         self.folder = Path(opt.output)
         self.failed: list[str] = []
 
@@ -193,9 +206,10 @@ def single_faces(opt: Namespace) -> int:
 
 class PhotographJob(Job):
     """Whole photographs and videos; results go to the folders users of GFP-GAN know."""
+    find = staticmethod(find_inputs)
 
     def __init__(self, opt: Namespace) -> None:
-        super().__init__(opt, IMAGE_EXTENSIONS | VIDEO_EXTENSIONS)
+        super().__init__(opt)
         self.marked = detect.read_faces(opt.faces) if opt.faces else {}
         pictures = [path for path in self.inputs if not is_video(path)]
         videos = [path for path in self.inputs if is_video(path)]

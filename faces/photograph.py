@@ -58,19 +58,18 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
     Returns:
         What is outside the faces is the photograph's, bit for bit where `scale` is 1.
     """
-    crops, matrices = cut(photo, faces, settings)
+    matrices, crops = cut(photo, faces, settings)
     restored = restore_all(crops, restore, settings.batch_size)
-    picture = put_back(photo, crops, restored, matrices, settings, mask)
-    return Result(picture, crops, restored)
+    return Result(put_back(photo, matrices, crops, restored, settings, mask), crops, restored)
 
 
 def cut(photo: np.ndarray, faces: list[Face],
         settings: Settings) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Aligned crops of faces, uint8 (S, S, 3), and the transforms (2, 3) that cut them out."""
+    """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
     photo = eight_bits(photo) if faces else photo
-    return [align.crop(photo, matrix, settings.size) for matrix in matrices], matrices
+    return matrices, [align.crop(photo, matrix, settings.size) for matrix in matrices]
 
 
 def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
@@ -79,13 +78,13 @@ def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> l
             for face in restore(np.stack(crops[first:first + batch_size]))]
 
 
-def put_back(photo: np.ndarray, crops: list[np.ndarray], restored: list[np.ndarray],
-             matrices: list[np.ndarray], settings: Settings,
+def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
+             restored: list[np.ndarray], settings: Settings,
              mask: Mask | None = None) -> np.ndarray:
-    """A copy of the photograph, enlarged by `scale`, with the restored faces in it."""
+    """A copy of the photograph, enlarged by `scale`, with restored faces over what `cut` took."""
     # One copy, however many faces: a huge photograph may have a hundred.
     picture = photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
-    for crop, face, matrix in zip(crops, restored, matrices, strict=True):
+    for matrix, crop, face in zip(matrices, crops, restored, strict=True):
         if settings.match_colours:
             face = with_colours_of(face, crop)
         if settings.keep_grey and is_grey(crop):

@@ -72,7 +72,7 @@ def restored_frames(frames: list[tuple[np.ndarray, list[Face]]], restore: Restor
                     settings: Settings, mask: Mask | None) -> Iterator[np.ndarray]:
     """Frames with their faces restored, batches reaching over frames."""
     cuts = [cut(frame, faces, settings) for frame, faces in frames]
-    restored = iter(restore_all([crop for crops, _ in cuts for crop in crops], restore,
+    restored = iter(restore_all([crop for _, crops in cuts for crop in crops], restore,
                                 settings.batch_size))
-    for (frame, _), (crops, matrices) in zip(frames, cuts, strict=True):
-        yield put_back(frame, crops, [next(restored) for _ in crops], matrices, settings, mask)
+    for (frame, _), (matrices, crops) in zip(frames, cuts, strict=True):
+        yield put_back(frame, matrices, crops, [next(restored) for _ in crops], settings, mask)

@@ -180,14 +180,22 @@ class EnhanceOptions(TestOptions):
                                 "mobilenet 0.25) or YuNet's ONNX file")
         group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
                            help="least score of a face (default: the detector's published one)")
-        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
-                           help="longer side of the copy that faces are looked for in; a larger "
-                                "one shows smaller faces (default: 1000 for the cascade, "
-                                "1500 for networks)")
         group.add_argument("--faces", metavar="FILE",
                            help="JSON with faces marked by hand, used instead of a detector: "
                                 '{NAME: [{"points": five [x, y]}]}, or {"box": [x1, y1, x2, y2]} '
                                 "from forehead to chin, in which the eyes are looked for")
+        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
+                           help="longer side of the copy that faces are looked for in; a larger "
+                                "one shows smaller faces (default: 1000 for the cascade, "
+                                "1500 for networks)")
+        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
+                           help="restored faces become grey in photographs without colour")
+        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
+                           help="videos: over how long landmarks are smoothed, 0 for not at all")
+        group.add_argument("--video_codec", default="auto",
+                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
+                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
+                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
         group.add_argument("--template", default=None, metavar="NAME",
                            help="alignment the network expects (default: the model's own)")
         group.add_argument("--upscale", type=positive, default=1.0, metavar="N",
@@ -199,23 +207,16 @@ class EnhanceOptions(TestOptions):
                            help="only the face nearest to the middle, of those that --min_face "
                                 "leaves")
         group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
-                           help="leave faces as they are whose box has a shorter side")
+                           help="leave faces as they are whose box has a side below this")
         group.add_argument("--max_faces", type=positive_int, metavar="N",
                            help="only the N largest faces")
         group.add_argument("--match_colours", action=argparse.BooleanOptionalAction,
                            default=False, help="give restored faces the colours of the photograph")
-        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
-                           help="restored faces become grey in photographs without colour")
-        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
-                           help="videos: over how long landmarks are smoothed, 0 for not at all")
-        group.add_argument("--video_codec", default="auto",
-                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
-                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
-                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
         group.add_argument("--mask_weights", metavar="FILE",
                            help="parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
                                 "parse_multi_iter_90000.pth) that outlines what is pasted; without "
                                 "it a square with a soft edge is")
+        self.for_photos = [each.dest for each in group._group_actions if each.dest != "photos"]
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
@@ -230,6 +231,9 @@ class EnhanceOptions(TestOptions):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
         if opt.only_center_face and opt.max_faces:
             raise ValueError("--only_center_face leaves one face; leave --max_faces out")
+        for name in self.for_photos:
+            if not opt.photos and getattr(opt, name) != parser.get_default(name):
+                raise ValueError(f"--{name} has no effect without --photos")
         if opt.photos and opt.simulate_lq:
             raise ValueError("--simulate_lq is for single faces; leave --photos out")
 

@@ -38,8 +38,7 @@ class BadImage(ValueError):
     """A file that cannot be used as a picture; the message is `<file>: <reason>`."""
 
 
-def list_images(folder: str | Path, recursive: bool = True,
-                extensions: frozenset[str] = IMAGE_EXTENSIONS) -> list[Path]:
+def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     """Picture files of a folder (by extension), sorted by relative path; hidden ones are left out.
 
     Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
@@ -67,18 +66,17 @@ def list_images(folder: str | Path, recursive: bool = True,
                     continue
                 if entry.is_dir():
                     queue += [f"{name}/"] if recursive else []
-                elif _is_named(name, extensions) and (entry.is_file() or entry.is_symlink()):
+                elif _is_image_name(name) and (entry.is_file() or entry.is_symlink()):
                     found.append(name)
                 else:
                     num_others += 1
     if not found:
         raise ValueError(f"{folder}: no image in it ({num_others} other file(s) seen); expected "
-                         f"{', '.join(sorted(extensions))}")
+                         f"{', '.join(sorted(IMAGE_EXTENSIONS))}")
     return [folder / name for name in sorted(found)]
 
 
-def find_images(pattern: str | Path, extensions: frozenset[str] = IMAGE_EXTENSIONS
-                ) -> tuple[Path, list[Path]]:
+def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
     """Pictures named by one file, a folder (with its subfolders) or a glob such as `a/*.png`.
 
     Returns:
@@ -90,16 +88,16 @@ def find_images(pattern: str | Path, extensions: frozenset[str] = IMAGE_EXTENSIO
     """
     path = Path(pattern)
     if path.is_dir():
-        return path, list_images(path, extensions=extensions)
+        return path, list_images(path)
     if path.exists():       # before globbing: a file may be called `photo[1].jpg`
         return path.parent, [path]
     if not glob.has_magic(str(pattern)):
         raise ValueError(f"{pattern}: no such file or folder")
     matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
-    paths = [match for match in matches if _is_named(match.name, extensions) and match.is_file()]
+    paths = [match for match in matches if _is_image_name(match.name) and match.is_file()]
     if not paths:
         raise ValueError(f"{pattern}: no image matches ({len(matches)} other match(es)); "
-                         f"expected {', '.join(sorted(extensions))}")
+                         f"expected {', '.join(sorted(IMAGE_EXTENSIONS))}")
     fixed = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
     return Path(*path.parts[:fixed]), paths
 
@@ -241,8 +239,8 @@ def _write_label(strip: np.ndarray, label: str) -> None:
     strip[:] = drawn
 
 
-def _is_named(name: str, extensions: frozenset[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in extensions
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _is_plain_jpeg(data: bytes) -> bool:

@@ -42,13 +42,16 @@ def read_layers(path: str | Path) -> Layers:
         BadImage: as `read_image`.
     """
     plain = read_image(path)
-    data = Path(path).read_bytes()
+    try:
+        return _with_more(plain, Path(path).read_bytes())
+    except Exception:   # decoders raise whatever their parsers meet; what there is, is good
+        return Layers(plain)
+
+
+def _with_more(plain: np.ndarray, data: bytes) -> Layers:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: read_image has taken the file
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except Image.UnidentifiedImageError:
-            return Layers(plain)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         turn = image.getexif().get(_EXIF_ORIENTATION, 1)
         layers = _decode_deep(data, plain, turn) if _is_deep(image, data) else None
         if layers is not None:

@@ -4,6 +4,7 @@ Sound is neither read nor written: OpenCV has pictures only.
 """
 from __future__ import annotations
 
+import glob
 import math
 import os
 import tempfile
@@ -31,6 +32,20 @@ class BadVideo(ValueError):
 def is_video(path: str | Path) -> bool:
     """Whether a file's name says that it is a video."""
     return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def find_videos(pattern: str | Path) -> list[Path]:
+    """Videos, by extension, named by one file, a folder (with its subfolders) or a glob; sorted,
+    without hidden ones. There may be none."""
+    path = Path(pattern)
+    if path.is_dir():
+        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        found = [each for each in found
+                 if not any(part.startswith(".") for part in each.relative_to(path).parts)]
+    else:
+        found = [path] if path.exists() else [
+            Path(match) for match in glob.glob(str(pattern), recursive=True)]
+    return sorted(each for each in found if is_video(each) and each.is_file())
 
 
 class VideoReader:

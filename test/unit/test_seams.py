@@ -78,7 +78,7 @@ def pasted(photo: np.ndarray, faces: list[Face], restore: Callable, scale: float
     if way == "difference":
         return restore_photograph(photo, faces, restore, settings, mask).picture
     result = enlarge(photo, scale)
-    for crop, matrix in zip(*cut(photo, faces, settings), strict=True):
+    for matrix, crop in zip(*cut(photo, faces, settings), strict=True):
         face = restore(crop[None])[0]
         result = paste(result, face, to_enlarged(align.inverse(matrix), scale),
                        mask(face) if mask else None, edge=max(2, round(2 * scale)))
@@ -90,10 +90,10 @@ def weights(photo: np.ndarray, faces: list[Face], scale: float,
     """How much of the faces the result has, (H, W) in 0..1: white pasted on black."""
     black = np.zeros_like(photo)
     settings = Settings(size=512, scale=scale)
-    crops, matrices = cut(black, faces, settings)
+    matrices, crops = cut(black, faces, settings)
     white = [np.full_like(crop, 255) for crop in crops]
     nothing = [np.zeros_like(crop) for crop in crops]
-    return put_back(black, nothing, white, matrices, settings, mask).max(axis=2) / 255
+    return put_back(black, matrices, nothing, white, settings, mask).max(axis=2) / 255
 
 
 def unchanged(crops: np.ndarray) -> np.ndarray:

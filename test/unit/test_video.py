@@ -303,6 +303,21 @@ def test_a_folder_may_mix_pictures_and_videos(run_script: Callable, tmp_path: Pa
     assert np.abs(frames - clip(6))[:, 40:110, 60:110].mean() > 5
 
 
+def test_inputs_are_found_whatever_they_mix(tmp_path: Path) -> None:
+    import enhance
+    for name in ("a.mp4", "sub/b.MOV", ".hidden/c.mp4", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    only = [tmp_path / "a.mp4", tmp_path / "sub" / "b.MOV"]
+    assert enhance.find_inputs(str(tmp_path)) == (tmp_path, only)
+    assert enhance.find_inputs(f"{tmp_path}/*.mp4") == (tmp_path, only[:1])
+    assert enhance.find_inputs(str(only[1])) == (tmp_path / "sub", only[1:])
+    write_image(tmp_path / "b.png", clip(1)[0])
+    assert enhance.find_inputs(str(tmp_path)) == (tmp_path, [only[0], tmp_path / "b.png", only[1]])
+    with pytest.raises(ValueError, match="no image matches"):
+        enhance.find_inputs(f"{tmp_path}/*.wav")
+
+
 @pytest.mark.parametrize("more, said", [
     ((), "is a video; add --photos"), (("--photos", "--faces", "f.json"), "a.mp4 is a video")])
 def test_a_video_where_none_is_expected_is_one_line(more: tuple, said: str, tmp_path: Path) -> None:
