@@ -69,7 +69,8 @@ def cut(photo: np.ndarray, faces: list[Face],
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
     photo = eight_bits(photo) if faces else photo
-    return matrices, [align.crop(photo, matrix, settings.size) for matrix in matrices]
+    return matrices, [align.crop(photo, matrix, settings.size, smooth=True)
+                      for matrix in matrices]
 
 
 def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
