@@ -13,7 +13,7 @@ import numpy as np
 from faces.detect import Face
 
 OVERLAP = 0.3       # least intersection over union of a face with itself one frame later
-CUT = 40.0          # mean difference of two small grey frames, in grey levels, that ends all tracks
+CUT = 25.0          # mean difference of two small grey frames, in grey levels, that ends all tracks
 _SMALL = (64, 36)
 
 

@@ -49,7 +49,8 @@ def find_videos(pattern: str | Path) -> list[Path]:
 
 
 class VideoReader:
-    """Frames of a video, turned upright as its header says; can be gone through again.
+    """Frames of a video, turned upright as its header says, all of the first one's size; can be
+    gone through again.
 
     Attributes:
         fps: frames a second; FALLBACK_FPS where the file does not say.
@@ -83,12 +84,15 @@ class VideoReader:
         return capture
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        capture = self._open()
+        capture, size = self._open(), None
         try:
             while True:
                 found, frame = capture.read()
                 if not found:
                     return
+                size = size or frame.shape[1::-1]
+                if frame.shape[1::-1] != size:      # streams may change it on their way
+                    frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         finally:
             capture.release()
@@ -149,7 +153,8 @@ class VideoWriter:
     def _put_in_place(self) -> None:
         # OpenCV reports no write that fails, on a full disk for one: what was written is looked at.
         try:
-            complete = VideoReader(self.temporary).expected >= self.count
+            expected = VideoReader(self.temporary).expected
+            complete = expected >= self.count - max(2, _TOLERATED * self.count)
         except BadVideo:
             complete = False
         if not complete:
