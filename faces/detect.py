@@ -170,10 +170,14 @@ class CascadeDetector:
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         image, scale = reduced(image, self.longest)
-        grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        least = max(20, min(*grey.shape, 1000) // 25)
-        boxes, _, scores = self.faces.detectMultiScale3(
-            grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+        plain = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        # In front of a large even ground the spread levels leave nothing of a face.
+        for grey in (cv2.equalizeHist(plain), plain):
+            least = max(20, min(*grey.shape, 1000) // 25)
+            boxes, _, scores = self.faces.detectMultiScale3(
+                grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+            if len(boxes):
+                break
         found = [Face(np.array([x, y, x + side, y + side], np.float32) / scale,
                       (self._points(grey, x, y, side) / scale).astype(np.float32), float(score))
                  for (x, y, side, _), score in zip(boxes, np.ravel(scores), strict=True)]

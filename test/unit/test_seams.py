@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+import torch
 
 from faces import align, detect
 from faces.detect import CascadeDetector, Face
+from faces.outline import parsing_outline
 from faces.paste import enlarge, parsing_mask, paste, to_enlarged
 from faces.photograph import Settings, cut, put_back, restore_photograph
+from models.networks.parsenet import ParseNet
 
 FACE, BACKGROUND = 1, 0     # labels of a parsing network
 
@@ -185,6 +188,27 @@ def test_a_photograph_without_colour_keeps_none(astronaut: np.ndarray) -> None:
                                   Settings(keep_grey=True)).picture
     assert np.array_equal(coloured, restore_photograph(
         astronaut, CascadeDetector()(astronaut), tinted, Settings()).picture)
+
+
+@pytest.mark.deep
+def test_the_outline_of_a_parsing_networks_file_is_pasted_without_a_trace_outside(
+        astronaut: np.ndarray, tmp_path: Path) -> None:
+    """Drawn weights see regions somewhere; what counts is where the result may differ."""
+    torch.manual_seed(0)
+    torch.save(ParseNet().state_dict(), tmp_path / "p.pth")
+    outline = parsing_outline(str(tmp_path / "p.pth"), torch.device("cpu"))
+    faces, masks = CascadeDetector()(astronaut), []
+
+    def mask(face: np.ndarray) -> np.ndarray:
+        masks.append(outline(face))
+        return masks[-1]
+    result = restore_photograph(astronaut, faces, lambda c: 255 - c, Settings(), mask).picture
+    assert masks[0].shape == (512, 512) and 0 <= masks[0].min() and masks[0].max() <= 1
+    weight = weights(astronaut, faces, 1, lambda _: masks[0])
+    outside = cv2.dilate(weight, np.ones((7, 7))) == 0
+    assert np.array_equal(result[outside], astronaut[outside])
+    assert np.array_equal(restore_photograph(astronaut, faces, unchanged, Settings(),
+                                             outline).picture, astronaut)
 
 
 # ---- boxes without points ------------------------------------------------------------------------
