@@ -121,7 +121,10 @@ class PatientProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True      # the route must not answer, too
             self.cycle.message_event.set()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.transport.resume_reading()
         self._set_deadline(LINGER)
+        try:
+            self.transport.write_eof()
+        except OSError:         # the client is gone already
+            self.transport.abort()
+            return
+        self.transport.resume_reading()
