@@ -89,11 +89,10 @@ class ServeOptions(RestoreOptions):
         return values
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
-        if self.table is None and opt.models:
-            return      # each entry of the table is checked by itself
-        super().finish(opt, parser)
         if opt.port > 65535:
             raise ValueError(f"--port must be at most 65535, got {opt.port}")
+        if self.table is not None or not opt.models:    # else each entry is checked by itself
+            super().finish(opt, parser)
 
     def parse_all(self, argv: list[str] | None = None,
                   ) -> tuple[argparse.Namespace, dict[str, argparse.Namespace]]:

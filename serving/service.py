@@ -88,10 +88,11 @@ class Service:
             for name, model in models.items()}
 
     def warm_up(self) -> None:
-        """Run each network once: what does not fit shows before the first request."""
+        """Run each network on its largest batch: what does not fit shows before a client does."""
         for name, model in self.models.items():
             crop = np.zeros((model.settings.size, model.settings.size, 3), np.uint8)
-            self._batchers[name].submit([model.restorer.preprocess(crop)]).result()
+            images = [model.restorer.preprocess(crop)] * model.settings.batch_size
+            self._batchers[name].submit(images).result()
 
     def close(self) -> None:
         """Finish what is running and end all threads."""
