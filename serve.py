@@ -115,14 +115,14 @@ def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
     from serving.app import create_app
     from serving.protocol import protocol
     local = is_loopback(opt.host)
-    hosts = opt.allowed_hosts or ([*LOOPBACK, "[::1]", opt.host] if local else None)
+    hosts = [*(opt.allowed_hosts or []), *([*LOOPBACK, "[::1]", opt.host] if local else [])]
     if not local:
         logger.warning("--host %s lets other machines in, without passwords or encryption; put a "
                        "proxy in front that has both", opt.host)
     with bind(opt.host, opt.port) as bound:     # before the networks, which take long
         service = open_service(opt, tables, share_cores(opt.workers))
         server = uvicorn.Server(uvicorn.Config(
-            create_app(service, hosts, opt.access_log), loop="asyncio",
+            create_app(service, hosts or None, opt.access_log), loop="asyncio",
             http=protocol(opt.receive_timeout, opt.max_clients), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
             limit_concurrency=opt.max_clients,

@@ -46,8 +46,9 @@ class ServeOptions(RestoreOptions):
                            help="address to listen on; anything but loopback lets others in")
         group.add_argument("--port", type=count, default=8000, help="0 takes a free one")
         group.add_argument("--allowed_hosts", nargs="+", metavar="NAME",
-                           help="names by which browsers may call the service (default: those of "
-                                "loopback where it listens there, else any)")
+                           help="names by which clients may call the service, *.NAME for all below "
+                                "one; besides those of loopback where it listens there (default: "
+                                "no others there, else any)")
         group.add_argument("--workers", type=positive_int, metavar="N",
                            help="threads that decode, find faces, paste and encode (default: a "
                                 "quarter of the cores); the network gets the other cores")
@@ -91,6 +92,11 @@ class ServeOptions(RestoreOptions):
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         if opt.port > 65535:
             raise ValueError(f"--port must be at most 65535, got {opt.port}")
+        wrong = next((name for name in opt.allowed_hosts or [] if not re.fullmatch(
+            r"\*|(\*\.)?[\w.-]+|\[[0-9a-fA-F:]+\]", name)), None)
+        if wrong is not None:
+            raise ValueError(f"--allowed_hosts takes names without a port, like example.org or "
+                             f"*.example.org, got {wrong!r}")
         if self.table is not None or not opt.models:    # else each entry is checked by itself
             super().finish(opt, parser)
 

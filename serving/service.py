@@ -22,7 +22,7 @@ from serving.batching import Batcher
 from serving.limits import UPLOADS, Budget, Gate, Limits, Uploads
 from serving.metrics import Metrics
 from serving.refusal import Refused
-from utils.image import BadImage, decode_image, encode_image, image_size
+from utils.image import BadImage, TooManyPixels, decode_image, encode_image, image_size
 
 # A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
 MAX_SCANS = 100
@@ -191,7 +191,7 @@ class Service:
         try:
             width, height = image_size(ask.data, "the picture")
         except BadImage as error:
-            raise Refused(413 if "limit" in str(error) else 400, str(error)) from error
+            raise Refused(413 if isinstance(error, TooManyPixels) else 400, str(error)) from error
         if width * height > self.limits.max_pixels:
             raise Refused(413, f"the picture has {width} x {height} pixels; the limit is "
                                f"{self.limits.max_pixels}")

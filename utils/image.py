@@ -39,6 +39,10 @@ class BadImage(ValueError):
     """A file that cannot be used as a picture; the message is `<file>: <reason>`."""
 
 
+class TooManyPixels(BadImage):
+    """A picture that is not decoded because of its size."""
+
+
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     """Picture files of a folder (by extension), sorted by relative path; hidden ones are left out.
 
@@ -142,7 +146,7 @@ def image_size(data: bytes, name: str | Path) -> tuple[int, int]:
     as they are stored.
 
     Raises:
-        BadImage: no picture of a known format, or more than MAX_PIXELS.
+        BadImage: no picture of a known format; TooManyPixels: more than MAX_PIXELS.
     """
     return _checked(lambda: _open(data).size, data, name)
 
@@ -292,6 +296,8 @@ def _checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
     except Image.UnidentifiedImageError as error:
         raise BadImage(f"{name}: no picture of a known format (begins with {data[:12]!r})"
                        ) from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{name}: {error}") from error
     except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImage(f"{name}: {reason}") from error
@@ -303,7 +309,8 @@ def _open(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
         image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels; the limit is "
+                                           f"{MAX_PIXELS}")
     return image
 
 
