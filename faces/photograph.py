@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -41,8 +41,8 @@ class Settings:
 class Result:
     """What became of a photograph: the picture, and of each face its crop and the restored one."""
     picture: np.ndarray
-    crops: list[np.ndarray] = field(default_factory=list)
-    restored: list[np.ndarray] = field(default_factory=list)
+    crops: list[np.ndarray]
+    restored: list[np.ndarray]
 
 
 def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
@@ -56,20 +56,33 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
     Returns:
         What is outside the faces is the photograph's, bit for bit where `scale` is 1.
     """
+    matrices, crops = cut(photo, faces, settings)
+    restored: list[np.ndarray] = []
+    for first in range(0, len(faces), settings.batch_size):
+        restored += list(restore(np.stack(crops[first:first + settings.batch_size])))
+    return Result(put_back(photo, matrices, crops, restored, settings, mask), crops, restored)
+
+
+def cut(photo: np.ndarray, faces: list[Face], settings: Settings,
+        ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each face the matrix (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
-    result = Result(enlarge(photo, settings.scale))
-    result.crops = [align.crop(photo, matrix, settings.size) for matrix in matrices]
-    for first in range(0, len(faces), settings.batch_size):
-        result.restored += list(restore(np.stack(
-            result.crops[first:first + settings.batch_size])))
-    for crop, restored, matrix in zip(result.crops, result.restored, matrices, strict=True):
+    return matrices, [align.crop(photo, matrix, settings.size) for matrix in matrices]
+
+
+def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
+             restored: list[np.ndarray], settings: Settings,
+             mask: Mask | None = None) -> np.ndarray:
+    """The photograph, enlarged, with the restored faces over what `cut` took from it."""
+    picture = enlarge(photo, settings.scale)
+    for matrix, crop, face in zip(matrices, crops, restored, strict=True):
         if settings.match_colours:
-            restored = with_colours_of(restored, crop)
+            face = with_colours_of(face, crop)
         back = to_enlarged(align.inverse(matrix), settings.scale)
-        result.picture = paste(result.picture, restored, back, mask(restored) if mask else None,
-                               settings.strength, edge=max(2, round(2 * settings.scale)), crop=crop)
-    return result
+        picture = paste(picture, face, back, mask(face) if mask else None, settings.strength,
+                        edge=max(2, round(2 * settings.scale)), crop=crop)
+    return picture
 
 
 def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
