@@ -1,7 +1,7 @@
 """Smaller graphs: python quantize.py --onnx FACE.onnx --calibration LOW_QUALITY_PICTURES
 
-Writes FACE_fp16.onnx, FACE_int8.onnx and FACE_table.md, which compares both with the float32 graph,
-and with targets where --gt has them. Needs requirements-export.txt.
+Writes FACE_fp16.onnx, FACE_int8.onnx, and FACE_table.md and .json, which compare both with the
+float32 graph, and with targets where --gt has them. Needs requirements-export.txt.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from export_onnx import check_packages
 from metrics.psnr_ssim import psnr, ssim
 from options.parser import OneLineParser, positive_int
 from utils import entry
-from utils.files import write_text
+from utils.files import to_json, write_text
 from utils.image import list_images, read_image, to_image, to_tensor
 
 COLUMNS = ("graph", "MiB", "PSNR to fp32", "SSIM to fp32", "PSNR to target", "SSIM to target")
@@ -79,9 +79,13 @@ def quantize(opt: Namespace) -> int:
         onnx.helper.set_model_props(made, {**about, "precision": precision})
         paths[precision] = path.with_name(f"{path.stem}_{precision}.onnx")
         describe.save(made, paths[precision])
-    text = table(paths, recipe, list_images(opt.lq or opt.calibration), opt.gt)
+    pictures = list_images(opt.lq or opt.calibration)
+    graphs = compare(paths, recipe, pictures, opt.gt)
+    text = f"{recipe.opt.model}, {len(pictures)} pictures\n\n{markdown(graphs)}"
     target = path.with_name(f"{path.stem}_table.md")
     write_text(target, text)
+    write_text(target.with_suffix(".json"), to_json(
+        {"model": recipe.opt.model, "pictures": len(pictures), "graphs": graphs}) + "\n")
     print(text + f"\nwritten to {target}")
     return 0
 
@@ -102,25 +106,35 @@ class Recipe:
         return to_tensor(self.image(path)).numpy()
 
 
-def table(paths: dict[str, Path], recipe: Recipe, pictures: list[Path], gt: str | None) -> str:
-    """A Markdown table: a row per graph, means over the pictures in RGB.
+def compare(paths: dict[str, Path], recipe: Recipe, pictures: list[Path],
+            gt: str | None) -> dict[str, dict[str, Any]]:
+    """Of each graph its size in bytes, and PSNR and SSIM to what the float32 graph makes ("fp32")
+    and, where there are targets, to them ("gt"): means over the pictures in RGB.
 
     Raises:
         ValueError: a target is missing or has another size.
     """
     targets = {path.stem: path for path in list_images(gt)} if gt else {}
     restored = {name: restore_all(path, recipe, pictures) for name, path in paths.items()}
-    lines = [f"{recipe.opt.model}, {len(pictures)} pictures\n", "| " + " | ".join(COLUMNS) + " |",
-             "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+    found: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():
-        cells = [name, f"{path.stat().st_size / 2 ** 20:.2f}",
-                 *scores(restored[name], restored["fp32"]),
-                 *(scores(restored[name], [target_of(picture, targets, size.shape)
-                                           for picture, size in zip(pictures, restored[name],
-                                                                    strict=True)])
-                   if gt else ("", ""))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        found[name] = {"bytes": path.stat().st_size,
+                       "fp32": scores(restored[name], restored["fp32"])}
+        if gt:
+            found[name]["gt"] = scores(restored[name], [
+                target_of(picture, targets, size.shape)
+                for picture, size in zip(pictures, restored[name], strict=True)])
+    return found
+
+
+def markdown(graphs: dict[str, dict[str, Any]]) -> str:
+    """The table of `compare`, a row per graph."""
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1))]
+    for name, graph in graphs.items():
+        numbers = [f"{graph[key][measure]:.{digits}f}" if key in graph else ""
+                   for key in ("fp32", "gt") for measure, digits in (("psnr", 2), ("ssim", 4))]
+        lines.append((name, f"{graph['bytes'] / 2 ** 20:.2f}", *numbers))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def target_of(picture: Path, targets: dict[str, Path], shape: tuple[int, ...]) -> np.ndarray:
@@ -141,11 +155,11 @@ def restore_all(path: Path, recipe: Recipe, pictures: list[Path]) -> list[np.nda
             for picture in pictures]
 
 
-def scores(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[str, str]:
+def scores(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, float]:
     """Mean PSNR in dB and mean SSIM."""
     pairs = list(zip(ours, theirs, strict=True))
-    return tuple(f"{np.mean([measure(*pair) for pair in pairs]):.{digits}f}"
-                 for measure, digits in ((psnr, 2), (ssim, 4)))
+    return {name: float(np.mean([measure(*pair) for pair in pairs]))
+            for name, measure in (("psnr", psnr), ("ssim", ssim))}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -43,8 +43,8 @@ class Settings:
 class Result:
     """What became of a photograph: the picture, and of each face its crop and the restored one."""
     picture: np.ndarray
-    crops: list[np.ndarray] = field(default_factory=list)
-    restored: list[np.ndarray] = field(default_factory=list)
+    crops: list[np.ndarray]
+    restored: list[np.ndarray]
 
 
 def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,

@@ -131,27 +131,17 @@ class EvaluateOptions(TestOptions):
                 raise ValueError(f"--{flag} has no effect without --metrics {name}")
 
 
-class EnhanceOptions(TestOptions):
-    """Options of enhance.py."""
+class RestoreOptions(TestOptions):
+    """What restoring pictures takes, whatever they come from: the network or a graph, how faces
+    are found and how they are pasted."""
     uses_dataset = False
-    description = "Restore pictures: a file, a folder or a pattern."
 
-    def initialize(self, parser: argparse.ArgumentParser) -> None:
-        super().initialize(parser)
-        group = parser.add_argument_group("enhancement")
-        group.add_argument("--input", "-i", "--test_img_path", "--dataroot", "--data_path",
-                           "--data_url", metavar="PATH",
-                           help="picture, folder (with its subfolders) or quoted pattern")
-        group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
-                           default="./results/enhanced",
-                           metavar="DIR", help="folder for the restored pictures")
-        group.add_argument("--ext", default="png", choices=("png", "jpg", "webp", "same"),
-                           help="format of the results; same keeps each input's")
-        group.add_argument("--compare", action=argparse.BooleanOptionalAction, default=False,
-                           help="also write low quality and result side by side, below compare/")
-        group.add_argument("--simulate_lq", action=argparse.BooleanOptionalAction, default=False,
-                           help="degrade the inputs first, as in training, to try a network on "
-                                "good pictures")
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        """The options a graph was made with come below everything else."""
+        return with_graph_options(first.onnx, super()._config_values(first))
+
+    @staticmethod
+    def _add_engine_flags(group: Any) -> None:
         group.add_argument("--rounding", default="round", choices=("round", "truncate"),
                            help="how floats become bytes; the published code truncates")
         group.add_argument("--engine", default="torch", choices=("torch", "onnx"),
@@ -159,18 +149,9 @@ class EnhanceOptions(TestOptions):
         group.add_argument("--onnx", metavar="FILE",
                            help="the graph of --engine onnx; the JSON beside it tells --model and "
                                 "--load_size")
-        self._add_photograph_flags(parser)
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
-        """The options a graph was made with come below everything else."""
-        return with_graph_options(first.onnx, super()._config_values(first))
-
-    def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("whole photographs")
-        group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,
-                           help="the inputs are whole photographs or videos: find their faces, "
-                                "restore each, paste them back; without it they are pictures of "
-                                "single, aligned faces")
+    @staticmethod
+    def _add_detector_flags(group: Any) -> None:
         group.add_argument("--detector", default="auto",
                            choices=("auto", "retinaface", "yunet", "cascade"),
                            help="auto is OpenCV's cascade, for frontal faces, unless "
@@ -180,22 +161,9 @@ class EnhanceOptions(TestOptions):
                                 "mobilenet 0.25) or YuNet's ONNX file")
         group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
                            help="least score of a face (default: the detector's published one)")
-        group.add_argument("--faces", metavar="FILE",
-                           help="JSON with faces marked by hand, used instead of a detector: "
-                                '{NAME: [{"points": five [x, y]}]}, or {"box": [x1, y1, x2, y2]} '
-                                "from forehead to chin, in which the eyes are looked for")
-        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
-                           help="longer side of the copy that faces are looked for in; a larger "
-                                "one shows smaller faces (default: 1000 for the cascade, "
-                                "1500 for networks)")
-        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
-                           help="restored faces become grey in photographs without colour")
-        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
-                           help="videos: over how long landmarks are smoothed, 0 for not at all")
-        group.add_argument("--video_codec", default="auto",
-                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
-                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
-                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
+
+    @staticmethod
+    def _add_paste_flags(group: Any) -> None:
         group.add_argument("--template", default=None, metavar="NAME",
                            help="alignment the network expects (default: the model's own)")
         group.add_argument("--upscale", type=positive, default=1.0, metavar="N",
@@ -216,12 +184,9 @@ class EnhanceOptions(TestOptions):
                            help="parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
                                 "parse_multi_iter_90000.pth) that outlines what is pasted; without "
                                 "it a square with a soft edge is")
-        self.for_photos = [each.dest for each in group._group_actions if each.dest != "photos"]
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
-        if not opt.input:
-            raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
         if (opt.engine == "onnx") != bool(opt.onnx):
             raise ValueError("--engine onnx and --onnx FILE belong together: give both or neither")
         if opt.onnx and (opt.pretrain_model_path or opt.name):
@@ -229,6 +194,61 @@ class EnhanceOptions(TestOptions):
                              "--name out")
         if not (opt.pretrain_model_path or opt.name or opt.onnx):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
+
+
+class EnhanceOptions(RestoreOptions):
+    """Options of enhance.py."""
+    description = "Restore pictures: a file, a folder or a pattern."
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        group = parser.add_argument_group("enhancement")
+        group.add_argument("--input", "-i", "--test_img_path", "--dataroot", "--data_path",
+                           "--data_url", metavar="PATH",
+                           help="picture, folder (with its subfolders) or quoted pattern")
+        group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
+                           default="./results/enhanced",
+                           metavar="DIR", help="folder for the restored pictures")
+        group.add_argument("--ext", default="png", choices=("png", "jpg", "webp", "same"),
+                           help="format of the results; same keeps each input's")
+        group.add_argument("--compare", action=argparse.BooleanOptionalAction, default=False,
+                           help="also write low quality and result side by side, below compare/")
+        group.add_argument("--simulate_lq", action=argparse.BooleanOptionalAction, default=False,
+                           help="degrade the inputs first, as in training, to try a network on "
+                                "good pictures")
+        self._add_engine_flags(group)
+        self._add_photograph_flags(parser)
+
+    def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("whole photographs")
+        group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,
+                           help="the inputs are whole photographs or videos: find their faces, "
+                                "restore each, paste them back; without it they are pictures of "
+                                "single, aligned faces")
+        self._add_detector_flags(group)
+        group.add_argument("--faces", metavar="FILE",
+                           help="JSON with faces marked by hand, used instead of a detector: "
+                                '{NAME: [{"points": five [x, y]}]}, or {"box": [x1, y1, x2, y2]} '
+                                "from forehead to chin, in which the eyes are looked for")
+        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
+                           help="longer side of the copy that faces are looked for in; a larger "
+                                "one shows smaller faces (default: 1000 for the cascade, "
+                                "1500 for networks)")
+        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
+                           help="restored faces become grey in photographs without colour")
+        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
+                           help="videos: over how long landmarks are smoothed, 0 for not at all")
+        group.add_argument("--video_codec", default="auto",
+                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
+                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
+                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
+        self._add_paste_flags(group)
+        self.for_photos = [each.dest for each in group._group_actions if each.dest != "photos"]
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        if not opt.input:
+            raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
+        super().finish(opt, parser)
         if opt.only_center_face and opt.max_faces:
             raise ValueError("--only_center_face leaves one face; leave --max_faces out")
         for name in self.for_photos:

@@ -10,8 +10,9 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -37,6 +38,10 @@ _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 
 class BadImage(ValueError):
     """A file that cannot be used as a picture; the message is `<file>: <reason>`."""
+
+
+class TooManyPixels(BadImage):
+    """A picture that is not decoded because of its size."""
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
@@ -122,15 +127,29 @@ def read_image(path: str | Path) -> np.ndarray:
         raise BadImage(f"{path}: empty file (0 bytes)")
     if data.startswith(b"version https://git-lfs"):
         raise BadImage(f"{path}: a Git LFS pointer, not the picture; run `git lfs pull`")
-    try:
-        pixels = _decode_plain_jpeg(data) if _is_plain_jpeg(data) else None
-        return _decode(data) if pixels is None else pixels
-    except Image.UnidentifiedImageError as error:
-        raise BadImage(f"{path}: no picture of a known format (begins with {data[:12]!r})"
-                       ) from error
-    except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"{path}: {reason}") from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """The picture in the bytes of a file, as `read_image` gives it; `name` is for messages.
+
+    Raises:
+        BadImage: as `read_image`.
+    """
+    def pixels() -> np.ndarray:
+        found = _decode_plain_jpeg(data) if _is_plain_jpeg(data) else None
+        return _decode(data) if found is None else found
+    return _checked(pixels, data, name)
+
+
+def image_size(data: bytes, name: str | Path) -> tuple[int, int]:
+    """Width and height by the header, nothing decoded; those of a picture that EXIF turns are
+    as they are stored.
+
+    Raises:
+        BadImage: no picture of a known format; TooManyPixels: more than MAX_PIXELS.
+    """
+    return _checked(lambda: _open(data).size, data, name)
 
 
 def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
@@ -150,9 +169,14 @@ def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
         raise ValueError(f"{path}: expected a uint8 array (H, W, 3) or (H, W), got {image.dtype} "
                          f"{image.shape}")
-    settings = {"JPEG": {"quality": quality, "subsampling": 0}, "WEBP": {"quality": quality}}
-    write_atomically(path, lambda file: Image.fromarray(image).save(
-        file, file_format, **settings.get(file_format, {})))
+    write_atomically(path, lambda file: _save(file, image, file_format, quality))
+
+
+def encode_image(image: np.ndarray, extension: str, quality: int = 95) -> bytes:
+    """The bytes that `write_image` would write to a file of this extension, such as `.png`."""
+    file = io.BytesIO()
+    _save(file, image, _WRITE_FORMATS[extension], quality)
+    return file.getvalue()
 
 
 def bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -266,12 +290,40 @@ def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
     return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _decode(data: bytes) -> np.ndarray:
+def _checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
+    """What `read` gives; whatever a decoder raises becomes BadImage."""
+    try:
+        return read()
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"{name}: no picture of a known format (begins with {data[:12]!r})"
+                       ) from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{name}: {error}") from error
+    except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"{name}: {reason}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """The picture with its header read, of a size that may be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
         image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels; the limit is "
+                                           f"{MAX_PIXELS}")
+    return image
+
+
+def _save(file: IO[bytes], image: np.ndarray, file_format: str, quality: int) -> None:
+    settings = {"JPEG": {"quality": quality, "subsampling": 0}, "WEBP": {"quality": quality}}
+    Image.fromarray(image).save(file, file_format, **settings.get(file_format, {}))
+
+
+def _decode(data: bytes) -> np.ndarray:
+    image = _open(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         image.load()
         # Read after load(), which turns TIFFs upright by itself and then forgets the tag.
         turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))

@@ -8,7 +8,8 @@ No compiled extension, and on every backend the same few torch operators:
   backward pass, of any order;
 * modulation scales activations, demodulation scales results: one weight serves the whole batch.
   Published code makes a weight per picture and convolves in groups. On the CPU maps larger than
-  the weight get a weight per picture too, without groups: that passes over the maps less often;
+  the weight get a weight per picture too, as that passes over the maps less often: in groups where
+  they are contiguous, picture by picture where they are channels-last;
 * the gain sqrt(2) of the activation is positive, hence moves through the leaky ReLU into
   factors that are there anyway.
 
@@ -234,17 +235,41 @@ def _pointwise(x: Tensor, matrices: Tensor) -> Tensor:
     if x.stride(1) == 1 and not x.is_contiguous():
         rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ matrices.transpose(1, 2)
         return rows.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+    if padded_conv.runs_by_hand(x) and x.is_contiguous():   # a product of few rows is slower there
+        return _in_groups(x, matrices[..., None, None])
     return (matrices @ x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
+
+
+def _in_groups(x: Tensor, weights: Tensor) -> Tensor:
+    """A stride-1 convolution with a weight per picture, (B, O, I, k, k); x is contiguous."""
+    y = F.conv2d(x.view(1, -1, *x.shape[2:]), weights.flatten(0, 1),
+                 padding=weights.shape[-1] // 2, groups=x.shape[0])
+    return y.view(x.shape[0], -1, *y.shape[2:])
 
 
 def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
     """Whether to scale a weight per picture rather than the maps.
 
     Joining the results of several pictures costs one pass over them: less than scaling the maps,
-    unless they were enlarged.
+    unless they were enlarged. For a single picture and without gradients a weight pays even where
+    the map is small: the energies that maps need sum nine numbers at a time, which is slow.
     """
-    return (padded_conv.runs_by_hand(x) and (x.shape[0] == 1 or sample == "none")
+    if not padded_conv.runs_by_hand(x):
+        return False
+    if x.shape[0] == 1 and not torch.is_grad_enabled():
+        return True
+    return ((x.shape[0] == 1 or sample == "none")
             and math.prod(x.shape[1:]) > 2 * weight.numel())
+
+
+def _own_weight(weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
+    """The modulated weight (O, I, k, k) of one picture, float32; style is (1, I)."""
+    fan_in = math.prod(weight.shape[2:])
+    scale = widened(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
+    own = widened(weight.squeeze(0)) * scale.view(1, -1, 1, 1)
+    if not demodulate:
+        return own
+    return own * (gain * torch.rsqrt(own.square().sum((1, 2, 3), keepdim=True) + EPS))
 
 
 def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sample: str,
@@ -254,16 +279,21 @@ def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sampl
         raise ValueError(f"sample must be one of {', '.join(SAMPLES)}, got {sample!r}")
     pointwise = weight.shape[-1] == 1 and sample == "none"
     x = x if pointwise else laid_out(x, weight, filtered=sample != "none")
+    per_picture = not pointwise and _weights_are_cheaper(x, weight, sample)
+    if per_picture and x.shape[0] == 1:
+        own = _own_weight(weight, style, demodulate, gain).to(x.dtype)
+        return _convolve(x, own, sample, kernel), None
     inner, outer = _factors(weight, style, demodulate, gain)
     kernels = weight.squeeze(0)
-    if pointwise or _weights_are_cheaper(x, weight, sample):
+    if pointwise or per_picture:
         both = inner[:, None] if outer is None else inner[:, None] * outer[:, :, None]
         if pointwise:
             return _pointwise(x, (weight.flatten(2) * both).to(x.dtype)), None
         own = (kernels * both[..., None, None]).to(x.dtype)
-        maps = [_convolve(picture, each, sample, kernel)
-                for picture, each in zip(x.split(1), own.unbind(), strict=True)]
-        return maps[0] if len(maps) == 1 else torch.cat(maps), None
+        if x.is_contiguous():
+            return _in_groups(x, own), None
+        return torch.cat([_convolve(picture, each, sample, kernel) for picture, each
+                          in zip(x.split(1), own.unbind(), strict=True)]), None
     y = _convolve(x * per_channel(inner.to(x.dtype)), kernels, sample, kernel)
     return y, None if outer is None else per_channel(outer.to(y.dtype))
 

@@ -14,6 +14,7 @@ from faces import align
 from faces.nms import suppress
 from faces.paste import enlarge, frame_mask, parsing_mask, paste
 from models.networks.retinaface import RetinaFace, anchors, decode_boxes, decode_points
+from models.networks.rrdbnet import RRDBNet
 from utils.golden import Check, compare_all, make_input, run_network
 
 
@@ -36,6 +37,12 @@ def detector_with_boxes(case: dict[str, Any], device: torch.device, folder: Path
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return super().forward(gain * x)
     return run_network(case, Amplified(), device, folder, named)
+
+
+def enlarging(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    config = case["config"]
+    return run_network(case, RRDBNet(config["scale"], config["num_feat"], config["num_block"],
+                                     config["num_grow_ch"]), device, folder)
 
 
 def suppression(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
@@ -120,6 +127,7 @@ def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> lis
 CASES = [
     ("facexlib_retinaface_*", "RetinaFace", detector),
     ("gpen_retinaface_*", "retinaface_*", detector_with_boxes),
+    ("*", "rrdbnet", enlarging),
     ("gpen_nms*", "nms", suppression),
     ("gpen_align*", "gpen_align", alignment_gpen),
     ("gpen_paste_mask*", "gpen_paste_mask", paste_masks),

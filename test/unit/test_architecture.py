@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGES = ("models", "data", "options", "utils", "metrics", "faces", "preparation",
-            "export")
+            "export", "serving")
 ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
 SOURCES = sorted([ROOT / name for name in ENTRIES]
                  + [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -22,7 +22,7 @@ ALLOWED = {
     "models/losses": {"models.networks", "utils"}, "metrics": {"models.networks", "utils"},
     "faces": {"models.networks", "utils"}, "models": {"metrics", "models", "utils"},
     "export": {"metrics", "models.networks", "utils"},
-    "preparation": {"data", "faces", "models", "options", "utils"}}
+    "serving": {"faces", "utils"}, "preparation": {"data", "faces", "models", "options", "utils"}}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,154 @@
+"""Options of serve.py: one model by the flags of enhance.py, or several by a table."""
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from options.base_options import read_yaml
+from options.parser import OneLineParser, count, non_negative, positive, positive_int
+from options.test_options import RestoreOptions
+
+WHICH_MODEL = ("model", "name", "pretrain_model_path", "onnx", "engine")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class ServeOptions(RestoreOptions):
+    """Options of serve.py.
+
+    Args:
+        table: option values of one entry of --models; they go below the command line.
+        source: what messages call the table.
+    """
+    description = "Restore pictures over HTTP, with a web page; on this machine only by default."
+
+    def __init__(self, models: Any, data: Any, prog: str | None = None,
+                 table: dict[str, Any] | None = None, source: str = "") -> None:
+        super().__init__(models, data, prog)
+        self.table, self.source = table, source
+
+    def initialize(self, parser: argparse.ArgumentParser) -> None:
+        super().initialize(parser)
+        group = parser.add_argument_group("models")
+        group.add_argument("--models", metavar="FILE",
+                           help="YAML file with several models, `NAME: {flag: value, ...}`; the "
+                                "first one is used where a request names none")
+        self._add_engine_flags(group)
+        self._add_paste_flags(parser.add_argument_group("photographs"))
+        parser.set_defaults(max_faces=32)       # the faces of a crowd would fill the memory
+        self.for_all = {action.dest for group in (
+            self._server_group(parser), self._limits_group(parser)) for action in
+            group._group_actions} | {"models", "config"}
+
+    def _server_group(self, parser: argparse.ArgumentParser) -> Any:
+        group = parser.add_argument_group("service")
+        group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
+                           help="address to listen on; anything but loopback lets others in")
+        group.add_argument("--port", type=count, default=8000, help="0 takes a free one")
+        group.add_argument("--allowed_hosts", nargs="+", metavar="NAME",
+                           help="names by which clients may call the service, *.NAME for all below "
+                                "one; besides those of loopback where it listens there (default: "
+                                "no others there, else any)")
+        group.add_argument("--workers", type=positive_int, metavar="N",
+                           help="threads that decode, find faces, paste and encode (default: a "
+                                "quarter of the cores); the network gets the other cores")
+        group.add_argument("--batch_wait_ms", type=non_negative, default=5.0, metavar="MS",
+                           help="how long a batch of fewer than --batch_size faces waits for those "
+                                "of other requests")
+        group.add_argument("--access_log", action=argparse.BooleanOptionalAction, default=True,
+                           help="a line for each request, without addresses and file names")
+        self._add_detector_flags(group)
+        return group
+
+    @staticmethod
+    def _limits_group(parser: argparse.ArgumentParser) -> Any:
+        group = parser.add_argument_group("limits")
+        group.add_argument("--queue", type=positive_int, default=64, metavar="N",
+                           help="requests in work or waiting; further ones get 429 at once")
+        group.add_argument("--max_clients", type=positive_int, default=512, metavar="N",
+                           help="open connections; requests on further ones get 503")
+        group.add_argument("--max_bytes", type=positive_int, default=20_000_000, metavar="N",
+                           help="length of an uploaded file")
+        group.add_argument("--max_pixels", type=positive_int, default=25_000_000, metavar="N",
+                           help="of an uploaded picture")
+        group.add_argument("--max_result_pixels", type=positive_int, default=50_000_000,
+                           metavar="N", help="of a result, which may be enlarged")
+        group.add_argument("--timeout", type=positive, default=60.0, metavar="SECONDS",
+                           help="from the received picture to the answer")
+        group.add_argument("--receive_timeout", type=positive, default=20.0, metavar="SECONDS",
+                           help="for a request to arrive, header and body each")
+        return group
+
+    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+        if self.table is None:
+            return super()._config_values(first)
+        for name in WHICH_MODEL:
+            if getattr(first, name, None) is None:
+                setattr(first, name, self.table.get(name))
+        values = {**super()._config_values(first), **self.table}
+        first.config = self.source      # named where a value is wrong
+        return values
+
+    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
+        if opt.port > 65535:
+            raise ValueError(f"--port must be at most 65535, got {opt.port}")
+        wrong = next((name for name in opt.allowed_hosts or [] if not re.fullmatch(
+            r"\*|(\*\.)?[\w.-]+|\[[0-9a-fA-F:]+\]", name)), None)
+        if wrong is not None:
+            raise ValueError(f"--allowed_hosts takes names without a port, like example.org or "
+                             f"*.example.org, got {wrong!r}")
+        if self.table is not None or not opt.models:    # else each entry is checked by itself
+            super().finish(opt, parser)
+
+    def parse_all(self, argv: list[str] | None = None,
+                  ) -> tuple[argparse.Namespace, dict[str, argparse.Namespace]]:
+        """The service's own options, and those of each model by its name.
+
+        A model given by flags is called after its run or its recipe. On any mistake prints one
+        line and exits with status 2.
+        """
+        opt = self.parse(argv)
+        if not opt.models:
+            return opt, {opt.name or opt.model: opt}
+        parser = OneLineParser(prog=self.prog, add_help=False)
+        self.initialize(parser)
+        given, _ = parser.parse_known_args(argv, argparse.Namespace(
+            **dict.fromkeys(("model", "engine"))))
+        clash = next((name for name in WHICH_MODEL if getattr(given, name) is not None), None)
+        try:
+            if clash:
+                raise ValueError(f"--{clash} and --models exclude each other")
+            tables = read_models(opt.models, self.for_all)
+        except ValueError as error:
+            parser.error(str(error))
+        return opt, {name: ServeOptions(self.models, self.data, self.prog, table,
+                                        f"--models {opt.models}: {name}").parse(argv)
+                     for name, table in tables.items()}
+
+
+def read_models(path: str, for_all: set[str]) -> dict[str, dict[str, Any]]:
+    """Option values of each model in a file of --models.
+
+    Args:
+        for_all: flags that an entry may not have.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    expected = f"--models {path}: expected lines `NAME: {{flag: value, ...}}`"
+    try:
+        tables = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--config", "--models")) from error
+    if not tables:
+        raise ValueError(f"{expected}, got an empty file")
+    for name, table in tables.items():
+        if not re.fullmatch(r"[\w.-]{1,64}", name):
+            raise ValueError(f"{expected}; a name is letters, digits and ._-, got {name!r}")
+        if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+            raise ValueError(f"{expected}, got {type(table).__name__} for {name}")
+        wrong = sorted(for_all & set(table))
+        if wrong:
+            raise ValueError(f"--models {path}: {name}: {wrong[0]} is for the whole service; give "
+                             f"--{wrong[0]} on the command line")
+    return tables

@@ -1,0 +1,151 @@
+"""Restore pictures over HTTP: python serve.py --name RUN, then open http://127.0.0.1:8000
+
+POST a picture to /v1/restore, or drop it on the page. docs/serve.md has the whole. Needs
+requirements-serve.txt.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import logging
+import signal
+import socket
+import sys
+from argparse import Namespace
+from importlib.util import find_spec
+from ipaddress import ip_address
+from typing import Any
+
+import cv2
+import torch
+
+import data
+import models
+from enhance import open_restorer
+from faces import align, detect
+from faces.outline import parsing_outline
+from faces.photograph import Settings
+from options.serve_options import LOOPBACK, ServeOptions
+from utils import entry
+
+logger = logging.getLogger("facezoo")
+PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart",
+            "prometheus_client": "prometheus-client"}
+GRACE = 5       # seconds beyond --timeout for answers to be sent when stopping
+
+
+def check_packages() -> None:
+    """Raise ValueError where requirements-serve.txt is not installed."""
+    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} missing: pip install -r requirements-serve.txt")
+
+
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach the address?"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of that address, not listening yet.
+
+    Raises:
+        ValueError: no such address, or the port is taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', '') or error}"
+                         ) from error
+    return bound
+
+
+def share_cores(workers: int | None) -> int:
+    """Number of worker threads; the network's operators get the cores they leave."""
+    cores = torch.get_num_threads()
+    workers = workers or max(1, cores // 4)
+    torch.set_num_threads(max(1, cores - workers))
+    cv2.setNumThreads(1)        # workers are its parallelism
+    return workers
+
+
+def open_model(name: str, opt: Namespace) -> Any:
+    """The network that the options name, ready to be asked for."""
+    from serving.service import Model
+    template = opt.template or models.find(opt.model).template
+    align.template(template, opt.load_size)     # refuses an unknown one
+    restorer = open_restorer(opt)
+    mask = parsing_outline(opt.mask_weights, restorer.device) if opt.mask_weights else None
+    settings = Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
+                        opt.batch_size)
+    return Model(name, opt.model, restorer, settings, mask, opt.min_face, opt.max_faces,
+                 opt.only_center_face)
+
+
+def open_service(opt: Namespace, tables: dict[str, Namespace], workers: int) -> Any:
+    """Networks and detectors loaded and run once."""
+    from serving.limits import Limits
+    from serving.service import Service
+    opened = {name: open_model(name, each) for name, each in tables.items()}
+    device = next(iter(opened.values())).restorer.device
+    detectors = [detect.create(opt.detector, opt.detector_weights, device=device,
+                               threshold=opt.detector_threshold) for _ in range(workers)]
+    limits = Limits(opt.queue, opt.max_bytes, opt.max_pixels, opt.max_result_pixels, opt.timeout,
+                    opt.receive_timeout)
+    service = Service(opened, detectors, limits, opt.batch_wait_ms / 1000)
+    service.warm_up()
+    return service
+
+
+def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
+    """Answer requests until SIGTERM or Ctrl-C; returns the exit status."""
+    entry.set_up_logging()
+    check_packages()
+    import uvicorn
+
+    from serving.app import create_app
+    from serving.protocol import protocol
+    local = is_loopback(opt.host)
+    hosts = [*(opt.allowed_hosts or []), *([*LOOPBACK, "[::1]", opt.host] if local else [])]
+    if not local:
+        logger.warning("--host %s lets other machines in, without passwords or encryption; put a "
+                       "proxy in front that has both", opt.host)
+    with bind(opt.host, opt.port) as bound:     # before the networks, which take long
+        service = open_service(opt, tables, share_cores(opt.workers))
+        server = uvicorn.Server(uvicorn.Config(
+            create_app(service, hosts or None, opt.access_log), loop="asyncio",
+            http=protocol(opt.receive_timeout, opt.max_clients), ws="none", lifespan="off",
+            log_config=None, access_log=False, server_header=False, proxy_headers=False,
+            limit_concurrency=opt.max_clients,
+            timeout_graceful_shutdown=int(opt.timeout) + GRACE))
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)    # clients' mistakes are answered
+        # uvicorn takes these over and raises them again at its end; stopping is no failure.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        try:
+            bound.listen(2048)
+        except OSError as error:
+            raise ValueError(f"--port {opt.port}: {error.strerror}") from error
+        host, port = bound.getsockname()[:2]
+        logger.info("%s on http://%s:%d", ", ".join(tables), f"[{host}]" if ":" in host else host,
+                    port)
+        try:
+            server.run(sockets=[bound])
+        finally:
+            service.close()
+    logger.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    options, per_model = ServeOptions(models, data, "serve.py").parse_all()
+    sys.exit(entry.run(lambda opt: serve(opt, per_model), options, "serve.py"))

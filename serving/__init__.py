@@ -1,0 +1,1 @@
+"""The restoration service: routes, limits, batching over requests, the page. See docs/serve.md."""

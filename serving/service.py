@@ -1,0 +1,261 @@
+"""From a picture's bytes to the restored one's: stages in threads, networks in their batchers."""
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import queue
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from faces.detect import Detector, Face, select
+from faces.photograph import Mask, Settings, cut, put_back
+from faces.restorer import FaceRestorer
+from serving.asking import FORMATS, Ask
+from serving.batching import Batcher
+from serving.limits import UPLOADS, Budget, Gate, Limits, Uploads
+from serving.metrics import Metrics
+from serving.refusal import Refused
+from utils.image import BadImage, TooManyPixels, decode_image, encode_image, image_size
+
+# A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
+MAX_SCANS = 100
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that can be asked for.
+
+    Attributes:
+        settings: how photographs are treated where the request says nothing.
+        mask: outline of what is pasted, see `faces.outline`.
+        least, most, only_centre: which faces are taken, see `faces.detect.select`.
+    """
+    name: str
+    recipe: str
+    restorer: FaceRestorer
+    settings: Settings
+    mask: Mask | None = None
+    least: float = 0
+    most: int | None = None
+    only_centre: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What GET /v1/models says of it."""
+        return {"name": self.name, "model": self.recipe, "size": self.settings.size,
+                "template": self.settings.template, "device": str(self.restorer.device),
+                "batch_size": self.settings.batch_size, "upscale": self.settings.scale,
+                "strength": self.settings.strength}
+
+
+@dataclass
+class Answer:
+    """What goes back to the client."""
+    body: bytes
+    media_type: str
+    num_faces: int
+
+
+class Service:
+    """Restores pictures for many clients at a time; nothing of a request outlives its answer.
+
+    Args:
+        models: by name, the default first.
+        detectors: one for each thread, since none may be used by two at a time.
+        batch_wait: seconds a batch waits for faces of other requests.
+    """
+
+    def __init__(self, models: dict[str, Model], detectors: list[Detector],
+                 limits: Limits | None = None, batch_wait: float = 0.005) -> None:
+        self.models, self.limits, self.metrics = models, limits or Limits(), Metrics()
+        self.gate = Gate(self.limits.queue, self.metrics.queue.set)
+        self.uploads = Uploads(UPLOADS * self.limits.max_bytes, self.metrics.uploading.set)
+        largest = self.limits.max_pixels + self.limits.max_result_pixels
+        self._pixels = Budget(max(2, len(detectors)) * largest)
+        self._detectors: queue.LifoQueue[Detector] = queue.LifoQueue()
+        for detector in detectors:
+            self._detectors.put(detector)
+        self._pool = ThreadPoolExecutor(len(detectors), thread_name_prefix="pictures")
+        self._batchers = {
+            name: Batcher(model.restorer.restore, model.settings.batch_size, batch_wait,
+                          self.metrics.batches.labels(name).observe)
+            for name, model in models.items()}
+
+    def warm_up(self) -> None:
+        """Run each network on its largest batch: what does not fit shows before a client does."""
+        for name, model in self.models.items():
+            crop = np.zeros((model.settings.size, model.settings.size, 3), np.uint8)
+            images = [model.restorer.preprocess(crop)] * model.settings.batch_size
+            self._batchers[name].submit(images).result()
+
+    def close(self) -> None:
+        """Finish what is running and end all threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for batcher in self._batchers.values():
+            batcher.close()
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    async def restore(self, ask: Ask, as_json: bool) -> Answer:
+        """The restored picture, or JSON that holds it.
+
+        Raises:
+            Refused: 400 for no picture or no such face, 413 for too many pixels.
+        """
+        model = self.models[ask.model]
+        settings = replace(
+            model.settings,
+            scale=model.settings.scale if ask.upscale is None else ask.upscale,
+            strength=model.settings.strength if ask.strength is None else ask.strength)
+        async with self._pixels.hold(await self._in_thread(self._check_size, ask, settings)):
+            if ask.aligned:
+                return await self._aligned(ask, model, as_json)
+            photo, faces = await self._in_thread(self._find, ask, model, stage="find")
+            taken = chosen(ask.faces, len(faces))
+
+            def prepare() -> tuple[list[np.ndarray], ...]:
+                matrices, crops = cut(photo, [faces[index] for index in taken], settings)
+                return matrices, crops, [model.restorer.preprocess(crop) for crop in crops]
+            matrices, crops, images = await self._in_thread(prepare)
+            restored = await self._restored(model, images)
+
+            def finish() -> Answer:
+                picture = put_back(photo, matrices, crops, restored, settings, model.mask)
+                if not as_json:
+                    return encoded(picture, ask.extension, len(taken))
+                crop_of = dict(zip(taken, matrices, strict=True))
+                return as_answer({
+                    "model": model.name, "strength": settings.strength, "upscale": settings.scale,
+                    "faces": [described(face, index) | {"restored": index in crop_of} | (
+                        {"crop": {"size": settings.size, "matrix": crop_of[index].tolist()}}
+                        if index in crop_of else {}) for index, face in enumerate(faces)],
+                }, picture, ask.extension, len(taken))
+            return await self._in_thread(finish, stage="paste")
+
+    async def detect(self, ask: Ask) -> Answer:
+        """JSON with the faces of a photograph, numbered as `faces` takes them."""
+        model = self.models[ask.model]
+        async with self._pixels.hold(await self._in_thread(self._check_size, ask, None)):
+            photo, faces = await self._in_thread(self._find, ask, model, stage="find")
+            return as_answer({"model": model.name, "width": photo.shape[1],
+                              "height": photo.shape[0],
+                              "faces": [described(face, i) for i, face in enumerate(faces)]},
+                             None, "", len(faces))
+
+    async def _aligned(self, ask: Ask, model: Model, as_json: bool) -> Answer:
+        def read() -> np.ndarray:
+            return model.restorer.preprocess(self._decode(ask))
+        image = await self._in_thread(read, stage="find")
+        face, = await self._restored(model, [image])
+
+        def finish() -> Answer:
+            if not as_json:
+                return encoded(face, ask.extension, 1)
+            return as_answer({"model": model.name, "faces": []}, face, ask.extension, 1)
+        return await self._in_thread(finish, stage="paste")
+
+    async def _restored(self, model: Model, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Restored faces; the batch they are in may hold those of other requests."""
+        with self._timed("restore"):
+            faces = await asyncio.wrap_future(self._batchers[model.name].submit(images))
+        self.metrics.faces.labels(model.name).inc(len(faces))
+        return faces
+
+    # -- stages, each in a thread -----------------------------------------------------------------
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any,
+                         stage: str | None = None) -> Any:
+        def timed() -> Any:
+            with self._timed(stage) if stage else nullcontext():
+                return work(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.metrics.stages.labels(stage).observe(time.perf_counter() - began)
+
+    def _check_size(self, ask: Ask, settings: Settings | None) -> int:
+        """Pixels in memory at a time for this request, from the picture's header alone."""
+        if ask.data.startswith(b"\xff\xd8") and ask.data.count(b"\xff\xda") > MAX_SCANS:
+            raise Refused(400, f"a JPEG of more than {MAX_SCANS} scans")
+        try:
+            width, height = image_size(ask.data, "the picture")
+        except BadImage as error:
+            raise Refused(413 if isinstance(error, TooManyPixels) else 400, str(error)) from error
+        if width * height > self.limits.max_pixels:
+            raise Refused(413, f"the picture has {width} x {height} pixels; the limit is "
+                               f"{self.limits.max_pixels}")
+        if settings is None or ask.aligned:
+            return width * height
+        wide, high = int(width * settings.scale), int(height * settings.scale)
+        if not (wide and high):
+            raise Refused(400, f"upscale {settings.scale:g} leaves nothing of {width} x {height} "
+                               "pixels")
+        if wide * high > self.limits.max_result_pixels:
+            raise Refused(413, f"the result would have {wide} x {high} pixels; the limit is "
+                               f"{self.limits.max_result_pixels}")
+        return width * height + wide * high
+
+    def _decode(self, ask: Ask) -> np.ndarray:
+        try:
+            return decode_image(ask.data, "the picture")
+        except BadImage as error:
+            raise Refused(400, str(error)) from error
+
+    def _find(self, ask: Ask, model: Model) -> tuple[np.ndarray, list[Face]]:
+        photo = self._decode(ask)
+        detector = self._detectors.get()
+        try:
+            faces = detector(photo)
+        finally:
+            self._detectors.put(detector)
+        return photo, select(faces, photo.shape, least=model.least, most=model.most,
+                             only_centre=model.only_centre)
+
+
+def chosen(asked: tuple[int, ...] | None, number: int) -> list[int]:
+    """Numbers of the faces to restore, of so many.
+
+    Raises:
+        Refused: there is no such face.
+    """
+    if asked is None:
+        return list(range(number))
+    wrong = next((index for index in asked if index >= number), None)
+    if wrong is not None:
+        there = f"faces 0 to {number - 1}" if number > 1 else "face 0 only" if number else "no face"
+        raise Refused(400, f"faces: there is {there} in the picture, got {wrong}")
+    return list(asked)
+
+
+def described(face: Face, index: int) -> dict[str, Any]:
+    """A face as JSON has it; pixels of the picture sent."""
+    return {"index": index, "box": [round(float(x), 2) for x in face.box],
+            "points": [[round(float(x), 2) for x in point] for point in face.points],
+            "score": round(float(face.score), 4)}
+
+
+def encoded(picture: np.ndarray, extension: str, num_faces: int) -> Answer:
+    """The picture as a file's bytes."""
+    return Answer(encode_image(picture, f".{extension}"), FORMATS[extension], num_faces)
+
+
+def as_answer(about: dict[str, Any], picture: np.ndarray | None, extension: str,
+              num_faces: int) -> Answer:
+    """JSON; with a picture also its size, type and base64."""
+    if picture is not None:
+        file = encoded(picture, extension, num_faces)
+        about |= {"width": picture.shape[1], "height": picture.shape[0],
+                  "media_type": file.media_type,
+                  "picture": base64.b64encode(file.body).decode("ascii")}
+    return Answer(json.dumps(about).encode(), "application/json", num_faces)
