@@ -67,14 +67,14 @@ def by_torchmetrics(restored: Tensor, gt: Tensor, peak: float) -> tuple[float, f
     return float(full[..., 5:-5, 5:-5].mean()), float(contrast)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_ssim_agrees_with_torchmetrics_to_a_millionth(seed: int) -> None:
     images = pair(seed)
     found = PROTOCOLS["standard"].measure(*images)["ssim"]
     assert found == pytest.approx(by_torchmetrics(*tensors(*images), 255.0)[0], abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_ms_ssim_agrees_with_torchmetrics_to_a_millionth(seed: int) -> None:
     restored, gt = (x / 255 for x in tensors(*pair(seed)))
     found, expected = float(ms_ssim.ms_ssim(restored, gt)), 1.0
