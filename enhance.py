@@ -1,7 +1,7 @@
 """Restore pictures: python enhance.py --pretrain_model_path FILE --input PATH --output DIR
 
 A picture of any size is brought to the network's by the recipe's own preprocessing. With --photos
-the inputs are whole photographs, whose faces are found, restored and pasted back.
+the inputs are whole photographs and videos, whose faces are found, restored and pasted back.
 """
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ import data
 import models
 from faces import align, detect
 from faces.outline import parsing_outline
-from faces.photograph import Settings, restore_photograph
+from faces.paste import enlarge
+from faces.photograph import Settings, eight_bits, restore_photograph
 from faces.restorer import FaceRestorer
+from faces.video import restore_video
 from options.test_options import EnhanceOptions
 from utils import device as devices
 from utils import entry
@@ -38,9 +40,11 @@ from utils.image import (
     read_image,
     write_image,
 )
+from utils.layers import Layers, read_layers, write_layers
+from utils.video import CODECS, BadVideo, find_videos, is_video, usable_codec
 
 logger = logging.getLogger("facezoo")
-WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
 
 
@@ -64,6 +68,19 @@ def strip_path(output: Path, folder: Path) -> Path:
     relative = output.relative_to(folder)
     name = relative.name if relative.suffix == ".png" else f"{relative.name}.png"
     return folder / "compare" / relative.with_name(name)
+
+
+def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
+    """Pictures and videos, as `find_images` finds pictures."""
+    videos = find_videos(pattern)
+    try:
+        root, pictures = find_images(pattern)
+    except ValueError:
+        if not videos:
+            raise
+        root, pictures = Path(os.path.commonpath([video.parent for video in videos])), []
+        root = Path(pattern) if Path(pattern).is_dir() else root
+    return root, sorted({*pictures, *videos}) if videos else pictures
 
 
 def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
@@ -108,10 +125,12 @@ def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]
 
 class Job:
     """What both ways of restoring share: inputs, the network, the pictures that failed."""
+    inputs_are = "pictures"
+    find = staticmethod(find_images)
 
     def __init__(self, opt: Namespace) -> None:
         self.opt = opt
-        self.root, self.inputs = find_images(opt.input)
+        self.root, self.inputs = self.find(opt.input)
         self.folder = Path(opt.output)
         self.failed: list[str] = []
 
@@ -132,8 +151,8 @@ class Job:
 
     def finish(self, *remarks: str) -> int:
         """Say what was done; returns the exit status."""
-        print(f"{len(self.inputs) - len(self.failed)} of {len(self.inputs)} pictures restored, "
-              f"results in {self.folder}")
+        print(f"{len(self.inputs) - len(self.failed)} of {len(self.inputs)} "
+              f"{self.inputs_are} restored, results in {self.folder}")
         for remark in remarks:
             print(remark)
         for message in self.failed:
@@ -150,6 +169,8 @@ def enhance(opt: Namespace) -> int:
 def single_faces(opt: Namespace) -> int:
     """Restore pictures that show one aligned face each."""
     job = Job(opt)
+    if is_video(job.inputs[0]):
+        raise ValueError(f"--input: {job.inputs[0]} is a video; add --photos")
     outputs = output_paths(job.root, job.inputs, job.folder, opt.ext)
     strips = [strip_path(path, job.folder) for path in outputs] if opt.compare else []
     refuse_overwriting(job.inputs, outputs + strips)
@@ -183,42 +204,100 @@ def single_faces(opt: Namespace) -> int:
         "--photos"] if distorted else []))
 
 
+class PhotographJob(Job):
+    """Whole photographs and videos; results go to the folders users of GFP-GAN know."""
+    find = staticmethod(find_inputs)
+
+    def __init__(self, opt: Namespace) -> None:
+        super().__init__(opt)
+        self.marked = detect.read_faces(opt.faces) if opt.faces else {}
+        pictures = [path for path in self.inputs if not is_video(path)]
+        videos = [path for path in self.inputs if is_video(path)]
+        if videos and opt.faces:
+            raise ValueError(f"--faces marks faces in pictures; {videos[0]} is a video")
+        self.target_of = dict(zip(pictures, output_paths(
+            self.root, pictures, self.folder / "restored_imgs", opt.ext), strict=True))
+        if videos:
+            self.inputs_are = "pictures and videos" if pictures else "videos"
+            self.codec = usable_codec(opt.video_codec)
+            self.target_of |= zip(videos, output_paths(
+                self.root, videos, self.folder / "restored_videos", CODECS[self.codec][1][1:]),
+                strict=True)
+        refuse_overwriting(self.inputs, list(self.target_of.values()))
+        template = opt.template or models.find(opt.model).template
+        align.template(template, opt.load_size)     # refuses an unknown one
+        self.settings = Settings(opt.load_size, template, opt.upscale, opt.strength,
+                                 opt.match_colours, opt.batch_size, opt.keep_grey)
+        self.found, self.without = 0, []
+
+    def open(self) -> None:
+        super().open()
+        opt, device = self.opt, self.restorer.device
+        self.detector = None if opt.faces else detect.create(
+            opt.detector, opt.detector_weights, device=device, threshold=opt.detector_threshold,
+            longest=opt.detect_size)
+        self.mask = parsing_outline(opt.mask_weights, device) if opt.mask_weights else None
+
+    def chosen(self, faces: list[detect.Face], shape: tuple[int, ...]) -> list[detect.Face]:
+        return detect.select(faces, shape, least=self.opt.min_face, most=self.opt.max_faces,
+                             only_centre=self.opt.only_center_face)
+
+    def count(self, path: Path, faces: int) -> None:
+        self.found += faces
+        self.without += [] if faces else [path.relative_to(self.root).as_posix()]
+
+    def picture(self, path: Path) -> None:
+        """Restore a photograph; its transparency and its 16 bits stay where the format has them."""
+        try:
+            photo = read_layers(path)
+        except BadImage as error:
+            self.failed.append(str(error))
+            return
+        seen, name = eight_bits(photo.pixels), path.relative_to(self.root).as_posix()
+        faces = (self.detector(seen) if self.detector
+                 else detect.with_points(self.marked.get(name, []), seen))
+        faces = self.chosen(faces, seen.shape)
+        result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
+                                    self.settings, self.mask)
+        target = self.target_of[path]
+        alpha = None if photo.alpha is None else enlarge(photo.alpha, self.settings.scale)
+        write_layers(target, Layers(result.picture, alpha))
+        stem = target.relative_to(self.folder / "restored_imgs").with_suffix("")
+        for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
+            for kind, image in (("cropped_faces", crop), ("restored_faces", face),
+                                ("cmp", np.concatenate([crop, face], axis=1))):
+                write_image(self.folder / kind / f"{stem}_{index:02d}.png", image)
+        self.count(path, len(faces))
+
+    def video(self, path: Path) -> None:
+        """Restore a video frame by frame."""
+        with tqdm(unit="frame", desc=path.name, leave=False,
+                  disable=not sys.stderr.isatty()) as bar:
+            try:
+                done = restore_video(
+                    path, self.target_of[path],
+                    lambda frame: self.chosen(self.detector(frame), frame.shape),
+                    self.restorer.restore_crops, self.settings, self.mask, codec=self.codec,
+                    smoothing=self.opt.smoothing, bar=bar)
+            except BadVideo as error:
+                self.failed.append(str(error))
+                return
+        if done.frames < done.expected:
+            self.failed.append(f"{path}: what follows frame {done.frames} of {done.expected}; the "
+                               f"file ends there")
+        self.count(path, done.faces)
+
+
 def photographs(opt: Namespace) -> int:
-    """Restore the faces of whole photographs; results go to the folders users of GFP-GAN know."""
-    job = Job(opt)
-    outputs = output_paths(job.root, job.inputs, job.folder / "restored_imgs", opt.ext)
-    refuse_overwriting(job.inputs, outputs)
-    marked = detect.read_faces(opt.faces) if opt.faces else {}
-    template = opt.template or models.find(opt.model).template
-    align.template(template, opt.load_size)     # refuses an unknown one
+    """Restore the faces of whole photographs and videos."""
+    job = PhotographJob(opt)
     job.open()
-    detector = None if opt.faces else detect.create(
-        opt.detector, opt.detector_weights, device=job.restorer.device,
-        threshold=opt.detector_threshold)
-    mask = parsing_outline(opt.mask_weights, job.restorer.device) if opt.mask_weights else None
-    settings = Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
-                        opt.batch_size)
-    found, without = 0, []
     with job.bar() as bar:
-        for path, target in zip(job.inputs, outputs, strict=True):
+        for path in job.inputs:
+            (job.video if is_video(path) else job.picture)(path)
             bar.update(1)
-            photo = job.read(path)
-            if photo is None:
-                continue
-            name = path.relative_to(job.root).as_posix()
-            faces = detector(photo) if detector else marked.get(name, [])
-            faces = detect.select(faces, photo.shape, least=opt.min_face, most=opt.max_faces,
-                                  only_centre=opt.only_center_face)
-            result = restore_photograph(photo, faces, job.restorer.restore_crops, settings, mask)
-            write_image(target, result.picture)
-            stem = target.relative_to(job.folder / "restored_imgs").with_suffix("")
-            for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
-                for kind, image in (("cropped_faces", crop), ("restored_faces", face),
-                                    ("cmp", np.concatenate([crop, face], axis=1))):
-                    write_image(job.folder / kind / f"{stem}_{index:02d}.png", image)
-            found += len(faces)
-            without += [] if faces else [name]
-    return job.finish(f"{found} faces restored", *([
+    without = job.without
+    return job.finish(f"{job.found} faces restored", *([
         f"no face found in {len(without)} of them, written unchanged: {', '.join(without[:5])}"
         + (" ..." if len(without) > 5 else "")] if without else []))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,16 @@ Detector = Callable[[np.ndarray], list[Face]]
 
 
 def create(kind: str = "auto", weights: str | Path | None = None, *,
-           device: torch.device | None = None, threshold: float | None = None) -> Detector:
+           device: torch.device | None = None, threshold: float | None = None,
+           longest: int | None = None) -> Detector:
     """A function from a uint8 RGB (H, W, 3) picture to its faces, the surest first.
 
     Args:
         kind: one of KINDS; auto takes what the weight file is for, without one OpenCV's cascades.
         weights: RetinaFace's published file, or YuNet's ONNX file.
         threshold: least score; the published one of each detector where None.
+        longest: longer side, in pixels, of the copy that faces are looked for in; each detector's
+            own where None.
 
     Raises:
         ValueError: unknown kind, a missing or unneeded file, a file that does not fit.
@@ -72,13 +75,13 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
     if kind == "cascade":
         if weights is not None:
             raise ValueError("--detector_weights: the cascade needs no file; it comes with OpenCV")
-        return CascadeDetector()
+        return CascadeDetector(longest or 1000)
     if weights is None:
         raise ValueError(f"--detector {kind} needs --detector_weights FILE")
     if kind == "yunet":
-        return YuNetDetector(weights, 0.9 if threshold is None else threshold)
+        return YuNetDetector(weights, 0.9 if threshold is None else threshold, longest or 1500)
     return RetinaFaceDetector(weights, device or torch.device("cpu"),
-                              0.97 if threshold is None else threshold)
+                              0.97 if threshold is None else threshold, longest or 1500)
 
 
 class RetinaFaceDetector:
@@ -150,28 +153,56 @@ class CascadeDetector:
 
     The eyes are looked for where they usually are and taken from there if found; nose and mouth
     follow from the eyes by the FFHQ template.
+
+    Args:
+        longest: pictures with a longer side are looked at in a reduced copy.
     """
     # Where the eyes are in a box, as a share of its side: measured on aligned faces.
     eyes = np.array([[0.317, 0.388], [0.686, 0.388]])
     reach = 0.13        # how far from there an eye is believed, as a share of the box's side
-    longest = 1000
     neighbours = 5
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = 1000) -> None:
+        self.longest = longest
         self.faces, self.eye = (
             cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
             for name in ("frontalface_alt2", "eye"))
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         image, scale = reduced(image, self.longest)
-        grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        least = max(20, min(grey.shape) // 25)
-        boxes, _, scores = self.faces.detectMultiScale3(
-            grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+        plain = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        # In front of a large even ground the spread levels leave nothing of a face.
+        for grey in (cv2.equalizeHist(plain), plain):
+            least = max(20, min(*grey.shape, 1000) // 25)
+            boxes, _, scores = self.faces.detectMultiScale3(
+                grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+            if len(boxes):
+                break
         found = [Face(np.array([x, y, x + side, y + side], np.float32) / scale,
                       (self._points(grey, x, y, side) / scale).astype(np.float32), float(score))
                  for (x, y, side, _), score in zip(boxes, np.ravel(scores), strict=True)]
         return sorted(found, key=lambda face: -face.score)
+
+    def locate(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """Points (5, 2) of a face whose box was marked by hand, forehead to chin.
+
+        A face that the cascade finds there gives them; else they stand where the box has them.
+        """
+        low, high = np.asarray(box[:2], np.float64), np.asarray(box[2:], np.float64)
+        margin = 0.4 * (high - low)
+        left, top = np.floor((low - margin).clip(min=0)).astype(int)
+        right, bottom = np.ceil(high + margin).astype(int)
+        part, scale = reduced(image[top:bottom, left:right], 400)
+        low, high = (low - (left, top)) * scale, (high - (left, top)) * scale
+        middle, side = (low + high) / 2, float((high - low).mean())
+        near = [face for face in self(part)
+                if np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - middle) < 0.3 * side
+                and 0.5 * side < face.side < 1.6 * side]
+        if near:
+            return (near[0].points / scale + (left, top)).astype(np.float32)
+        grey = cv2.equalizeHist(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY))
+        x, y = np.rint(middle - side / 2).astype(int)
+        return (self._points(grey, x, y, round(side)) / scale + (left, top)).astype(np.float32)
 
     def _points(self, grey: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
         eyes = np.array([self._eye(grey, np.array([x, y]) + side * place, side)
@@ -197,8 +228,8 @@ class CascadeDetector:
 def read_faces(path: str | Path) -> dict[str, list[Face]]:
     """Faces that were marked by hand, by picture name.
 
-    The file is JSON: {"NAME": [{"points": [[x, y] x 5], "box": [x1, y1, x2, y2]}, ...]}; a box may
-    be left out.
+    The file is JSON: {"NAME": [{"points": [[x, y] x 5], "box": [x1, y1, x2, y2]}, ...]}; either may
+    be left out. A face without points has none until `with_points` has seen the picture.
 
     Raises:
         ValueError: not such a file.
@@ -208,18 +239,41 @@ def read_faces(path: str | Path) -> dict[str, list[Face]]:
         return {name: [_marked(entry) for entry in entries] for name, entries in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--faces {path}: expected JSON {{NAME: [{{\"points\": five [x, y], "
-                         f"\"box\": [x1, y1, x2, y2]}}]}}, got {type(error).__name__}: {error}"
-                         ) from error
+                         f"\"box\": [x1, y1, x2, y2]}}]}} with points or a box, got "
+                         f"{type(error).__name__}: {error}") from error
 
 
 def _marked(entry: dict[str, Any]) -> Face:
-    points = np.array(entry["points"], np.float32)
-    if points.shape != (5, 2):
+    if "points" not in entry and "box" not in entry:
+        raise ValueError(f"a face with neither points nor box: {entry}")
+    points = np.array(entry.get("points", np.zeros((0, 2))), np.float32)
+    if "points" in entry and points.shape != (5, 2):
         raise ValueError(f"points of shape {points.shape} instead of (5, 2)")
-    box = np.array(entry.get("box", [*points.min(axis=0), *points.max(axis=0)]), np.float32)
+    box = np.array(entry["box"] if "box" in entry
+                   else [*points.min(axis=0), *points.max(axis=0)], np.float32)
     if box.shape != (4,):
         raise ValueError(f"a box of shape {box.shape} instead of (4,)")
+    if not (np.isfinite(points).all() and np.isfinite(box).all()):
+        raise ValueError("a number that is not finite")
+    if "box" in entry and not (box[2:] > box[:2]).all():
+        raise ValueError(f"the box {box.tolist()} is empty; its corners are x1, y1, x2, y2")
     return Face(box, points, 1.0)
+
+
+def with_points(faces: list[Face], image: np.ndarray) -> list[Face]:
+    """Faces marked by hand, with points where only a box was given; see `locate`.
+
+    Args:
+        image: the picture they are in, uint8 RGB (H, W, 3); a box outside it marks no face.
+    """
+    size = np.array(image.shape[1::-1])
+    faces = [face for face in faces
+             if len(face.points) or ((face.box[:2] < size) & (face.box[2:] > 0)).all()]
+    if all(len(face.points) for face in faces):
+        return faces
+    cascade = CascadeDetector()
+    return [face if len(face.points) else replace(face, points=cascade.locate(image, face.box))
+            for face in faces]
 
 
 def select(faces: list[Face], shape: tuple[int, ...], *, least: float = 0,
@@ -230,7 +284,8 @@ def select(faces: list[Face], shape: tuple[int, ...], *, least: float = 0,
         shape: (H, W) of the photograph.
         least: smallest shorter side of a box, in pixels.
         most: so many of the largest are kept.
-        only_centre: keep the one nearest to the middle of the photograph.
+        only_centre: of those large enough keep the one nearest to the middle of the photograph,
+            whatever `most` says.
 
     Returns:
         The rest, in the order given.

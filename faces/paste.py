@@ -12,7 +12,7 @@ _BLUR_SIZE = 101
 
 
 def enlarge(photo: np.ndarray, scale: float) -> np.ndarray:
-    """The photograph, uint8 (H, W, 3), at `scale` times its size, sides rounded down; Lanczos."""
+    """The photograph (H, W, ...) at `scale` times its size, sides rounded down; Lanczos."""
     if scale == 1:
         return photo
     height, width = photo.shape[:2]
@@ -37,7 +37,7 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
     """The photograph with a face over it; pixels that the mask does not reach stay as they are.
 
     Args:
-        photo: uint8 RGB (H, W, 3), not changed.
+        photo: uint8 or uint16 RGB (H, W, 3), not changed.
         face: RGB (S, S, 3), 0..255, uint8 or float.
         matrix: (2, 3) from the face's pixels to the photograph's.
         mask: (S, S) in 0..1, how much of the face is taken; None takes all but its edge, feathered
@@ -50,14 +50,22 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
             fine for the crop. None replaces the photograph's pixels, as the published tools do.
 
     Returns:
-        uint8 (H, W, 3).
+        As the photograph.
 
     Source: the order of steps is xinntao/facexlib's; only the rectangle around the face is touched.
     """
-    rows, columns = _reach(matrix, face.shape[0], photo.shape)
     result = photo.copy()
+    paste_into(result, face, matrix, mask, strength, edge, crop)
+    return result
+
+
+def paste_into(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
+               mask: np.ndarray | None = None, strength: float = 1.0, edge: int = 2,
+               crop: np.ndarray | None = None) -> None:
+    """As `paste`, but the photograph given is changed: time and memory are the face's alone."""
+    rows, columns = _reach(matrix, face.shape[0], photo.shape)
     if rows.start >= rows.stop or columns.start >= columns.stop:
-        return result
+        return
     local = matrix.astype(np.float64)
     local[:, 2] -= (columns.start, rows.start)
     size = (columns.stop - columns.start, rows.stop - rows.start)
@@ -70,11 +78,13 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
     else:
         weight = _warp(mask.astype(np.float32), local, size)
     weight = weight.clip(0, 1)[..., None] * strength
-    under = photo[rows, columns].astype(np.float32)
+    part = photo[rows, columns]
+    white = np.iinfo(part.dtype).max
+    warped *= white / 255       # 8 bits in 16: 0..255 becomes 0..65535
+    under = part.astype(np.float32)
     change = warped - under if crop is None else warped
-    mixed = np.rint(under + weight * change).clip(0, 255).astype(np.uint8)
-    result[rows, columns] = np.where(weight > 0, mixed, photo[rows, columns])
-    return result
+    mixed = np.rint(under + weight * change).clip(0, white).astype(part.dtype)
+    photo[rows, columns] = np.where(weight > 0, mixed, part)
 
 
 def parsing_mask(labels: np.ndarray, size: int, kind: str = "facexlib") -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from faces import align
 from faces.detect import Face
-from faces.paste import enlarge, paste, to_enlarged
+from faces.paste import enlarge, paste_into, to_enlarged
 
 # Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -28,6 +28,7 @@ class Settings:
         strength: 0 keeps the crop, 1 takes the restored face.
         match_colours: give the restored face the crop's mean and spread of colour.
         batch_size: faces at a time.
+        keep_grey: a restored face becomes grey where its crop has no colour.
     """
     size: int = 512
     template: str = "ffhq"
@@ -35,6 +36,7 @@ class Settings:
     strength: float = 1.0
     match_colours: bool = False
     batch_size: int = 4
+    keep_grey: bool = False
 
 
 @dataclass
@@ -50,39 +52,58 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
     """Restore the given faces of a photograph.
 
     Args:
-        photo: uint8 RGB (H, W, 3).
+        photo: uint8 or uint16 RGB (H, W, 3); networks see 8 bits, what is around keeps its 16.
         mask: how much of each restored face is taken; None feathers its edge.
 
     Returns:
         What is outside the faces is the photograph's, bit for bit where `scale` is 1.
     """
     matrices, crops = cut(photo, faces, settings)
-    restored: list[np.ndarray] = []
-    for first in range(0, len(faces), settings.batch_size):
-        restored += list(restore(np.stack(crops[first:first + settings.batch_size])))
+    restored = restore_all(crops, restore, settings.batch_size)
     return Result(put_back(photo, matrices, crops, restored, settings, mask), crops, restored)
 
 
-def cut(photo: np.ndarray, faces: list[Face], settings: Settings,
-        ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each face the matrix (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
+def cut(photo: np.ndarray, faces: list[Face],
+        settings: Settings) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
-    return matrices, [align.crop(photo, matrix, settings.size) for matrix in matrices]
+    photo = eight_bits(photo) if faces else photo
+    return matrices, [align.crop(photo, matrix, settings.size, smooth=True)
+                      for matrix in matrices]
+
+
+def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
+    """Restored faces of aligned crops, so many at a time."""
+    return [face for first in range(0, len(crops), batch_size)
+            for face in restore(np.stack(crops[first:first + batch_size]))]
 
 
 def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
              restored: list[np.ndarray], settings: Settings,
              mask: Mask | None = None) -> np.ndarray:
-    """The photograph, enlarged, with the restored faces over what `cut` took from it."""
-    picture = enlarge(photo, settings.scale)
+    """A copy of the photograph, enlarged by `scale`, with restored faces over what `cut` took."""
+    # One copy, however many faces: a huge photograph may have a hundred.
+    picture = photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
     for matrix, crop, face in zip(matrices, crops, restored, strict=True):
         if settings.match_colours:
             face = with_colours_of(face, crop)
+        if settings.keep_grey and is_grey(crop):
+            face = np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         back = to_enlarged(align.inverse(matrix), settings.scale)
-        picture = paste(picture, face, back, mask(face) if mask else None, settings.strength,
-                        edge=max(2, round(2 * settings.scale)), crop=crop)
+        paste_into(picture, face, back, mask(face) if mask else None, settings.strength,
+                   edge=max(2, round(2 * settings.scale)), crop=crop)
     return picture
+
+
+def eight_bits(photo: np.ndarray) -> np.ndarray:
+    """A uint8 picture as it is, of a uint16 one the high bytes, as `read_image` takes them."""
+    return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether a uint8 RGB picture is without colour, but for what JPEG adds."""
+    return float((image.max(axis=2) - image.min(axis=2)).mean()) < 4
 
 
 def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:

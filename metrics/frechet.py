@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metrics.graph import GraphFeatures
 from models.networks import arcface
 from models.networks.inception import NUM_FEATURES, Inception
 from models.networks.vgg import VGGFeatures
@@ -99,8 +100,12 @@ def frechet_distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.nd
                      - 2 * between))
 
 
+# What tools call mean and covariance: pytorch-fid and clean-fid; BasicSR.
+_STATISTICS = (("mu", "sigma"), ("mean", "cov"))
+
+
 def read_statistics(path: str | Path, flag: str = "--fid_stats") -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance from an .npz file with `mu` and `sigma`, as pytorch-fid writes it.
+    """Mean and covariance from a file of pytorch-fid, clean-fid (.npz) or BasicSR (.pth).
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not such statistics.
@@ -108,17 +113,39 @@ def read_statistics(path: str | Path, flag: str = "--fid_stats") -> tuple[np.nda
     if not Path(path).is_file():
         raise FileNotFoundError(f"{flag}: {path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if not {"mu", "sigma"} <= set(content.files):
-                raise ValueError(f"it has {', '.join(content.files) or 'nothing'}")
-            mean, covariance = (content[key].astype(np.float64) for key in ("mu", "sigma"))
+        content = _tensors(path) if Path(path).suffix in (".pth", ".pt") else _archive(path)
     except (ValueError, OSError, EOFError, AttributeError) as error:
-        raise ValueError(f"{flag}: {path} is no .npz file with mu and sigma ({error})") from error
+        raise ValueError(f"{flag}: {path} is no file with mu and sigma, or mean and cov ({error})"
+                         ) from error
+    mean, covariance = content
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not (
             np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{flag}: {path} must have finite mu (D) and sigma (D, D), got "
                          f"{mean.shape} and {covariance.shape}")
     return mean, covariance
+
+
+def _archive(path: str | Path) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as content:
+        return [content[key].astype(np.float64) for key in _keys(content.files)]
+
+
+def _tensors(path: str | Path) -> list[np.ndarray]:
+    """BasicSR saves NumPy arrays with torch.save: they are data, once their types are named."""
+    rebuild = np.zeros(1).__reduce__()[0]
+    types = [rebuild, np.ndarray, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)),
+             (rebuild, "numpy.core.multiarray._reconstruct")]
+    with torch.serialization.safe_globals(types):
+        content = checkpoint.read(path)
+    return [np.asarray(content[key], np.float64) for key in _keys(content)]
+
+
+def _keys(found: Iterable[str]) -> tuple[str, str]:
+    found = list(found)
+    for pair in _STATISTICS:
+        if set(pair) <= set(found):
+            return pair
+    raise ValueError(f"it has {', '.join(map(str, found)) or 'nothing'}")
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -151,11 +178,15 @@ def feature_network(path: str | Path, flag: str = "--fid_weights"
 
     Returns:
         Name of the number it gives, the network from RGB (B, 3, H, W) in [-1, 1] to (B, D), and D.
-        Only Inception's number is called `fid`: others compare with nothing that is published.
+        Only Inception's number is called `fid`: others compare with nothing that is published. An
+        ONNX graph may be any network; its number is called by the file's name.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or of a network that is not known here.
     """
+    if Path(path).suffix == ".onnx":
+        graph = GraphFeatures(path, flag)
+        return f"fd_{Path(path).stem}", graph, graph.dimensions
     with checkpoint.named_by(flag):
         keys = set(checkpoint.unwrap(checkpoint.read(path), path))
     if "Conv2d_1a_3x3.conv.weight" in keys:
@@ -173,7 +204,7 @@ def feature_network(path: str | Path, flag: str = "--fid_weights"
         network.vgg.load_published(path, flag)
         return f"fd_{arch}", network, 512
     raise ValueError(f"{flag}: {path} is none of pt_inception-2015-12-05-6726825d.pth (for FID), "
-                     f"torchvision's vgg16 and vgg19, arcface_resnet18.pth")
+                     f"torchvision's vgg16 and vgg19, arcface_resnet18.pth, an ONNX graph")
 
 
 def _last_index(keys: Iterable[str]) -> int:

@@ -21,13 +21,15 @@ _TITLES = {"lq": "input", "restored": "restored", "gt": "target"}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
        color: #1c2330; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h1, figcaption, td.text { overflow-wrap: anywhere; } h1 { font-size: 1.5rem; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } td, th { padding: .25rem .8rem; text-align: right;
        border-bottom: 1px solid #dde2ea; vertical-align: top; }
 td:first-child, th:first-child, td.text, .left th { text-align: left; }
-.wide { overflow-x: auto; } code { font-size: .8rem; overflow-wrap: anywhere; }
-.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure div { display: flex; gap: 2px; } figure span { flex: 1; }
+td.text { min-width: 7rem; } .wide { overflow-x: auto; } .plots svg { max-width: 100%; }
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr));
+         gap: 1rem; }
+figure { margin: 0; min-width: 0; } figure div { display: flex; gap: 2px; } figure span { flex: 1; }
 figure img { width: 100%; display: block; } figcaption, small { font-size: .8rem; color: #56607a; }
 .plots { display: flex; flex-wrap: wrap; gap: 1.2rem; }
 """
@@ -217,4 +219,6 @@ def page(*, title: str, rows: list[Row], numbers: dict[str, dict[str, float]],
         gallery("Worst cases", extremes.worst, "dB"), gallery("Best cases", extremes.best, "dB"),
         f"<p><small>Ordered by {html.escape(order)}; thumbnails are JPEG. {ending}</small></p>",
         "<h2>How it was measured</h2>", html_table(["", ""], protocols.items()),
-        "<h2>Files and settings</h2>", html_table(["", ""], facts.items()), "</html>\n"])
+        "<h2>Files and settings</h2>",
+        html_table(["", ""], ((name, "-" if value is None else value)
+                              for name, value in facts.items())), "</html>\n"])

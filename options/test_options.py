@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from options.base_options import BaseOptions, read_yaml
-from options.parser import OneLineParser, count, fraction, positive, positive_int
+from options.parser import (
+    OneLineParser,
+    count,
+    fraction,
+    non_negative,
+    positive,
+    positive_int,
+)
 
 # What a run's own options say about its network; where the data lies is the caller's business, and
 # the weights a run started from are not those it ended with.
@@ -94,9 +101,11 @@ class EvaluateOptions(TestOptions):
                                 "one file with both")
         group.add_argument("--fid_weights", metavar="FILE",
                            help="pt_inception-2015-12-05-6726825d.pth; or torchvision's vgg16 or "
-                                "vgg19, or arcface_resnet18.pth, whose distance is not called FID")
+                                "vgg19, arcface_resnet18.pth, or any feature network as an ONNX "
+                                "graph, whose distance is not called FID")
         group.add_argument("--fid_stats", metavar="FILE",
-                           help=".npz with mu and sigma to compare with, instead of the targets")
+                           help=".npz with mu and sigma, or BasicSR's .pth, to compare with, "
+                                "instead of the targets")
         group.add_argument("--arcface_weights", metavar="FILE",
                            help="arcface_resnet18.pth or model_ir_se50.pth")
         group.add_argument("--landmark_weights", metavar="FILE",
@@ -162,9 +171,11 @@ class RestoreOptions(TestOptions):
         group.add_argument("--strength", type=fraction, default=1.0,
                            help="1 pastes the restored face, 0 keeps the photograph")
         group.add_argument("--only_center_face", action=argparse.BooleanOptionalAction,
-                           default=False, help="only the face nearest to the middle")
+                           default=False,
+                           help="only the face nearest to the middle, of those that --min_face "
+                                "leaves")
         group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
-                           help="leave smaller faces as they are")
+                           help="leave faces as they are whose box has a side below this")
         group.add_argument("--max_faces", type=positive_int, metavar="N",
                            help="only the N largest faces")
         group.add_argument("--match_colours", action=argparse.BooleanOptionalAction,
@@ -211,18 +222,38 @@ class EnhanceOptions(RestoreOptions):
     def _add_photograph_flags(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("whole photographs")
         group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,
-                           help="the inputs are whole photographs: find their faces, restore each, "
-                                "paste them back; without it they are single, aligned faces")
+                           help="the inputs are whole photographs or videos: find their faces, "
+                                "restore each, paste them back; without it they are pictures of "
+                                "single, aligned faces")
         self._add_detector_flags(group)
         group.add_argument("--faces", metavar="FILE",
                            help="JSON with faces marked by hand, used instead of a detector: "
-                                '{NAME: [{"points": five [x, y]}]}')
+                                '{NAME: [{"points": five [x, y]}]}, or {"box": [x1, y1, x2, y2]} '
+                                "from forehead to chin, in which the eyes are looked for")
+        group.add_argument("--detect_size", type=positive_int, metavar="PIXELS",
+                           help="longer side of the copy that faces are looked for in; a larger "
+                                "one shows smaller faces (default: 1000 for the cascade, "
+                                "1500 for networks)")
+        group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
+                           help="restored faces become grey in photographs without colour")
+        group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
+                           help="videos: over how long landmarks are smoothed, 0 for not at all")
+        group.add_argument("--video_codec", default="auto",
+                           choices=("auto", "mp4v", "avc1", "mjpg", "ffv1"),
+                           help="videos: mp4v or avc1 in .mp4, mjpg in .avi, ffv1 (lossless) in "
+                                ".mkv; auto is mp4v, or the next of them that OpenCV can write")
         self._add_paste_flags(group)
+        self.for_photos = [each.dest for each in group._group_actions if each.dest != "photos"]
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         if not opt.input:
             raise ValueError("--input is missing: give a picture, a folder or a quoted pattern")
         super().finish(opt, parser)
+        if opt.only_center_face and opt.max_faces:
+            raise ValueError("--only_center_face leaves one face; leave --max_faces out")
+        for name in self.for_photos:
+            if not opt.photos and getattr(opt, name) != parser.get_default(name):
+                raise ValueError(f"--{name} has no effect without --photos")
         if opt.photos and opt.simulate_lq:
             raise ValueError("--simulate_lq is for single faces; leave --photos out")
 

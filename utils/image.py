@@ -1,4 +1,5 @@
-"""Pictures on disk, as arrays and as tensors; the only file that knows OpenCV's BGR order.
+"""Pictures on disk, as arrays and as tensors; only this file, layers.py and video.py know OpenCV's
+BGR order.
 
 Arrays are uint8 RGB (H, W, 3), tensors float32 RGB (B, 3, H, W) in [-1, 1].
 """

@@ -78,6 +78,36 @@ def test_beyond_the_picture_a_crop_shows_the_border() -> None:
     assert tuple(crop[0, 0]) == align.BORDER and crop[25, 25].max() == 0
 
 
+def test_fine_detail_of_a_large_face_is_averaged_not_skipped() -> None:
+    board = np.indices((900, 900)).sum(axis=0) % 2 * 255
+    photo = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    points = turned(align.template("ffhq", 64), 12.6, 20, (20, -20))
+    matrix = align.similarity(points, align.template("ffhq", 64))
+    plain, smoothed = (align.crop(photo, matrix, 64, smooth)[16:48, 16:48].astype(float)
+                       for smooth in (False, True))
+    assert plain.std() > 40 and smoothed.std() < 2
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.9, 2.1, 5.3, 12.6])
+def test_a_smooth_crop_is_where_the_plain_one_is(scale: float) -> None:
+    """At the largest scale a shift of a tenth of its pixels would show."""
+    photo = smooth(1100, 1000)
+    points = turned(align.template("ffhq", 64), scale, 20, (60, 20))
+    matrix = align.similarity(points, align.template("ffhq", 64))
+    plain, averaged = (align.crop(photo, matrix, 64, each).astype(int) for each in (False, True))
+    beyond, beyond_too = ((each == align.BORDER).all(axis=2) for each in (plain, averaged))
+    assert np.abs(plain - averaged)[~(beyond | beyond_too)].mean() < 0.5
+    assert (beyond ^ beyond_too).mean() < 0.03
+
+
+@pytest.mark.parametrize("shift", [(-5000, 0), (899, 899)])
+def test_a_large_face_out_of_the_picture_is_border(shift: tuple) -> None:
+    points = turned(align.template("ffhq", 64), 4, 0, shift)
+    matrix = align.similarity(points, align.template("ffhq", 64))
+    crop = align.crop(np.zeros((900, 900, 3), np.uint8), matrix, 64, smooth=True)
+    assert (crop[32:] == align.BORDER).all()
+
+
 # ---- paste ---------------------------------------------------------------------------------------
 
 def changed(photo: np.ndarray, result: np.ndarray) -> np.ndarray:

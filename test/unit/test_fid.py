@@ -106,6 +106,21 @@ def test_a_statistics_file_gives_its_moments(tmp_path: Path) -> None:
     assert np.array_equal(found[0], mean) and np.array_equal(found[1], covariance)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_basicsrs_statistics_are_taken_without_running_code(kind: type, tmp_path: Path) -> None:
+    mean, covariance = (x.astype(kind) for x in moments_of(features(20, 4, seed=7)).result())
+    torch.save({"name": "FFHQ", "size": 512, "mean": mean, "cov": covariance}, tmp_path / "s.pth")
+    found = read_statistics(tmp_path / "s.pth")
+    assert np.array_equal(found[0], mean) and np.array_equal(found[1], covariance)
+    assert found[0].dtype == np.float64
+
+
+def test_statistics_that_hold_program_code_are_refused(tmp_path: Path) -> None:
+    torch.save({"mean": np.zeros(2), "cov": Path("/")}, tmp_path / "s.pth")
+    with pytest.raises(ValueError, match=r"--fid_stats.*objects other than tensors"):
+        read_statistics(tmp_path / "s.pth")
+
+
 @pytest.mark.parametrize("content, said", [
     ({"mu": np.zeros(3)}, "mu and sigma"), ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"\(2, 2\)"),
     ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "finite")])

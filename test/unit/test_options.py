@@ -178,3 +178,12 @@ def test_a_runs_own_options_rebuild_its_network(tmp_path: Path) -> None:
     again = parse("--pretrain_model_path", str(run / "latest_net_G.pth"), "--res_depth", "4",
                   "--input", "x", kind=EnhanceOptions)
     assert (again.res_depth, again.att_name) == (4, "spar3d")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("--upscale", "2"), "--upscale has no effect without --photos"),
+    (("--only_center_face", "--max_faces", "2", "--photos"), "leave --max_faces out")])
+def test_photograph_flags_that_would_do_nothing_are_refused(
+        arguments: tuple, said: str, capsys: pytest.CaptureFixture) -> None:
+    given = ("--input", "a.png", "--name", "one", *arguments)
+    assert said in complaint(capsys, *given, kind=EnhanceOptions)

@@ -63,6 +63,23 @@ def test_a_large_photograph_is_looked_at_in_a_reduced_copy(astronaut: np.ndarray
     assert np.abs(found[0].points / 4 - small.points).max() < 8
 
 
+def test_a_face_before_a_large_even_ground_is_found(astronaut: np.ndarray) -> None:
+    """Spreading the grey levels over so much of one of them hides the face."""
+    photo = np.full((800, 1000, 3), 120, np.uint8)
+    photo[300:576, 400:700] = astronaut[:276, 80:380]
+    face, = CascadeDetector()(photo)
+    assert np.abs(face.points[:2] - [[524, 402], [565, 404]]).max() < 8
+
+
+def test_a_larger_copy_shows_smaller_faces(astronaut: np.ndarray) -> None:
+    photo = np.full((1600, 3000, 3), 120, np.uint8)
+    photo[700:884, 1400:1600] = cv2.resize(astronaut[:276, 80:380], (200, 184),
+                                           interpolation=cv2.INTER_AREA)
+    assert detect.create("cascade")(photo) == []
+    face, = detect.create("cascade", longest=3000)(photo)
+    assert 1400 < face.box[0] < face.box[2] < 1600 and 700 < face.box[1] < face.box[3] < 884
+
+
 def test_a_picture_without_faces_has_none() -> None:
     assert CascadeDetector()(np.full((200, 300, 3), 128, np.uint8)) == []
 
@@ -112,7 +129,8 @@ def test_faces_marked_by_hand_are_read(tmp_path: Path) -> None:
     assert np.allclose(faces["a.png"][0].points, points) and faces["b.png"] == []
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"a": [{"box": [1, 2, 3, 4]}]}',
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": [{}]}', '{"a": [{"box": [3, 2, 1, 4]}]}',
+                                     '{"a": [{"box": [1, 2, NaN, 4]}]}',
                                      '{"a": [{"points": [[1, 2]]}]}'])
 def test_a_wrong_file_of_faces_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(content)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from metrics.report import Extremes, data_uri, histogram, html_table, page
 from models.networks.arcface import ArcFace
 from options.test_options import METRIC_WEIGHTS, EvaluateOptions
 from utils.files import sha256
-from utils.image import write_image
+from utils.image import read_image, write_image
 
 
 def grey(level: int) -> dict[str, np.ndarray]:
@@ -185,6 +186,42 @@ def test_published_figures_stand_with_protocol_and_source() -> None:
 def test_published_figures_belong_to_a_recipe_and_state_a_protocol(name: str) -> None:
     assert name in models.names()
     assert all(figure.numbers and figure.protocol and figure.source for figure in FIGURES[name])
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+               None)
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [420, 1400])
+def test_a_browser_shows_the_page_without_errors_requests_and_overflow(width: int,
+                                                                       tmp_path: Path) -> None:
+    extremes = Extremes(4)
+    for index in range(4):
+        face = {key: render_face(index, size=64).image for key in ("lq", "restored", "gt")}
+        extremes.add(float(index), f"{'a_folder_with_a_long_name/' * 3}{index}.png", face)
+    values = {"restored": {"standard": {"psnr": 20.0, "ssim": 0.5}}}
+    (tmp_path / "p.html").write_text(made_page(
+        title=f"results_{'of_a_long_name_' * 6}", rows=[Row("a.png", values)], extremes=extremes,
+        facts={"SHA-256": "0123456789abcdef" * 4, "--dataroot": None},
+        figures=FIGURES["psfrgan"]))
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--hide-scrollbars", "--proxy-server=127.0.0.1:9", "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={tmp_path / 'net.json'}",
+         f"--window-size={width},2400", f"--screenshot={tmp_path / 'p.png'}",
+         (tmp_path / "p.html").as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "CONSOLE" not in done.stderr, done.stderr
+    # The browser asks its maker for updates; whatever else it asks for, the page did.
+    asked = set(re.findall(r'"url":"https?://([^/"]+)', (tmp_path / "net.json").read_text()))
+    assert [host for host in asked if not re.search(r"(google|googleapis|gvt1)\.com$", host)] == []
+    shot = read_image(tmp_path / "p.png")
+    assert shot.shape == (2400, width, 3)
+    assert shot[:, -10:].min() == 255 and shot.min() < 60       # nothing runs out of the page
+    # Colours of the pictures: it shows them.
+    assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 5000
 
 
 # ---- evaluate.py --------------------------------------------------------------------------------
