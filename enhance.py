@@ -25,6 +25,7 @@ from tqdm import tqdm
 import data
 import models
 from faces import align, detect
+from faces.background import network_enlarger
 from faces.outline import parsing_outline
 from faces.paste import enlarge
 from faces.photograph import Settings, eight_bits, restore_photograph
@@ -237,6 +238,9 @@ class PhotographJob(Job):
             opt.detector, opt.detector_weights, device=device, threshold=opt.detector_threshold,
             longest=opt.detect_size)
         self.mask = parsing_outline(opt.mask_weights, device) if opt.mask_weights else None
+        if opt.background_weights:
+            self.settings.background = network_enlarger(opt.background_weights, device,
+                                                        opt.background_tile)
 
     def chosen(self, faces: list[detect.Face], shape: tuple[int, ...]) -> list[detect.Face]:
         return detect.select(faces, shape, least=self.opt.min_face, most=self.opt.max_faces,

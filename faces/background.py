@@ -1,7 +1,7 @@
 """Enlarge a whole photograph with a network, in tiles, for what lies around its faces."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from faces.photograph import Enlarge
 from models.networks.rrdbnet import RRDBNet, enlarging_network
 
-# Photograph (H, W, 3) and factor to the photograph of int(H factor) x int(W factor).
-Enlarge = Callable[[np.ndarray, float], np.ndarray]
 # Pixels around a tile that the network sees too. Published tools take 10; seams vanish with more.
 MARGIN = 32
 

@@ -15,6 +15,8 @@ from faces.paste import enlarge, paste_into, to_enlarged
 Restore = Callable[[np.ndarray], np.ndarray]
 # Restored face (S, S, 3) to how much of it is taken, (S, S) in 0..1.
 Mask = Callable[[np.ndarray], np.ndarray]
+# Photograph (H, W, 3) and factor to the photograph of int(H factor) x int(W factor).
+Enlarge = Callable[[np.ndarray, float], np.ndarray]
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Settings:
         match_colours: give the restored face the crop's mean and spread of colour.
         batch_size: faces at a time.
         keep_grey: a restored face becomes grey where its crop has no colour.
+        background: enlarges what lies around the faces, see `faces.background`; None is Lanczos.
     """
     size: int = 512
     template: str = "ffhq"
@@ -37,6 +40,7 @@ class Settings:
     match_colours: bool = False
     batch_size: int = 4
     keep_grey: bool = False
+    background: Enlarge | None = None
 
 
 @dataclass
@@ -56,7 +60,8 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
         mask: how much of each restored face is taken; None feathers its edge.
 
     Returns:
-        What is outside the faces is the photograph's, bit for bit where `scale` is 1.
+        What is outside the faces is the photograph's, bit for bit where `scale` is 1 and no
+        network makes the background.
     """
     matrices, crops = cut(photo, faces, settings)
     restored = restore_all(crops, restore, settings.batch_size)
@@ -83,8 +88,9 @@ def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarr
              restored: list[np.ndarray], settings: Settings,
              mask: Mask | None = None) -> np.ndarray:
     """A copy of the photograph, enlarged by `scale`, with restored faces over what `cut` took."""
-    # One copy, however many faces: a huge photograph may have a hundred.
-    picture = photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
+    picture = enlarged(photo, settings)
+    # A network's surroundings are no longer what the crop was cut from: a change does not fit them.
+    whole = settings.background is not None
     for matrix, crop, face in zip(matrices, crops, restored, strict=True):
         if settings.match_colours:
             face = with_colours_of(face, crop)
@@ -92,8 +98,16 @@ def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarr
             face = np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         back = to_enlarged(align.inverse(matrix), settings.scale)
         paste_into(picture, face, back, mask(face) if mask else None, settings.strength,
-                   edge=max(2, round(2 * settings.scale)), crop=crop)
+                   edge=max(2, round(2 * settings.scale)), crop=None if whole else crop)
     return picture
+
+
+def enlarged(photo: np.ndarray, settings: Settings) -> np.ndarray:
+    """A copy of the photograph at `scale` times its size."""
+    if settings.background is not None:
+        return settings.background(photo, settings.scale)
+    # One copy, however many faces: a huge photograph may have a hundred.
+    return photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
 
 
 def eight_bits(photo: np.ndarray) -> np.ndarray:

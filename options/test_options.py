@@ -236,6 +236,13 @@ class EnhanceOptions(RestoreOptions):
                                 "1500 for networks)")
         group.add_argument("--keep_grey", action=argparse.BooleanOptionalAction, default=False,
                            help="restored faces become grey in photographs without colour")
+        group.add_argument("--background_weights", metavar="FILE",
+                           help="network that enlarges what lies around the faces "
+                                "(RealESRGAN_x2plus.pth, RealESRGAN_x4plus.pth, realesrnet_x2.pth "
+                                "...); without it Lanczos does")
+        group.add_argument("--background_tile", type=count, default=400, metavar="PIXELS",
+                           help="side of the pieces that network takes at a time, which bounds "
+                                "memory; 0 takes a photograph whole")
         group.add_argument("--smoothing", type=non_negative, default=0.1, metavar="SECONDS",
                            help="videos: over how long landmarks are smoothed, 0 for not at all")
         group.add_argument("--video_codec", default="auto",
@@ -254,6 +261,9 @@ class EnhanceOptions(RestoreOptions):
         for name in self.for_photos:
             if not opt.photos and getattr(opt, name) != parser.get_default(name):
                 raise ValueError(f"--{name} has no effect without --photos")
+        if not opt.background_weights and (
+                opt.background_tile != parser.get_default("background_tile")):
+            raise ValueError("--background_tile has no effect without --background_weights")
         if opt.photos and opt.simulate_lq:
             raise ValueError("--simulate_lq is for single faces; leave --photos out")
 

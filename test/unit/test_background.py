@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+import data
+import enhance
+import models
+from faces import align
 from faces.background import in_tiles, network_enlarger
+from faces.detect import Face
+from faces.photograph import Settings, restore_photograph
 from models.networks.rrdbnet import RRDBNet, enlarging_network
+from models.networks.sparnet import SPARNet
+from options.test_options import EnhanceOptions
 from utils import golden
+from utils.image import read_image, write_image
 
 CPU = torch.device("cpu")
 SMALL = {"channels": 8, "num_blocks": 1, "growth": 4}
@@ -83,3 +92,47 @@ def test_a_file_of_another_network_is_refused_with_the_flag(tmp_path: Path) -> N
     torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"--background_weights: .*other.pth is not of an RRDBNet"):
         enlarging_network(tmp_path / "other.pth")
+
+
+# ---- in photographs -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_whole_faces_are_pasted_into_the_networks_surroundings(scale: float,
+                                                               weights: Path) -> None:
+    photo = photograph(120, 160)
+    points = (align.template("ffhq", 64) + (50, 30)).astype(np.float32)
+    enlarge = network_enlarger(weights, CPU)
+    settings = Settings(size=64, scale=scale, background=enlarge)
+
+    def to_blue(crops: np.ndarray) -> np.ndarray:
+        return np.zeros_like(crops) + np.array([0, 0, 255], np.uint8)
+    done = restore_photograph(photo, [Face(points.min(0), points, 1.0)], to_blue, settings).picture
+    background = enlarge(photo, scale)
+    inside = np.rint((points[2] + 0.5) * scale).astype(int)
+    assert done[inside[1], inside[0]].tolist() == [0, 0, 255]
+    outside = np.ones(done.shape[:2], bool)
+    outside[int(28 * scale):int(98 * scale), int(48 * scale):int(118 * scale)] = False
+    assert np.array_equal(done[outside], background[outside])
+    assert not np.array_equal(background, photo)
+
+
+def test_enhance_enlarges_the_background_with_the_network(weights: Path, tmp_path: Path) -> None:
+    trained, photo = tmp_path / "small.pth", photograph(60, 80)
+    torch.save(SPARNet(res_depth=0, bottleneck_size=16).state_dict(), trained)
+    write_image(tmp_path / "in.png", photo)
+    opt = EnhanceOptions(models, data, "test").parse([
+        "--model", "sparnet", "--load_size", "64", "--res_depth", "0", "--bottleneck_size", "16",
+        "--device", "cpu", "--photos", "--input", str(tmp_path / "in.png"), "--output",
+        str(tmp_path / "out"), "--pretrain_model_path", str(trained), "--upscale", "2",
+        "--background_weights", str(weights), "--background_tile", "40"])
+    assert enhance.enhance(opt) == 0
+    assert np.array_equal(read_image(tmp_path / "out" / "restored_imgs" / "in.png"),
+                          network_enlarger(weights, CPU, 40)(photo, 2))
+
+
+def test_a_tile_without_a_network_is_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        EnhanceOptions(models, data, "test").parse([
+            "--photos", "--input", "x", "--name", "run", "--background_tile", "40"])
+    assert stopped.value.code == 2
+    assert "--background_tile has no effect without --background_weights" in capsys.readouterr().err
