@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from options.parser import positive_int
+from utils.files import write_text
 from utils.image import BadImage, find_images, read_image, write_image
 
 SOME_FAILED = 1
+CHUNK, CHUNKS_AHEAD = 4, 4      # items a worker takes at once; chunks per worker under way
 FORMATS = ("png", "jpg", "webp")
 
 
@@ -62,15 +66,38 @@ def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
     return targets
 
 
-def spread(task: Callable, items: list, workers: int) -> Iterable:
-    """task(item) of every item, in order, by several processes, with progress."""
+def spread(task: Callable, items: list, workers: int, unit: str = "picture") -> Iterator:
+    """task(item) of every item, in order, by several processes, with progress.
+
+    Processes wait for a slow reader of the results: these never pile up.
+    """
     if workers == 1 or len(items) < 2:
-        yield from map(task, tqdm(items, unit="picture", disable=None))
+        yield from map(task, tqdm(items, unit=unit, disable=None))
         return
+    gate = threading.Semaphore(CHUNK * CHUNKS_AHEAD * workers)
+
+    def admitted() -> Iterator:
+        for item in items:
+            gate.acquire()
+            yield item
     # A fresh interpreter each: forking one whose libraries have threads can hang.
     with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _alone) as pool:
-        yield from tqdm(pool.imap(task, items, chunksize=4), total=len(items), unit="picture",
-                        disable=None)
+        try:
+            for result in tqdm(pool.imap(task, admitted(), chunksize=CHUNK), total=len(items),
+                               unit=unit, disable=None):
+                yield result
+                gate.release()
+        finally:        # the thread behind imap may wait, and ending the pool waits for it
+            gate.release(len(items) + 1)
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Lines of a file of notes; half of one, which a run that was killed may have left, is cut."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text.split("\n")
+    if lines[-1]:
+        write_text(path, "\n".join([*lines[:-1], ""]))
+    return [line for line in lines[:-1] if line]
 
 
 def conclude(failed: list[str]) -> int:
@@ -82,6 +109,7 @@ def conclude(failed: list[str]) -> int:
 
 def _alone() -> None:
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the main process ends the others
 
 
 def _convert_one(change: Callable, pair: tuple[Path, Path]) -> str:

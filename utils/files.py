@@ -73,8 +73,9 @@ def _second_name(path: Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()) and None)
+    """Write a UTF-8 text file atomically; stray bytes of file names are escaped."""
+    data = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(data) and None)
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
