@@ -47,7 +47,15 @@ from options.test_options import EvaluateOptions
 from utils import device as devices
 from utils import distributed, entry
 from utils.files import sha256, to_json, write_text
-from utils.image import BadImage, bicubic, image_grid, read_image, write_image
+from utils.image import (
+    BadImage,
+    bicubic,
+    image_grid,
+    read_image,
+    root_of,
+    shown,
+    write_image,
+)
 
 logger = logging.getLogger("facezoo")
 # Options that decide about a network's numbers, shown in report.html.
@@ -95,7 +103,7 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
     report["folders"] = {"restored": opt.restored, "gt": opt.gt, "lq": opt.lq}
     counter = BadImageCounter(opt.max_bad_images, len(names))
     for name in names[:opt.max_dataset_size]:
-        paths = {"restored": restored_of[name], "gt": Path(opt.gt) / name}
+        paths = {"restored": restored_of[name], "gt": root_of(opt.gt) / name}
         if lq_of:
             paths["lq"] = lq_of[name]
         try:
@@ -113,8 +121,11 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                       if key in pictures}
         try:
             row = compare(name, gt, candidates, protocols)
-        except ValueError as error:
-            raise ValueError(f"{paths['restored']} and {paths['gt']}: {error}") from error
+        except ValueError as error:     # sizes that differ, or too small for SSIM
+            message = f"{shown(paths['restored'])} and {shown(paths['gt'])}: {error}"
+            counter.add([message])
+            bad.append(message)
+            continue
         yield row, pictures, {f"{key}_file_sha256": sha256(path) for key, path in paths.items()}
 
 

@@ -24,7 +24,8 @@ def near(names: Sequence[str], looks: np.ndarray, most: int) -> dict[str, tuple[
         looks: (N, B) bytes, the fingerprints.
         most: greatest number of differing bits.
 
-    All pairs are compared: as products of matrices of 1 and -1, 70,000 of them take seconds.
+    All pairs are compared, as products of matrices of 1 and -1: 70,000 pictures take half a minute
+    on two cores.
     """
     signs = np.unpackbits(looks, axis=1).astype(np.float32) * 2 - 1
     bits = signs.shape[1]

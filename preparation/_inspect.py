@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.labels import read_label_map
 from preparation import _pictures
-from utils.image import READ_FORMATS, BadImage, read_image
+from utils.image import READ_FORMATS, BadImage, orientation_of, read_image
 from utils.pack import pack_around, stamp_of
 
 # Side of the grid whose brightness steps make the fingerprint; 16 * 16 bits tell faces apart that
@@ -85,11 +85,18 @@ def describe(path: Path) -> tuple[str, list[str]]:
                 "alpha, which is dropped": "A" in image.mode or "transparency" in image.info,
                 "CMYK": image.mode == "CMYK",
                 "16 bits or floating point": image.mode == "F" or image.mode.startswith("I"),
-                "several pictures, the first counts": getattr(image, "n_frames", 1) > 1,
-                "turned by EXIF": image.getexif().get(0x0112, 1) in range(2, 9)}
+                "several pictures, the first counts": _frames(image) > 1,
+                "turned by EXIF": orientation_of(image) in range(2, 9)}
             # Pictures of some cameras are JPEGs with more behind them.
             kind = "JPEG" if image.format == "MPO" else str(image.format)
     return kind, [note for note, holds in unusual.items() if holds]
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:   # only the first is read, the others may be damaged
+        return 1
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -59,8 +60,9 @@ def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{root}: pictures that differ in their extension only would share a "
                          "result")
-    originals = {path.resolve() for path in pictures}
-    clash = next((target for target in targets.values() if target.resolve() in originals), None)
+    originals = {os.path.realpath(path) for path in pictures}   # resolve() raises at circular links
+    clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
+                 None)
     if clash is not None:
         raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
     return targets

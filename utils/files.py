@@ -23,7 +23,9 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Cut, because a name that just fits would not with more around it.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".tmp",
+                                         dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)

@@ -89,9 +89,9 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
                 name = f"{inside}{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     queue += [f"{name}/"] if recursive else []
-                elif _is_image_name(name) and (entry.is_file() or entry.is_symlink()):
+                elif _is_image_name(name) and (entry.is_symlink() or entry.is_file()):
                     found.append(name)
                 else:
                     num_others += 1
@@ -294,6 +294,13 @@ def _read(data: bytes) -> np.ndarray:
     return _decode(data) if pixels is None else pixels
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:     # a link that leads to itself
+        return False
+
+
 def _is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
@@ -328,9 +335,17 @@ def _decode(data: bytes) -> np.ndarray:
             raise ValueError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
         image.load()
         # Read after load(), which turns TIFFs upright by itself and then forgets the tag.
-        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+        turn = _UPRIGHT.get(orientation_of(image))
         image = _to_rgb(image)
     return np.array(image if turn is None else image.transpose(turn))
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How EXIF says an opened picture lies, 1 (upright) to 8; also 1 where that is damaged."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:   # its parser raises whatever it meets, and the pixels may be good
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
