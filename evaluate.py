@@ -126,10 +126,16 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
             counter.add([message])
             bad.append(message)
             continue
-        yield row, pictures, {f"{key}_file_sha256": sha256(path) for key, path in paths.items()}
+        yield row, pictures, dict(digest(key, path, pictures[key]) for key, path in paths.items())
 
 
 # ---- reports ------------------------------------------------------------------------------------
+
+def digest(key: str, path: Path, image: np.ndarray) -> tuple[str, str]:
+    """Name and SHA-256 of a picture's file; of its pixels where it lies in a pack."""
+    return ((f"{key}_file_sha256", sha256(path)) if path.is_file()
+            else (f"{key}_pixels_sha256", pixel_digest(image)))
+
 
 def pixel_digest(image: np.ndarray) -> str:
     """SHA-256 of a picture's shape and bytes: the same for any lossless file of it."""
