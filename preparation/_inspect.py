@@ -16,7 +16,7 @@ from PIL import Image
 from data.labels import read_label_map
 from preparation import _pictures
 from utils.image import READ_FORMATS, BadImage, orientation_of, read_image
-from utils.pack import pack_around, stamp_of
+from utils.pack import stamp_or_none
 
 # Side of the grid whose brightness steps make the fingerprint; 16 * 16 bits tell faces apart that
 # are aligned alike, 64 do not.
@@ -36,7 +36,7 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
         cache: file that gets a line per record as it is made, or None.
 
     Yields:
-        `kind`, `path`, `bytes`, `mtime_ns`, and either `error` or `height`, `width`; pictures also
+        `kind`, `path`, `stamp`, and either `error` or `height`, `width`; pictures also
         `format` ("" in packs), `notes`, `pixels` (digest) and `look` (fingerprint), both in hex.
     """
     known = {}
@@ -46,7 +46,7 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
     waiting = []
     for kind, path in jobs:
         record = known.get((kind, str(path)))
-        if record and (record["bytes"], record["mtime_ns"]) == _stamp(path):
+        if record and record["stamp"] == stamp_or_none(path) is not None:
             yield record
         else:
             waiting.append((kind, path))
@@ -99,18 +99,9 @@ def _frames(image: Image.Image) -> int:
         return 1
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        return stamp_of(path)
-    except OSError:     # gone, or in a pack: then its index
-        held = pack_around(path)
-        return stamp_of(held[0].folder / "pack.json") if held else (0, 0)
-
-
 def _inspect_one(job: tuple[str, Path]) -> Record:
     kind, path = job
-    size, changed = _stamp(path)
-    record: Record = {"kind": kind, "path": str(path), "bytes": size, "mtime_ns": changed}
+    record: Record = {"kind": kind, "path": str(path), "stamp": stamp_or_none(path)}
     try:
         if kind == "mask":
             image = read_label_map(path)

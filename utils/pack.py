@@ -136,6 +136,15 @@ def stamp_of(path: str | Path) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
+def stamp_or_none(path: Path) -> list[int] | None:
+    """The stamp as JSON keeps it; of a picture in a pack its index's; None of one that is gone."""
+    held = pack_around(path)
+    try:
+        return list(stamp_of(held[0].folder / INDEX if held else path))
+    except OSError:
+        return None
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """The content of pack.json, or {} if there is none, or one of another program."""
     try:
