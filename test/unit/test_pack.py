@@ -176,6 +176,14 @@ def test_pictures_may_be_packed_at_the_size_of_training(name: str, how: str,
                 batches(name, "train", dataroot=str(folder), **options))
 
 
+def test_label_maps_may_be_packed_at_the_size_of_training(tmp_path: Path) -> None:
+    folder = celebahq(tmp_path / "whole")
+    for part, how in (("CelebA-HQ-img", "bicubic"), ("CelebAMask-HQ-mask", "nearest")):
+        packed(folder / part, tmp_path / "p" / part, "--size", 16, "--filter", how)
+    assert_same(batches("celebahqmask", "train", dataroot=str(tmp_path / "p"), flip_prob=0.5),
+                batches("celebahqmask", "train", dataroot=str(folder), flip_prob=0.5))
+
+
 def test_workers_open_the_pack_themselves(faces: Path, tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(packed(faces, tmp_path / "p"))
