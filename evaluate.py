@@ -97,13 +97,13 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of the pictures in --restored against those of the same name in --gt."""
-    names = relative_names(opt.gt)
+    root, names = root_of(opt.gt), relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
     report["folders"] = {"restored": opt.restored, "gt": opt.gt, "lq": opt.lq}
     counter = BadImageCounter(opt.max_bad_images, len(names))
     for name in names[:opt.max_dataset_size]:
-        paths = {"restored": restored_of[name], "gt": root_of(opt.gt) / name}
+        paths = {"restored": restored_of[name], "gt": root / name}
         if lq_of:
             paths["lq"] = lq_of[name]
         try:

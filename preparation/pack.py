@@ -20,7 +20,7 @@ from data.celeba_aligned_dataset import PARTITION, find_partition
 from options.parser import positive_int
 from preparation import _pictures
 from utils.image import BadImage, bicubic, find_images, read_image, shown
-from utils.pack import Stamp, stamp_of, write_pack
+from utils.pack import stamp_or_none, write_pack
 from utils.picture_list import is_list
 
 MIB = 1 << 20
@@ -55,7 +55,9 @@ def run(opt: argparse.Namespace) -> int:
     folder = Path(opt.output)
     if folder.resolve() == root.resolve():
         raise ValueError("--output must be another folder than that of the pictures")
-    sources = {path.relative_to(root).as_posix(): _stamp(path) for path in paths}
+    # A link that leads nowhere has no stamp; it is named with the unreadable ones.
+    sources = {path.relative_to(root).as_posix(): tuple(stamp_or_none(path) or (0, 0))
+               for path in paths}
     settings = {"size": opt.size, "filter": opt.filter if opt.size else None}
 
     def decode(names: list[str]) -> Iterator[tuple[str, np.ndarray | str]]:
@@ -76,13 +78,6 @@ def resized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
     if how == "bicubic":
         return bicubic(image, size, size)
     return cv2.resize(image, (size, size), interpolation=FILTERS[how])
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        return stamp_of(path)
-    except OSError:         # a link that leads nowhere, or a picture of another pack
-        return 0, 0
 
 
 def _decode_one(root: Path, size: int | None, how: str, name: str) -> np.ndarray | str:

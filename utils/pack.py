@@ -82,7 +82,8 @@ class Pack:
         # Neither a position, which forked processes would share, nor a map, where a file cut
         # short ends the process.
         length = shape[0] * shape[1] * shape[2]
-        data = os.pread(self._open(shard).fileno(), length, offset)
+        file = self._open(shard)        # held, so that no other thread's opening closes it
+        data = os.pread(file.fileno(), length, offset)
         if len(data) != length or (verify and zlib.crc32(data) != crc):
             raise ValueError(f"damaged in {self._files[shard]}; make the pack anew with "
                              "prepare.py pack")
@@ -138,10 +139,14 @@ def stamp_of(path: str | Path) -> Stamp:
 
 def stamp_or_none(path: Path) -> list[int] | None:
     """The stamp as JSON keeps it; of a picture in a pack its index's; None of one that is gone."""
-    held = pack_around(path)
     try:
-        return list(stamp_of(held[0].folder / INDEX if held else path))
+        return list(stamp_of(path))
     except OSError:
+        pass
+    try:
+        held = pack_around(path, look=True)
+        return list(stamp_of(held[0].folder / INDEX)) if held else None
+    except (OSError, ValueError):       # of a pack that cannot be used
         return None
 
 
@@ -189,7 +194,8 @@ def write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, A
     rows = _finished_rows(folder, sources)
     waiting = [name for name in sources if name not in rows]
     bad: dict[str, str] = {}
-    if index.get("complete") and not waiting and index["pictures"].keys() == rows.keys():
+    if (index.get("complete") and not waiting and not index["bad"]
+            and index["pictures"].keys() == rows.keys()):
         return 0, bad
     head = {"format": FORMAT, "version": VERSION, "settings": settings}
     write_text(folder / INDEX, json.dumps({**head, "complete": False}) + "\n")

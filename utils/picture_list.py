@@ -43,7 +43,9 @@ def read_list(path: str | Path) -> tuple[Path, list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             if line.startswith(ROOT):
-                root = path.parent / _plain(line.removeprefix(ROOT).strip())
+                # From where the list really lies, as it was written; `..` is no folder's parent.
+                place = path.parent.resolve() / _plain(line.removeprefix(ROOT).strip())
+                root = Path(os.path.normpath(place))
             elif line.strip() and not line.startswith("#"):
                 names.append(_inside(_plain(line.strip())))
         except ValueError as error:

@@ -195,7 +195,7 @@ def test_workers_open_the_pack_themselves(faces: Path, tmp_path: Path,
         0, 1]["path"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.deep)])
 def test_a_pack_that_was_killed_goes_on(workers: int, faces: Path, tmp_path: Path,
                                         capsys: pytest.CaptureFixture,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +248,13 @@ def test_changed_new_and_removed_pictures_are_followed(faces: Path, tmp_path: Pa
     assert np.array_equal(read_image(folder / "00.png"), picture(50, 30, 20))
     with pytest.raises(BadImage, match="not in the pack"):
         read_image(folder / "03.png")
+
+
+def test_an_unreadable_picture_that_is_gone_leaves_the_pack(faces: Path, tmp_path: Path) -> None:
+    folder = packed(faces, tmp_path / "p")
+    (faces / "more" / "07.png").unlink()
+    packed(faces, folder)
+    assert len(list_images(folder)) == 11
 
 
 def test_damage_is_found_when_asked_for(faces: Path, tmp_path: Path) -> None:
@@ -329,6 +336,16 @@ def test_a_list_of_a_pack_works(faces: Path, tmp_path: Path) -> None:
     write_list(tmp_path / "some.txt", folder, ["03.png"])
     pack._opened.clear()
     assert np.array_equal(read_image(list_images(tmp_path / "some.txt")[0]), picture(3))
+
+
+def test_a_list_may_lie_inside_its_folder_or_behind_a_link(tmp_path: Path) -> None:
+    folder = folder_of("ffhq", tmp_path)
+    write_list(folder / "imgs1024" / "lists" / "a.txt", folder / "imgs1024", ["01.jpg"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(folder / "imgs1024" / "lists")
+    for place in (folder / "imgs1024" / "lists", tmp_path / "elsewhere" / "link"):
+        dataset = create("ffhq", "train", dataroot=str(place / "a.txt"), num_val_images=0)
+        assert set(np.unique(dataset[0]["labels"])) == {1}
 
 
 @pytest.mark.parametrize("name", ["plain.png", "two words.png", "line\nbreak.png", "#1.png",

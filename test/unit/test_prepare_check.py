@@ -166,7 +166,7 @@ def test_what_was_checked_is_not_read_again(faces: Path, monkeypatch: pytest.Mon
 def test_damage_of_a_pack_is_found(faces: Path) -> None:
     pack = faces.parent / "pack"
     run("pack", "--input", faces, "--output", pack, "--workers", 1)
-    assert checked(pack) == (0, {**checked(pack)[1], "findings": []})
+    assert checked(pack)[0] == 0
     shard = pack / "shard_00000.bin"
     content = bytearray(shard.read_bytes())
     content[64 * 64 * 3 + 9] ^= 1
@@ -174,6 +174,15 @@ def test_damage_of_a_pack_is_found(faces: Path) -> None:
     (faces.parent / "checked" / "cache.jsonl").unlink()
     status, report = checked(pack)
     assert status == 1 and findings(report) == [("1.png", "unreadable")]
+
+
+@pytest.mark.deep
+def test_worker_processes_find_the_pack_and_the_cache_holds(faces: Path) -> None:
+    pack, cache = faces.parent / "pack", faces.parent / "checked" / "cache.jsonl"
+    run("pack", "--input", faces, "--output", pack, "--workers", 2)
+    assert checked(pack, "--workers", 2)[0] == 0
+    lines = cache.read_text()
+    assert checked(pack)[0] == 0 and cache.read_text() == lines
 
 
 @pytest.mark.parametrize("arguments, message", [
