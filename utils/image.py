@@ -150,14 +150,33 @@ def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
             raise BadImage(f"{shown(path)}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise BadImage(f"{shown(path)}: {getattr(error, 'strerror', None) or error}") from error
+    if held is not None:
+        try:
+            return held[0].read(held[1], verify)
+        except (OSError, ValueError) as error:
+            raise BadImage(f"{shown(path)}: {error}") from error
+    if not data:
+        raise BadImage(f"{shown(path)}: empty file (0 bytes)")
+    if data.startswith(b"version https://git-lfs"):
+        raise BadImage(f"{shown(path)}: a Git LFS pointer, not the picture; run `git lfs pull`")
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """The picture in the bytes of a file, as `read_image` gives it; `name` is for messages.
+
+    Raises:
+        BadImage: as `read_image`.
+    """
     try:
-        return held[0].read(held[1], verify) if held else _read(data)
+        pixels = _decode_plain_jpeg(data) if _is_plain_jpeg(data) else None
+        return _decode(data) if pixels is None else pixels
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"{shown(path)}: no picture of a known format (begins with {data[:12]!r})"
+        raise BadImage(f"{shown(name)}: no picture of a known format (begins with {data[:12]!r})"
                        ) from error
     except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"{shown(path)}: {reason}") from error
+        raise BadImage(f"{shown(name)}: {reason}") from error
 
 
 def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
@@ -283,15 +302,6 @@ def _bytes_of(path: str | Path) -> bytes:
         if found.st_size > MAX_BYTES:
             raise ValueError(f"{found.st_size} bytes; the limit is {MAX_BYTES}")
         return file.read()
-
-
-def _read(data: bytes) -> np.ndarray:
-    if not data:
-        raise ValueError("empty file (0 bytes)")
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError("a Git LFS pointer, not the picture; run `git lfs pull`")
-    pixels = _decode_plain_jpeg(data) if _is_plain_jpeg(data) else None
-    return _decode(data) if pixels is None else pixels
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
