@@ -86,8 +86,8 @@ def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
 
 def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
     """Raise ValueError if something to be written is an input."""
-    originals = {path.resolve() for path in inputs}
-    clash = next((path for path in written if path.resolve() in originals), None)
+    originals = {os.path.realpath(path) for path in inputs}     # resolve() raises at circular links
+    clash = next((path for path in written if os.path.realpath(path) in originals), None)
     if clash is not None:
         raise ValueError(f"--output would overwrite the input {clash}; choose another folder")
 

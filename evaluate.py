@@ -47,7 +47,15 @@ from options.test_options import EvaluateOptions
 from utils import device as devices
 from utils import distributed, entry
 from utils.files import sha256, to_json, write_text
-from utils.image import BadImage, bicubic, image_grid, read_image, write_image
+from utils.image import (
+    BadImage,
+    bicubic,
+    image_grid,
+    read_image,
+    root_of,
+    shown,
+    write_image,
+)
 
 logger = logging.getLogger("facezoo")
 # Options that decide about a network's numbers, shown in report.html.
@@ -89,13 +97,13 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Measured:
     """Rows of the pictures in --restored against those of the same name in --gt."""
-    names = relative_names(opt.gt)
+    root, names = root_of(opt.gt), relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
     report["folders"] = {"restored": opt.restored, "gt": opt.gt, "lq": opt.lq}
     counter = BadImageCounter(opt.max_bad_images, len(names))
     for name in names[:opt.max_dataset_size]:
-        paths = {"restored": restored_of[name], "gt": Path(opt.gt) / name}
+        paths = {"restored": restored_of[name], "gt": root / name}
         if lq_of:
             paths["lq"] = lq_of[name]
         try:
@@ -113,12 +121,21 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                       if key in pictures}
         try:
             row = compare(name, gt, candidates, protocols)
-        except ValueError as error:
-            raise ValueError(f"{paths['restored']} and {paths['gt']}: {error}") from error
-        yield row, pictures, {f"{key}_file_sha256": sha256(path) for key, path in paths.items()}
+        except ValueError as error:     # sizes that differ, or too small for SSIM
+            message = f"{shown(paths['restored'])} and {shown(paths['gt'])}: {error}"
+            counter.add([message])
+            bad.append(message)
+            continue
+        yield row, pictures, dict(digest(key, path, pictures[key]) for key, path in paths.items())
 
 
 # ---- reports ------------------------------------------------------------------------------------
+
+def digest(key: str, path: Path, image: np.ndarray) -> tuple[str, str]:
+    """Name and SHA-256 of a picture's file; of its pixels where it lies in a pack."""
+    return ((f"{key}_file_sha256", sha256(path)) if path.is_file()
+            else (f"{key}_pixels_sha256", pixel_digest(image)))
+
 
 def pixel_digest(image: np.ndarray) -> str:
     """SHA-256 of a picture's shape and bytes: the same for any lossless file of it."""

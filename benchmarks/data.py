@@ -4,7 +4,8 @@
 
 First the celeba pipeline (178 x 218 JPEGs, training augmentation, 128 pixels, x8) in this process
 on one thread, and its parts; then the same through the loader with worker processes; then both
-for the drawn faces. "processor time" leaves out the time spent waiting for a busy core.
+for the drawn faces; then pictures as JPEG files against the same in a pack, in turns, from files
+that the system has in memory. "processor time" leaves out the time spent waiting for a busy core.
 """
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,15 +29,16 @@ from data.base_dataset import BaseDataset
 from data.celeba_dataset import augment
 from data.loader import create_train_loader
 from data.sampler import StepBatchSampler
-from utils.image import bicubic, read_image, write_image
+from utils.image import bicubic, list_images, read_image, write_image
+from utils.pack import stamp_of, write_pack
 
 HEIGHT, WIDTH = 218, 178
 
 
-def picture(index: int) -> np.ndarray:
+def picture(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Smooth colours with some noise, which give a JPEG the size of a CelebA picture's."""
     rng = np.random.default_rng(index)
-    smooth = bicubic(rng.integers(0, 256, (14, 11, 3), np.uint8), HEIGHT, WIDTH)
+    smooth = bicubic(rng.integers(0, 256, (14, 11, 3), np.uint8), height, width)
     noisy = smooth + rng.normal(0, 4, smooth.shape)
     return noisy.round().clip(0, 255).astype(np.uint8)
 
@@ -110,6 +113,39 @@ def benchmark_synthetic(options: dict, num_threads: int) -> None:
         report("    per worker", rate / num_threads)
 
 
+def decoded(paths: dict[str, Path], names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    for name in names:
+        yield name, read_image(paths[name])
+
+
+def benchmark_packs(folder: Path, num_files: int) -> None:
+    """Reading alone, and whole samples of the data sets, from files and from a pack."""
+    for name, size, load_size in (("celeba", (HEIGHT, WIDTH), 128), ("ffhq", (512, 512), 512)):
+        paths = {"files": folder / name, "packed": folder / f"{name}_packed"}
+        for index in range(num_files):
+            write_image(paths["files"] / f"{index:06d}.jpg", picture(index, *size), quality=95)
+        originals = {path.name: path for path in list_images(paths["files"])}
+        write_pack(paths["packed"], {name: stamp_of(path) for name, path in originals.items()},
+                   {"size": None, "filter": None}, partial(decoded, originals), 1 << 30)
+        calls: dict[str, dict[str, Callable[[int], object]]] = {"read": {}, "sample": {}}
+        for kind, path in paths.items():
+            dataset = data.create_dataset(name, "train", "bicubic", {
+                "dataroot": str(path), "load_size": load_size, "num_val_images": 0,
+                "scale_factor": 8})
+            calls["read"][kind], calls["sample"][kind] = dataset.read, dataset.__getitem__
+        for what, both in calls.items():
+            times: dict[str, list[float]] = {kind: [] for kind in both}
+            for _ in range(5):
+                for kind, call in both.items():
+                    times[kind].append(seconds_per_call(call, num_files, repeats=1))
+            for kind in both:
+                report(f"{name}, {what}, {kind}, processor time",
+                       1 / statistics.median(times[kind]))
+            ratios = [a / b for a, b in zip(times["files"], times["packed"], strict=True)]
+            print(f"    packed is {statistics.median(ratios):.2f} times as fast "
+                  f"({min(ratios):.2f} to {max(ratios):.2f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_threads", type=int, default=2, help="worker processes; 0: none")
@@ -121,6 +157,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark_celeba(Path(folder), vars(opt), opt.num_threads)
     benchmark_synthetic(vars(opt), opt.num_threads)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark_packs(Path(folder), opt.num_files)
 
 
 if __name__ == "__main__":

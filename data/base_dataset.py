@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.image import BadImage, list_images, read_image
+from utils.image import BadImage, list_images, read_image, root_of
 
 SPLITS = ("train", "val", "test")
 MAX_DRAWS = 10
@@ -113,7 +113,8 @@ class FileDataset(BaseDataset):
     """Pictures of a folder and its subfolders, a few of them held out for validation.
 
     Args:
-        dataroot: the folder. `test` takes all of it, `train` what is not held out.
+        dataroot: the folder, a list or a pack of pictures (see `utils.image.list_images`). `test`
+            takes all of it, `train` what is not held out.
         val_dataroot: validate on all pictures of this folder instead of holding any out.
         num_val_images: how many to hold out; see `hold_out`.
 
@@ -126,8 +127,8 @@ class FileDataset(BaseDataset):
                  num_val_images: int = 50, val_dataroot: str | None = None):
         if not dataroot:
             raise ValueError("--dataroot must name a folder of images, got nothing")
-        self.root = Path(val_dataroot if val_dataroot and split == "val" else dataroot)
-        names = relative_names(self.root)
+        source = val_dataroot if val_dataroot and split == "val" else dataroot
+        self.root, names = root_of(source), relative_names(source)
         if split != "test" and not val_dataroot:
             held_out = hold_out(names, num_val_images)
             names = [name for name in names if (name in held_out) == (split == "val")]
@@ -176,10 +177,14 @@ class BadImageCounter:
 def relative_names(folder: str | Path) -> list[str]:
     """Names of the pictures below a folder, relative to it, with forward slashes, sorted.
 
+    Args:
+        folder: or a list or pack; the names of a list begin at the folder it notes.
+
     Raises:
         ValueError: see `utils.image.list_images`.
     """
-    return [path.relative_to(folder).as_posix() for path in list_images(folder)]
+    root = root_of(folder)
+    return [path.relative_to(root).as_posix() for path in list_images(folder)]
 
 
 def hold_out(names: Sequence[str], count: int) -> set[str]:
@@ -195,8 +200,13 @@ def hold_out(names: Sequence[str], count: int) -> set[str]:
         raise ValueError(f"--num_val_images must not be negative, got {count}")
     if len(names) < 2 or count == 0:
         return set()
-    ranked = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))
+    ranked = sorted(names, key=lambda name: (checksum(name), name))
     return set(ranked[:min(count, max(1, len(names) // 10))])
+
+
+def checksum(name: str) -> int:
+    """CRC-32 of a name; file names need not be UTF-8."""
+    return zlib.crc32(name.encode(errors="surrogateescape"))
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

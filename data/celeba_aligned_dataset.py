@@ -10,6 +10,7 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
 from utils.image import flip
+from utils.picture_list import is_list
 from utils.reduction import CELEBA_CROP, bilinear, centre_crop
 
 PARTITION = "list_eval_partition.txt"
@@ -50,7 +51,7 @@ class CelebAAlignedDataset(FileDataset):
                          degrade=degrade, num_val_images=num_val_images, val_dataroot=val_dataroot,
                          max_dataset_size=None)
         self.augmented = data_augment and split == "train"
-        partition = find_partition(self.root)
+        partition = None if is_list(dataroot) else find_partition(self.root)
         if partition is not None and not val_dataroot:
             names = list(part_names(partition, PARTS[split]))
             if split == "val":

@@ -10,7 +10,8 @@ import numpy as np
 from data.base_dataset import BaseDegradation, FileDataset
 from data.ffhq_dataset import gray
 from data.labels import mirrored, read_label_map
-from utils.image import bicubic, flip
+from utils.image import bicubic, flip, root_of
+from utils.picture_list import is_list
 
 PICTURES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
 
@@ -21,6 +22,7 @@ class CelebAHQMaskDataset(FileDataset):
     `<dataroot>/CelebA-HQ-img/NAME.jpg` belongs to `<dataroot>/CelebAMask-HQ-mask/NAME.png`, whose
     grey levels are the labels of data.labels.LABELS; `prepare.py labels` makes such maps of the
     published part masks. A map that is missing or is none counts as an unreadable picture.
+    `dataroot` may also be a list of pictures in CelebA-HQ-img.
 
     Args:
         gray_prob: share of training pictures turned grey, target and input alike.
@@ -50,15 +52,15 @@ class CelebAHQMaskDataset(FileDataset):
                 raise ValueError(f"{flag} must be from 0 to 1, got {share}")
         if not dataroot:
             raise ValueError(f"--dataroot must name a folder with {PICTURES} and {MASKS}")
-        validates_elsewhere = bool(val_dataroot) and split == "val"
-        self.masks = Path(val_dataroot if validates_elsewhere else dataroot) / MASKS
+        pictures, val_pictures = pictures_of(dataroot), pictures_of(val_dataroot)
+        used = val_pictures if val_pictures and split == "val" else pictures
+        self.masks = root_of(used).parent / MASKS
         if not self.masks.is_dir():
             raise ValueError(f"{self.masks}: no such folder; label maps are expected there, as "
                              "`prepare.py labels` writes them")
-        super().__init__(dataroot=str(Path(dataroot) / PICTURES), split=split, seed=seed,
-                         load_size=load_size, degrade=degrade, max_dataset_size=max_dataset_size,
-                         num_val_images=num_val_images,
-                         val_dataroot=str(Path(val_dataroot) / PICTURES) if val_dataroot else None)
+        super().__init__(dataroot=pictures, split=split, seed=seed, load_size=load_size,
+                         degrade=degrade, max_dataset_size=max_dataset_size,
+                         num_val_images=num_val_images, val_dataroot=val_pictures)
         self.gray_prob, self.flip_prob = gray_prob, flip_prob
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -79,3 +81,8 @@ class CelebAHQMaskDataset(FileDataset):
         """
         path = (self.masks / self.items[index]).with_suffix(".png")
         return read_label_map(path, self.load_size)
+
+
+def pictures_of(dataroot: str | None) -> str | None:
+    """The folder of pictures inside the published layout, or the list that names some of them."""
+    return str(Path(dataroot) / PICTURES) if dataroot and not is_list(dataroot) else dataroot

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
 from data.labels import read_label_map
-from utils.image import bicubic
+from utils.image import bicubic, root_of
+from utils.picture_list import is_list
 
 # The published folders.
 PICTURES, MASKS = "imgs1024", "masks512"
@@ -19,7 +20,8 @@ PICTURES, MASKS = "imgs1024", "masks512"
 class FFHQDataset(FileDataset):
     """FFHQ, or any folder of aligned faces: resized, some turned grey; no flip, no crop.
 
-    Where DATAROOT/imgs1024 exists the pictures are taken from there.
+    Where DATAROOT/imgs1024 exists the pictures are taken from there; DATAROOT may also be a list of
+    pictures, whose label maps are looked for beside its folder.
 
     Args:
         masks: folder of label maps, NAME.png for the picture NAME.jpg, as `prepare.py masks` writes
@@ -82,7 +84,8 @@ def masks_of(dataroot: str, masks: str | None) -> Path | None:
     """
     if masks == "none":
         return None
-    folder = Path(masks or Path(dataroot) / MASKS)
+    above = root_of(dataroot).parent if is_list(dataroot) else Path(dataroot)
+    folder = Path(masks or above / MASKS)
     if masks and not folder.is_dir():
         raise ValueError(f"--masks {masks}: no such folder")
     return folder if folder.is_dir() else None

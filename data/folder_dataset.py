@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset, relative_names
-from utils.image import bicubic, flip, read_image
+from utils.image import bicubic, flip, read_image, root_of
+from utils.picture_list import is_list
 
 
 class FolderDataset(FileDataset):
@@ -65,6 +66,8 @@ def match_stems(folder: str | Path, lq_folder: str | Path,
     """Degraded file of each picture of `folder`: same relative path but for the extension.
 
     Args:
+        folder, lq_folder: folders, lists or packs. Where `folder` is a list, `lq_folder` may hold
+            more.
         flags: the options that named the two folders, for the message.
 
     Raises:
@@ -72,13 +75,15 @@ def match_stems(folder: str | Path, lq_folder: str | Path,
     """
     gt_names = _by_stem(folder, relative_names(folder))
     lq_names = _by_stem(lq_folder, relative_names(lq_folder))
+    more = set() if is_list(folder) else lq_names.keys() - gt_names.keys()
     missing = [f"{len(stems)} only in {where} ({', '.join(sorted(stems)[:3])})"
                for where, stems in ((folder, gt_names.keys() - lq_names.keys()),
-                                    (lq_folder, lq_names.keys() - gt_names.keys())) if stems]
+                                    (lq_folder, more)) if stems]
     if missing:
         raise ValueError(f"{flags[1]} and {flags[0]} must hold images of the same names: "
                          f"{', '.join(missing)}")
-    return {name: Path(lq_folder) / lq_names[stem] for stem, name in gt_names.items()}
+    lq_root = root_of(lq_folder)
+    return {name: lq_root / lq_names[stem] for stem, name in gt_names.items()}
 
 
 def _by_stem(folder: str | Path, names: Sequence[str]) -> dict[str, str]:

@@ -84,8 +84,8 @@ class BaseOptions:
                            help=f"one of {', '.join(self.data.names())} (default: the model's "
                                 "own where --dataroot is given, else synthetic)")
         group.add_argument("--dataroot", "--data_path", "--data_url", metavar="DIR",
-                           help="folder of face pictures; without it embedded synthetic faces "
-                                "are used")
+                           help="folder of face pictures, or a list (.txt) or pack of them "
+                                "(docs/data.md); without it embedded synthetic faces are used")
         group.add_argument("--max_dataset_size", type=positive_int, metavar="N",
                            help="use only the first N pictures (default: all)")
         group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="SHARE",

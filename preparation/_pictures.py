@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +16,18 @@ import numpy as np
 from tqdm import tqdm
 
 from options.parser import positive_int
+from utils.files import write_text
 from utils.image import BadImage, find_images, read_image, write_image
 
 SOME_FAILED = 1
+CHUNK, CHUNKS_AHEAD = 4, 4      # items a worker takes at once; chunks per worker under way
 FORMATS = ("png", "jpg", "webp")
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help=f"{what}: a folder, with its subfolders, or a quoted pattern")
+                        help=f"{what}: a folder, with its subfolders, a list, a pack or a quoted "
+                             "pattern")
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="folder for the results, below it the input's subfolders")
     parser.add_argument("--ext", default="png", choices=FORMATS, help="format of the results")
@@ -55,22 +61,46 @@ def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{root}: pictures that differ in their extension only would share a "
                          "result")
-    originals = {path.resolve() for path in pictures}
-    clash = next((target for target in targets.values() if target.resolve() in originals), None)
+    originals = {os.path.realpath(path) for path in pictures}   # resolve() raises at circular links
+    clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
+                 None)
     if clash is not None:
         raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
     return targets
 
 
-def spread(task: Callable, items: list, workers: int) -> Iterable:
-    """task(item) of every item, in order, by several processes, with progress."""
+def spread(task: Callable, items: list, workers: int, unit: str = "picture") -> Iterator:
+    """task(item) of every item, in order, by several processes, with progress.
+
+    Processes wait for a slow reader of the results: these never pile up.
+    """
     if workers == 1 or len(items) < 2:
-        yield from map(task, tqdm(items, unit="picture", disable=None))
+        yield from map(task, tqdm(items, unit=unit, disable=None))
         return
+    gate = threading.Semaphore(CHUNK * CHUNKS_AHEAD * workers)
+
+    def admitted() -> Iterator:
+        for item in items:
+            gate.acquire()
+            yield item
     # A fresh interpreter each: forking one whose libraries have threads can hang.
     with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _alone) as pool:
-        yield from tqdm(pool.imap(task, items, chunksize=4), total=len(items), unit="picture",
-                        disable=None)
+        try:
+            for result in tqdm(pool.imap(task, admitted(), chunksize=CHUNK), total=len(items),
+                               unit=unit, disable=None):
+                yield result
+                gate.release()
+        finally:        # the thread behind imap may wait, and ending the pool waits for it
+            gate.release(len(items) + 1)
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Lines of a file of notes; half of one, which a run that was killed may have left, is cut."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text.split("\n")
+    if lines[-1]:
+        write_text(path, "\n".join([*lines[:-1], ""]))
+    return [line for line in lines[:-1] if line]
 
 
 def conclude(failed: list[str]) -> int:
@@ -82,6 +112,7 @@ def conclude(failed: list[str]) -> int:
 
 def _alone() -> None:
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the main process ends the others
 
 
 def _convert_one(change: Callable, pair: tuple[Path, Path]) -> str:

@@ -40,11 +40,11 @@ def run(opt: argparse.Namespace) -> int:
     detect.create(opt.detector, opt.detector_weights)       # refused here, not by a worker
     targets = _pictures.targets_of(opt.input, Path(opt.output), opt.ext)
     notes = Path(opt.output) / "faces.jsonl"
-    done = {json.loads(line)["name"] for line in _lines(notes)}
+    done = {json.loads(line)["name"] for line in _pictures.complete_lines(notes)}
     waiting = [pair for pair in targets.items() if _name(pair[1], notes.parent) not in done]
     failed, written, empty = [], 0, 0
     notes.parent.mkdir(parents=True, exist_ok=True)
-    with notes.open("a") as file:
+    with notes.open("a", encoding="utf-8") as file:
         for note, message in _pictures.spread(partial(_align_one, vars(opt)), waiting,
                                               opt.workers):
             if message:
@@ -57,15 +57,6 @@ def run(opt: argparse.Namespace) -> int:
     print(f"{written} faces of {len(waiting) - len(failed)} photographs written; "
           f"{empty} photographs without a face, {len(done)} done before; see {notes}")
     return _pictures.conclude(failed)
-
-
-def _lines(path: Path) -> list[str]:
-    """Complete lines of the notes; a run that was killed may have left half of one."""
-    text = path.read_text() if path.exists() else ""
-    lines = text.split("\n")
-    if lines[-1]:
-        path.write_text("\n".join(lines[:-1]) + ("\n" if lines[:-1] else ""))
-    return [line for line in lines[:-1] if line]
 
 
 def _name(target: Path, folder: Path) -> str:

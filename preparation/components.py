@@ -1,9 +1,11 @@
 """Write where eyes and mouth are in each picture, out of 68 landmarks, for --model gfpgan.
 
     python prepare.py components --landmarks FILE --output PARTS.json
+    python prepare.py components --input FACES --weights FAN.pth --output PARTS.json
 
 FILE is FFHQ's ffhq-dataset-v2.json; any JSON {NAME: [[x, y], ... 68 points]}, with --size saying
 in pictures of which side; or the published FFHQ_eye_mouth_landmarks_512.pth, to be made plain.
+FACES are pictures aligned as FFHQ's, in which a landmark network finds the points.
 """
 from __future__ import annotations
 
@@ -14,29 +16,110 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
+from tqdm import tqdm
 
 from data.components import read_components, write_components
+from data.loader import create_eval_loader
+from data.single_dataset import SingleDataset
+from options.parser import count, fraction, positive_int
+from preparation import _pictures
+from preparation._landmarks import landmark_maps, parts_of_maps
+from utils import device as devices
 from utils.face_parts import REFERENCE, parts_of_landmarks
+from utils.files import sha256
+from utils.image import shown, to_tensor
+from utils.pack import stamp_or_none
 
 NUM_POINTS = 68
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--landmarks", required=True, metavar="FILE",
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--landmarks", metavar="FILE",
                         help="ffhq-dataset-v2.json, a JSON of 68 points by picture name, or the "
                              "published .pth")
+    source.add_argument("--input", metavar="PATH",
+                        help="faces aligned as FFHQ's: a folder, a list or a quoted pattern; needs "
+                             "--weights")
     parser.add_argument("--output", required=True, metavar="FILE", help="component file to write")
-    parser.add_argument("--size", type=int, default=None, metavar="PIXELS",
-                        help="side of the pictures the points were measured in (default: what "
-                             "FFHQ's file says, else 512)")
+    parser.add_argument("--size", type=positive_int, default=None, metavar="PIXELS",
+                        help="side of the pictures the points of --landmarks were measured in "
+                             "(default: what FFHQ's file says, else 512)")
+    group = parser.add_argument_group("with --input")
+    group.add_argument("--weights", metavar="FILE",
+                       help="PFSRNet's landmark network (of --model fan, too) or 2DFAN-4")
+    group.add_argument("--min_score", type=fraction, default=0.3, metavar="SCORE",
+                       help="least mean height of the heat-maps' peaks; faces below get no entry")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="faces at a time")
+    group.add_argument("--num_threads", type=count, default=2, help="picture loading processes")
+    group.add_argument("--device", default="auto",
+                       help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Write the component file; returns the exit status."""
-    parts = convert(opt.landmarks, opt.size)
+    """Write the component file; 1 if a picture of --input has no entry.
+
+    Raises:
+        ValueError: options that do not go together; as `convert` and `find`.
+    """
+    if bool(opt.input) != bool(opt.weights):
+        raise ValueError("--input and --weights go together")
+    parts, failed = find(opt) if opt.input else (convert(opt.landmarks, opt.size), [])
+    if not parts:
+        raise ValueError(f"--input {opt.input}: no face found; first: {'; '.join(failed[:3])}")
     write_components(opt.output, parts, REFERENCE)
     print(f"eyes and mouth of {len(parts)} pictures, in pixels of {REFERENCE}, in {opt.output}")
-    return 0
+    return _pictures.conclude(failed)
+
+
+def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    """Parts (3, 3) by picture name, and what could not be done.
+
+    What was found is noted in OUTPUT.jsonl at once, where a run that was stopped goes on; a picture
+    that has changed is looked at again.
+
+    Raises:
+        ValueError: no pictures, --size, or weights that do not fit.
+    """
+    if opt.size is not None:
+        raise ValueError("--size belongs to --landmarks; pictures of --input may have any size")
+    device = devices.open_device(opt.device)
+    maps, side = landmark_maps(opt.weights, device)
+    dataset = SingleDataset(dataroot=opt.input, load_size=side)
+    weights = sha256(opt.weights)
+    stamps = {name: stamp_or_none(dataset.root / name) for name in dataset.items}
+    notes = Path(f"{opt.output}.jsonl")
+    done = {note["name"]: note for note in map(json.loads, _pictures.complete_lines(notes))
+            if note["stamp"] == stamps.get(note["name"]) and note["weights"] == weights}
+    waiting = [at for at, name in enumerate(dataset.items) if name not in done]
+    loader = create_eval_loader(Subset(dataset, waiting), batch_size=opt.batch_size,
+                                num_threads=opt.num_threads,
+                                pin_memory=devices.pins_memory(device))
+    failed: list[str] = []
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with (tqdm(total=len(waiting), unit="face", disable=None) as bar,
+          notes.open("a", encoding="utf-8") as file):
+        for batch in devices.Prefetcher(loader, device, _prepare):
+            failed += batch["bad"]
+            if batch["path"]:
+                with torch.inference_mode():
+                    parts, scores = parts_of_maps(maps(batch["lq"]))
+                for name, part, score in zip(batch["path"], parts, scores, strict=True):
+                    done[name] = {"name": name, "stamp": stamps[name], "weights": weights,
+                                  "parts": part.tolist(), "score": float(score)}
+                    file.write(json.dumps(done[name]) + "\n")
+                file.flush()
+            bar.update(len(batch["path"]) + len(batch["bad"]))
+    unsure = {name for name, note in done.items() if note["score"] < opt.min_score}
+    failed += [f"{shown(dataset.root / name)}: no clear face (score {done[name]['score']:.2f}, "
+               f"--min_score {opt.min_score:g})" for name in sorted(unsure)]
+    return {name: torch.tensor(note["parts"], dtype=torch.float64)
+            for name, note in done.items() if name not in unsure}, failed
+
+
+def _prepare(batch: dict[str, Any]) -> dict[str, Any]:
+    return {**batch, "lq": to_tensor(batch["lq"]) * 0.5 + 0.5} if batch["path"] else batch
 
 
 def convert(path: str | Path, size: int | None = None) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.labels import LABELS
+from options.parser import positive_int
+from preparation import _pictures
 from utils.image import BadImage, list_images, read_image, write_image
 
 NAME = re.compile(r"(\d+)_(\w+)")
@@ -21,17 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="folder for NUMBER.png, grey levels 0 to 18; --model parse expects "
                              "DATAROOT/CelebAMask-HQ-mask")
+    parser.add_argument("--workers", type=positive_int, default=2, help="faces at a time")
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Write the map of every face that has none yet.
+    """Write the map of every face that has none yet; 1 if some could not be made.
 
     Later parts in the order of data.labels.LABELS lie over earlier ones, as in switchablenorms/
     CelebAMask-HQ. Part masks carry the picture's number with leading zeros, maps without.
 
     Raises:
         ValueError: no part masks, or a name that stands for no part.
-        BadImage: a part mask that cannot be read or differs in size from the others of its face.
     """
     faces: dict[int, dict[str, Path]] = defaultdict(dict)
     for path in list_images(opt.input):
@@ -40,18 +41,31 @@ def run(opt: argparse.Namespace) -> int:
             raise ValueError(f"{path}: expected NUMBER_PART.png with PART one of "
                              f"{', '.join(LABELS[1:])}")
         faces[int(match[1])][match[2]] = path
-    folder, written = Path(opt.output), 0
-    for number, parts in tqdm(sorted(faces.items()), unit="face", disable=None):
-        target = folder / f"{number}.png"
-        if not target.exists():
-            write_image(target, merge(parts))
-            written += 1
-    print(f"{written} label maps written, {len(faces) - written} were there, in {folder}")
-    return 0
+    folder = Path(opt.output)
+    waiting = [(folder / f"{number}.png", parts) for number, parts in sorted(faces.items())
+               if not (folder / f"{number}.png").exists()]
+    failed = [message for message in _pictures.spread(_merge_one, waiting, opt.workers, "face")
+              if message]
+    print(f"{len(waiting) - len(failed)} label maps written, {len(faces) - len(waiting)} were "
+          f"there, in {folder}")
+    return _pictures.conclude(failed)
+
+
+def _merge_one(job: tuple[Path, dict[str, Path]]) -> str:
+    target, parts = job
+    try:
+        write_image(target, merge(parts))
+    except BadImage as error:
+        return str(error)
+    return ""
 
 
 def merge(parts: dict[str, Path]) -> np.ndarray:
-    """Label map (H, W) of one face's part masks, given by part."""
+    """Label map (H, W) of one face's part masks, given by part.
+
+    Raises:
+        BadImage: a part mask that cannot be read or differs in size from the others.
+    """
     labels = None
     for number, part in enumerate(LABELS):
         if part not in parts:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ def targets_of(dataset: SingleDataset, folder: Path) -> dict[str, Path]:
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{dataset.root}: pictures that differ in their extension only would "
                          "share a map")
-    originals = {(dataset.root / name).resolve() for name in dataset.items}
-    clash = next((target for target in targets.values() if target.resolve() in originals), None)
+    originals = {os.path.realpath(dataset.root / name) for name in dataset.items}
+    clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
+                 None)
     if clash is not None:
         raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
     return targets

@@ -17,6 +17,8 @@ INTERRUPTED = 130   # Ctrl-C where there was nothing to save
 
 def set_up_logging(main: bool = True) -> None:
     """Plain lines on stdout; only warnings from ranks other than the main one."""
+    if hasattr(sys.stdout, "reconfigure"):      # file names may hold what cannot be encoded
+        sys.stdout.reconfigure(errors="backslashreplace")
     root = logging.getLogger("facezoo")
     root.handlers[:] = [logging.StreamHandler(sys.stdout)]
     root.handlers[0].setFormatter(_Formatter())

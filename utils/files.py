@@ -23,7 +23,9 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Cut, because a name that just fits would not with more around it.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".tmp",
+                                         dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -73,8 +75,9 @@ def _second_name(path: Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()) and None)
+    """Write a UTF-8 text file atomically; stray bytes of file names are escaped."""
+    data = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(data) and None)
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,13 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from utils import pack as packs
 from utils.files import write_atomically
+from utils.picture_list import is_list, read_list
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
                               ".ppm", ".pgm", ".gif", ".jp2"))
 MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
+MAX_BYTES = 1 << 31         # of a file; 16-bit colour of so many pixels takes half
 # Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
-_READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000")
+READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000")
 _WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP",
                   ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM"}
 _EXIF_ORIENTATION = 0x0112
@@ -44,15 +48,36 @@ class TooManyPixels(BadImage):
     """A picture that is not decoded because of its size."""
 
 
+def shown(path: str | Path) -> str:
+    """A path on one line that can be printed: line breaks and stray bytes are escaped."""
+    text = str(path)
+    return text if text.isprintable() else "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def root_of(source: str | Path) -> Path:
+    """The folder below which `list_images` finds pictures: the one that a list names, or itself."""
+    return read_list(source)[0] if is_list(source) else Path(source)
+
+
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     """Picture files of a folder (by extension), sorted by relative path; hidden ones are left out.
 
     Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
 
+    Args:
+        folder: may also be a pack (utils.pack), or a list of pictures (utils.picture_list), all of
+            whose names count.
+
     Raises:
         ValueError: the folder is missing, is no folder, or holds no picture.
     """
+    if is_list(folder):
+        root, names = read_list(folder)
+        return [root / name for name in names]
     folder = Path(folder)
+    if (pack := packs.open_pack(folder)) is not None:
+        return [folder / name for name in pack.names if recursive or "/" not in name]
     if not folder.exists():
         raise ValueError(f"{folder}: no such folder")
     if not folder.is_dir():
@@ -70,9 +95,9 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
                 name = f"{inside}{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     queue += [f"{name}/"] if recursive else []
-                elif _is_image_name(name) and (entry.is_file() or entry.is_symlink()):
+                elif _is_image_name(name) and (entry.is_symlink() or entry.is_file()):
                     found.append(name)
                 else:
                     num_others += 1
@@ -83,18 +108,19 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
 
 
 def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
-    """Pictures named by one file, a folder (with its subfolders) or a glob such as `a/*.png`.
+    """Pictures named by one file, a folder (with its subfolders), a list, a pack or a glob such as
+    `a/*.png`.
 
     Returns:
         (root, paths): every path lies under root, so relative names are distinct. A file that is
-        named itself counts whatever its extension.
+        named itself counts whatever its extension; one that ends in .txt is a list.
 
     Raises:
         ValueError: nothing there, or nothing that is a picture.
     """
     path = Path(pattern)
-    if path.is_dir():
-        return path, list_images(path)
+    if path.is_dir() or is_list(path):
+        return root_of(path), list_images(path)
     if path.exists():       # before globbing: a file may be called `photo[1].jpg`
         return path.parent, [path]
     if not glob.has_magic(str(pattern)):
@@ -108,25 +134,37 @@ def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
     return Path(*path.parts[:fixed]), paths
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
     """Decode a picture of any common kind to uint8 RGB (H, W, 3), upright.
 
     The content decides, not the extension. Alpha is dropped, the EXIF orientation applied, an
     animation gives its first frame. Of 16-bit samples the high byte is kept; floating-point ones
     are taken as 0..1, or as 0..255 if they exceed 2.
 
+    Args:
+        verify: compare the checksum of a picture that comes from a pack.
+
     Raises:
         BadImage: unreadable, empty, truncated, too large, NaN, or no picture.
     """
+    held = packs.pack_around(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise BadImage(f"{path}: {error.strerror or error}") from error
+        data = b"" if held else _bytes_of(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        held = _pack_instead(path)
+        if held is None:
+            raise BadImage(f"{shown(path)}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise BadImage(f"{shown(path)}: {getattr(error, 'strerror', None) or error}") from error
+    if held is not None:
+        try:
+            return held[0].read(held[1], verify)
+        except (OSError, ValueError) as error:
+            raise BadImage(f"{shown(path)}: {error}") from error
     if not data:
-        raise BadImage(f"{path}: empty file (0 bytes)")
+        raise BadImage(f"{shown(path)}: empty file (0 bytes)")
     if data.startswith(b"version https://git-lfs"):
-        raise BadImage(f"{path}: a Git LFS pointer, not the picture; run `git lfs pull`")
+        raise BadImage(f"{shown(path)}: a Git LFS pointer, not the picture; run `git lfs pull`")
     return decode_image(data, path)
 
 
@@ -264,6 +302,31 @@ def _write_label(strip: np.ndarray, label: str) -> None:
     strip[:] = drawn
 
 
+def _pack_instead(path: str | Path) -> tuple[packs.Pack, str] | None:
+    try:
+        return packs.pack_around(path, look=True)
+    except ValueError as error:
+        raise BadImage(f"{shown(path)}: {error}") from error
+
+
+def _bytes_of(path: str | Path) -> bytes:
+    """Content of a regular file; others, such as pipes behind a link, might never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("not a regular file")
+        if found.st_size > MAX_BYTES:
+            raise ValueError(f"{found.st_size} bytes; the limit is {MAX_BYTES}")
+        return file.read()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:     # a link that leads to itself
+        return False
+
+
 def _is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
@@ -295,20 +358,20 @@ def _checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
     try:
         return read()
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"{name}: no picture of a known format (begins with {data[:12]!r})"
+        raise BadImage(f"{shown(name)}: no picture of a known format (begins with {data[:12]!r})"
                        ) from error
     except Image.DecompressionBombError as error:
-        raise TooManyPixels(f"{name}: {error}") from error
+        raise TooManyPixels(f"{shown(name)}: {error}") from error
     except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"{name}: {reason}") from error
+        raise BadImage(f"{shown(name)}: {reason}") from error
 
 
 def _open(data: bytes) -> Image.Image:
     """The picture with its header read, of a size that may be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
-        image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels; the limit is "
                                            f"{MAX_PIXELS}")
@@ -326,9 +389,17 @@ def _decode(data: bytes) -> np.ndarray:
         warnings.simplefilter("ignore")
         image.load()
         # Read after load(), which turns TIFFs upright by itself and then forgets the tag.
-        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+        turn = _UPRIGHT.get(orientation_of(image))
         image = _to_rgb(image)
     return np.array(image if turn is None else image.transpose(turn))
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How EXIF says an opened picture lies, 1 (upright) to 8; also 1 where that is damaged."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:   # its parser raises whatever it meets, and the pixels may be good
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from utils.files import write_atomically
-from utils.image import read_image, write_image
+from utils.image import orientation_of, read_image, write_image
 
 # What each format holds besides 8-bit RGB.
 HOLDS_ALPHA = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 HOLDS_16_BITS = frozenset((".png", ".tif", ".tiff"))
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _FORMATS = ("PNG", "WEBP", "TIFF", "GIF", "JPEG2000")   # that have either
-_TIFF_BITS, _EXIF_ORIENTATION = 258, 0x0112
+_TIFF_BITS = 258
 
 
 @dataclass
@@ -52,7 +52,7 @@ def _with_more(plain: np.ndarray, data: bytes) -> Layers:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: read_image has taken the file
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        turn = image.getexif().get(_EXIF_ORIENTATION, 1)
+        turn = orientation_of(image)
         layers = _decode_deep(data, plain, turn) if _is_deep(image, data) else None
         if layers is not None:
             return layers
@@ -60,7 +60,7 @@ def _with_more(plain: np.ndarray, data: bytes) -> Layers:
             return Layers(plain)
         alpha = np.array(image.convert("RGBA").getchannel("A"))
         # Loading turned a TIFF upright and took the tag away.
-        alpha = _turned(alpha, image.getexif().get(_EXIF_ORIENTATION, 1))
+        alpha = _turned(alpha, orientation_of(image))
     return Layers(plain, alpha)
 
 

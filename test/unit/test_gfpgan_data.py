@@ -199,6 +199,7 @@ def test_what_is_no_component_file_is_refused(text: str, tmp_path: Path) -> None
 def prepare(tmp_path: Path, content: object, size: int | None = None) -> tuple[dict, int]:
     (tmp_path / "points.json").write_text(json.dumps(content))
     status = preparation.find("components").run(Namespace(
+        input=None, weights=None,
         landmarks=str(tmp_path / "points.json"), output=str(tmp_path / "parts.json"), size=size))
     assert status == 0
     return read_components(tmp_path / "parts.json")

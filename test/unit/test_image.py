@@ -12,6 +12,7 @@ from PIL import Image
 
 from utils import image as image_io
 from utils.image import (
+    MAX_BYTES,
     BadImage,
     bicubic,
     find_images,
@@ -191,6 +192,35 @@ def test_missing_file_is_bad_image(tmp_path):
         read_image(tmp_path / "absent.png")
 
 
+@pytest.mark.parametrize("make, message", [
+    (lambda path: path.symlink_to(path.name), "symbolic links"),
+    (lambda path: (os.mkfifo(path.with_suffix("")), path.symlink_to("picture")), "not a regular"),
+    (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    (lambda path: (path.touch(), os.truncate(path, MAX_BYTES + 1)), "the limit is"),
+    (lambda path: path.mkdir(), "Is a directory")])
+def test_what_is_no_file_of_sane_size_is_bad_image(make, message, tmp_path):
+    make(tmp_path / "picture.png")
+    with pytest.raises(BadImage, match=message):
+        read_image(tmp_path / "picture.png")
+
+
+def test_a_message_is_one_line_that_can_be_printed(tmp_path):
+    with pytest.raises(BadImage) as error:
+        read_image(stored(tmp_path, b"text", "a\nb\udce9é.png"))
+    assert "a\\nb\\udce9é.png: no picture" in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_damaged_exif_leaves_the_picture_as_it_lies(tmp_path):
+    data = encoded(Image.fromarray(smooth()), "PNG", exif=b"Exif\0\0MM\0*\xff")
+    assert np.array_equal(read_image(stored(tmp_path, data)), smooth())
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    write_image(tmp_path / f"{'x' * 251}.png", smooth())
+    assert np.array_equal(read_image(tmp_path / f"{'x' * 251}.png"), smooth())
+
+
 def test_fast_jpeg_path_agrees_with_pillow(tmp_path, monkeypatch):
     data = encoded(Image.fromarray(smooth(218, 178)), "JPEG", quality=90)
     path = stored(tmp_path, data, "a.jpg")
@@ -229,6 +259,11 @@ def test_list_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / "in/1.png").touch()
     (tmp_path / "in/up").symlink_to(tmp_path)
     assert [path.name for path in list_images(tmp_path)] == ["1.png"]
+
+
+def test_list_survives_a_link_to_itself(tmp_path):
+    (tmp_path / "1.png").symlink_to("1.png")
+    assert list_images(tmp_path) == [tmp_path / "1.png"]
 
 
 def test_dangling_link_is_listed_so_that_it_is_reported(tmp_path):

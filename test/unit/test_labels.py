@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import prepare
 from data.ffhq_dataset import FFHQDataset
 from data.labels import COLOURS, LABELS, NUM_LABELS, colour_map, read_label_map
 from metrics.segmentation import iou_per_picture, mean_iou, overlaps
 from models.networks.parsenet import ParseNet, labels_of
 from preparation.labels import merge
+from preparation.labels import run as merge_all
 from utils.image import BadImage, bicubic, read_image, to_tensor, write_image
 
 TINY_PARSER = ("--parse_channels", "16", "--parse_depth", "1", "--size", "32")
@@ -167,13 +169,28 @@ def test_part_masks_become_one_map_later_parts_on_top(tmp_path: Path,
     part(anno / "0", "00003_skin", slice(0, 6))
     part(anno / "0", "00003_hair", slice(0, 2))
     part(anno / "1", "02001_nose", slice(4, 5))
-    done = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps")
+    done = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
+                      "--workers", 1)
     assert done.returncode == 0, done.stderr
     found = read_label_map(tmp_path / "maps" / "3.png")
     assert found[:, 0].tolist() == [13, 13, 1, 1, 1, 1, 0, 0]
     assert read_label_map(tmp_path / "maps" / "2001.png")[:, 0].tolist() == [0] * 4 + [2] + [0] * 3
-    again = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps")
+    again = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
+                      "--workers", 1)
     assert "0 label maps written, 2 were there" in again.stdout
+
+
+def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
+        tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for number in ("1", "2", "3"):
+        part(tmp_path / "anno", f"0000{number}_skin", slice(0, 6))
+    (tmp_path / "anno" / "00002_hair.png").write_bytes(b"")
+    opt = prepare.parse(["labels", "--input", str(tmp_path / "anno"), "--output",
+                         str(tmp_path / "maps"), "--workers", "1"])
+    assert merge_all(opt) == 1
+    said = capsys.readouterr()
+    assert "2 label maps written" in said.out and said.err.count("00002_hair.png") == 1
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1.png", "3.png"]
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path, run_script: Callable) -> None:

@@ -1,0 +1,224 @@
+"""Find what is wrong with a folder of pictures before training does.
+
+    python prepare.py check --input FACES --size 512 --masks MASKS --output CHECKED
+    python newtrain.py --dataroot CHECKED/usable.txt ...
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data.base_dataset import relative_names
+from options.parser import count, positive_int
+from preparation import _alike, _inspect
+from preparation._inspect import Record
+from utils.files import to_json, write_text
+from utils.image import root_of, shown
+from utils.picture_list import is_list, write_list
+
+# Kind of finding: what it means.
+KINDS = {
+    "unreadable": "cannot be decoded",
+    "size": "another size than asked for",
+    "extension": "content of another format than the name says",
+    "duplicate": "same pixels as another picture",
+    "near": "looks like another picture",
+    "mask_missing": "no label map", "mask_bad": "label map unreadable, or with other labels",
+    "mask_size": "label map of another size", "mask_extra": "label map without picture",
+    "lq_missing": "no low-quality picture", "lq_bad": "low-quality picture unreadable",
+    "lq_extra": "low-quality picture without target"}
+FOUND = 1       # exit status
+
+
+@dataclass
+class Finding:
+    """Something wrong with a picture, or with a counterpart that has none."""
+    name: str
+    kind: str
+    detail: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, metavar="PATH",
+                        help="pictures: a folder, with its subfolders, a list or a pack")
+    parser.add_argument("--output", metavar="DIR",
+                        help="folder for report.json, report.csv, usable.txt and excluded.txt; a "
+                             "run that is stopped goes on from there")
+    parser.add_argument("--size", type=positive_int, metavar="SIDE",
+                        help="pictures must be squares of this side")
+    parser.add_argument("--min_size", type=positive_int, metavar="SIDE",
+                        help="no side may be shorter")
+    parser.add_argument("--square", action="store_true", help="pictures must be square")
+    parser.add_argument("--masks", metavar="DIR",
+                        help="label maps: NAME.png for each picture, labels 0 to 18 or their "
+                             "colours")
+    parser.add_argument("--mask_size", type=positive_int, metavar="SIDE",
+                        help="side of the label maps (default: any of the picture's shape)")
+    parser.add_argument("--lq_dataroot", metavar="DIR",
+                        help="low-quality pictures, named alike up to the extension")
+    parser.add_argument("--near", type=count, metavar="BITS",
+                        help="also report pictures whose fingerprints differ in at most so many of "
+                             "256 bits; 10 finds resized and re-encoded copies")
+    parser.add_argument("--show", type=count, default=20, metavar="N",
+                        help="print so many of each kind of finding")
+    parser.add_argument("--workers", type=positive_int, default=2, help="pictures at a time")
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Check everything, print a table, write the reports; 1 if something was found.
+
+    Raises:
+        ValueError: an input without pictures, or options that do not go together.
+    """
+    if opt.mask_size and not opt.masks:
+        raise ValueError("--mask_size needs --masks")
+    root, names = root_of(opt.input), relative_names(opt.input)
+    others = {kind: _counterparts(kind, source, names, is_list(opt.input))
+              for kind, source in (("mask", opt.masks), ("lq", opt.lq_dataroot)) if source}
+    jobs = [("picture", root / name) for name in names]
+    for kind, (paths, _) in others.items():
+        jobs += [("mask" if kind == "mask" else "picture", path) for path in paths.values()]
+    cache = Path(opt.output) / "cache.jsonl" if opt.output else None
+    records = {(record["kind"], record["path"]): record
+               for record in _inspect.inspect(jobs, cache, opt.workers)}
+    pictures = {name: records["picture", str(root / name)] for name in names}
+    found = [finding for name in names for finding in _of_picture(name, pictures[name], opt)]
+    found += _alike_ones(pictures, opt.near)
+    for kind, (paths, extra) in others.items():
+        of_kind = {name: records["mask" if kind == "mask" else "picture", str(path)]
+                   for name, path in paths.items()}
+        found += _of_counterparts(kind, pictures, of_kind, opt.mask_size)
+        found += [Finding(name, f"{kind}_extra", KINDS[f"{kind}_extra"]) for name in extra]
+    notes = {name: record["notes"] for name, record in pictures.items() if record.get("notes")}
+    show(opt.input, len(names), found, notes, opt.show)
+    if opt.output:
+        write_reports(Path(opt.output), opt.input, root, names, found, notes)
+    return FOUND if found else 0
+
+
+# ---- findings ------------------------------------------------------------------------------------
+
+def _of_picture(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Finding]:
+    if "error" in record:
+        yield Finding(name, "unreadable", _reason(record))
+        return
+    height, width = record["height"], record["width"]
+    wanted = [f"a side of {opt.size}"] if opt.size and (height, width) != (opt.size,) * 2 else []
+    if opt.min_size and min(height, width) < opt.min_size:
+        wanted.append(f"at least {opt.min_size}")
+    if opt.square and height != width:
+        wanted.append("a square")
+    if wanted:
+        yield Finding(name, "size", f"{width}x{height}, expected {', '.join(wanted)}")
+    suffix, extensions = PurePosixPath(name).suffix, _inspect.EXTENSIONS.get(record["format"])
+    if extensions and suffix.lower() not in extensions:
+        yield Finding(name, "extension", f"{record['format']} content, named {suffix or 'without'}")
+
+
+def _alike_ones(pictures: dict[str, Record], most: int | None) -> Iterator[Finding]:
+    good = {name: record for name, record in pictures.items() if "error" not in record}
+    copies = _alike.same((name, record["pixels"]) for name, record in good.items())
+    yield from (Finding(name, "duplicate", f"same pixels as {shown(first)}")
+                for name, first in sorted(copies.items()))
+    names = [name for name in good if name not in copies]
+    if most is None or not names:
+        return
+    looks = np.frombuffer(bytes.fromhex("".join(good[name]["look"] for name in names)), np.uint8)
+    close = _alike.near(names, looks.reshape(len(names), -1), most)
+    yield from (Finding(name, "near", f"{away} of {8 * looks.size // len(names)} bits from "
+                                      f"{shown(other)}")
+                for name, (other, away) in close.items())
+
+
+def _counterparts(kind: str, source: str, names: list[str], is_choice: bool
+                  ) -> tuple[dict[str, Path], list[str]]:
+    """The counterpart of each picture that has one, and the names of those without picture."""
+    root, there = root_of(source), relative_names(source)
+    by_stem = {_stem(name): name for name in there
+               if kind != "mask" or name.lower().endswith(".png")}
+    paths = {name: root / by_stem[_stem(name)] for name in names if _stem(name) in by_stem}
+    used = set(paths.values())
+    return paths, [] if is_choice else [name for name in there if root / name not in used]
+
+
+def _of_counterparts(kind: str, pictures: dict[str, Record], others: dict[str, Record],
+                     mask_size: int | None) -> Iterator[Finding]:
+    for name, picture in pictures.items():
+        other = others.get(name)
+        if other is None:
+            yield Finding(name, f"{kind}_missing", KINDS[f"{kind}_missing"])
+        elif "error" in other:
+            yield Finding(name, f"{kind}_bad", shown(other["error"]))
+        elif kind == "mask" and "error" not in picture:
+            height, width = other["height"], other["width"]
+            fits = ((height, width) == (mask_size,) * 2 if mask_size
+                    else height * picture["width"] == width * picture["height"])
+            if not fits:
+                wanted = (f"a side of {mask_size}" if mask_size else
+                          f"the shape of {picture['width']}x{picture['height']}")
+                yield Finding(name, "mask_size", f"{width}x{height}, expected {wanted}")
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _reason(record: Record) -> str:
+    return record["error"].removeprefix(f"{shown(record['path'])}: ")
+
+
+# ---- reports -------------------------------------------------------------------------------------
+
+def excluded(found: list[Finding]) -> set[str]:
+    """Pictures that something is wrong with; counterparts without picture are none."""
+    return {finding.name for finding in found if not finding.kind.endswith("_extra")}
+
+
+def show(source: str, total: int, found: list[Finding], notes: dict[str, list[str]],
+         most: int) -> None:
+    """Print the table, then the first findings of each kind."""
+    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    for finding in found:
+        by_kind[finding.kind].append(finding)
+    print(f"{total} pictures in {shown(source)}")
+    for kind, meaning in KINDS.items():
+        if kind in by_kind:
+            print(f"  {kind:<14}{len(by_kind[kind]):>8}  {meaning}")
+    print(f"  {'usable':<14}{total - len(excluded(found)):>8}  pictures without any of these")
+    for note, number in sorted(Counter(note for each in notes.values() for note in each).items()):
+        print(f"  note: {number} {note}")
+    for kind, findings in by_kind.items():
+        for finding in findings[:most]:
+            print(f"{kind}: {shown(finding.name)}: {finding.detail}")
+        if len(findings) > most:
+            print(f"{kind}: and {len(findings) - most} more; see --show and --output")
+
+
+def write_reports(folder: Path, source: str, root: Path, names: list[str], found: list[Finding],
+                  notes: dict[str, list[str]]) -> None:
+    """report.json, report.csv, and lists of the pictures without and with findings."""
+    left_out = excluded(found)
+    write_text(folder / "report.json", to_json({
+        "input": source, "pictures": len(names), "usable": len(names) - len(left_out),
+        "counts": Counter(finding.kind for finding in found), "kinds": KINDS,
+        "findings": [asdict(finding) for finding in found], "notes": notes}) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("name", "kind", "detail"))
+    writer.writerows((finding.name, finding.kind, finding.detail) for finding in found)
+    writer.writerows((name, "note", note) for name, each in notes.items() for note in each)
+    write_text(folder / "report.csv", table.getvalue())
+    for file, chosen in (("usable.txt", [name for name in names if name not in left_out]),
+                         ("excluded.txt", [name for name in names if name in left_out])):
+        if chosen:
+            write_list(folder / file, root, chosen)
+        else:
+            (folder / file).unlink(missing_ok=True)
+    print(f"report.json, report.csv and lists of pictures are in {folder}")
