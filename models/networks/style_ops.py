@@ -230,16 +230,6 @@ def _convolve(x: Tensor, weight: Tensor, sample: str, kernel: Tensor | None) -> 
     return upfirdn2d(enlarged, kernel, pad=resampling_pad(kernel.shape[0], up=True, conv=side))
 
 
-def _pointwise(x: Tensor, matrices: Tensor) -> Tensor:
-    """1x1 convolution with a matrix per picture, (B, O, I), that reads the map once."""
-    if x.stride(1) == 1 and not x.is_contiguous():
-        rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ matrices.transpose(1, 2)
-        return rows.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
-    if padded_conv.runs_by_hand(x) and x.is_contiguous():   # a product of few rows is slower there
-        return _in_groups(x, matrices[..., None, None])
-    return (matrices @ x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
-
-
 def _in_groups(x: Tensor, weights: Tensor) -> Tensor:
     """A stride-1 convolution with a weight per picture, (B, O, I, k, k); x is contiguous."""
     y = F.conv2d(x.view(1, -1, *x.shape[2:]), weights.flatten(0, 1),
@@ -262,14 +252,33 @@ def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
             and math.prod(x.shape[1:]) > 2 * weight.numel())
 
 
-def _own_weight(weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
-    """The modulated weight (O, I, k, k) of one picture, float32; style is (1, I)."""
+def _own_weights(weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
+    """The modulated weight of each picture, float32 (B, O, I, k, k)."""
     fan_in = math.prod(weight.shape[2:])
     scale = widened(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
-    own = widened(weight.squeeze(0)) * scale.view(1, -1, 1, 1)
+    own = widened(weight) * scale.view(scale.shape[0], 1, -1, 1, 1)
     if not demodulate:
         return own
-    return own * (gain * torch.rsqrt(own.square().sum((1, 2, 3), keepdim=True) + EPS))
+    return own * (gain * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + EPS))
+
+
+def _pointwise(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
+    """The modulated 1x1 convolution; reads the map once."""
+    batch, _, height, width = x.shape
+    if demodulate:
+        own = _own_weights(weight, style, True, gain)
+    else:       # to RGB: so little is computed that each call of Python's counts
+        own = weight * (style * (gain / math.sqrt(weight.shape[2]))).view(batch, 1, -1, 1, 1)
+    own = own.to(x.dtype)
+    contiguous = x.is_contiguous()
+    if x.stride(1) == 1 and not contiguous:
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ own.flatten(2).transpose(1, 2)
+        return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    # Of several pictures the groups are faster forward, the products backward and twice backward.
+    if contiguous and not torch.is_grad_enabled() and padded_conv.runs_by_hand(x) and batch > 1:
+        y = F.conv2d(x.view(1, -1, height, width), own.flatten(0, 1), groups=batch)
+        return y.view(batch, -1, height, width)
+    return torch.bmm(own.flatten(2), x.flatten(2)).view(batch, -1, height, width)
 
 
 def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sample: str,
@@ -277,18 +286,17 @@ def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sampl
     """A map and what is still to be multiplied to it, (B, O, 1, 1) or None."""
     if sample not in SAMPLES:
         raise ValueError(f"sample must be one of {', '.join(SAMPLES)}, got {sample!r}")
-    pointwise = weight.shape[-1] == 1 and sample == "none"
-    x = x if pointwise else laid_out(x, weight, filtered=sample != "none")
-    per_picture = not pointwise and _weights_are_cheaper(x, weight, sample)
+    if weight.shape[-1] == 1 and sample == "none":
+        return _pointwise(x, weight, style, demodulate, gain), None
+    x = laid_out(x, weight, filtered=sample != "none")
+    per_picture = _weights_are_cheaper(x, weight, sample)
     if per_picture and x.shape[0] == 1:
-        own = _own_weight(weight, style, demodulate, gain).to(x.dtype)
+        own = _own_weights(weight, style, demodulate, gain)[0].to(x.dtype)
         return _convolve(x, own, sample, kernel), None
     inner, outer = _factors(weight, style, demodulate, gain)
     kernels = weight.squeeze(0)
-    if pointwise or per_picture:
+    if per_picture:
         both = inner[:, None] if outer is None else inner[:, None] * outer[:, :, None]
-        if pointwise:
-            return _pointwise(x, (weight.flatten(2) * both).to(x.dtype)), None
         own = (kernels * both[..., None, None]).to(x.dtype)
         if x.is_contiguous():
             return _in_groups(x, own), None
