@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(VENV)/.dev
 	$(PY) -m coverage erase
-	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q $(NPU_PATH_TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q -m "deep or not deep" $(NPU_PATH_TESTS)
 	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q test/npu
 	$(PY) -m coverage combine -q
 	for file in device amp casting update apex distributed; do \

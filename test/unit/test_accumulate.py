@@ -236,6 +236,7 @@ def test_two_processes_with_parts_equal_one(in_order: Callable, tmp_path: Path) 
             assert two[step][key] == pytest.approx(one[step][key], rel=1e-6), (step, key)
 
 
+@pytest.mark.deep
 def test_resuming_between_steps_equals_not_stopping(whole_run: Path, tmp_path: Path) -> None:
     train(tmp_path, "cut", "--train_steps", 1, "--batch_size", 2)
     run = train(tmp_path, "cut", "--train_steps", 3, "--batch_size", 2, "--continue_train")

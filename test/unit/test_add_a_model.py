@@ -56,6 +56,7 @@ def test_it_trains_saves_and_resumes_as_if_never_stopped(checkout: Path) -> None
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.deep
 def test_it_restores_and_is_measured(checkout: Path) -> None:
     assert run(checkout, "newtrain.py", *TOY, "--name", "used", "--train_steps", 2,
                "--toy_width", 8).returncode == 0

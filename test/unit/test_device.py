@@ -216,7 +216,9 @@ def test_fused_adam_is_torchs_on_the_cpu() -> None:
 
 # ---- entries ------------------------------------------------------------------------------------
 
-ENTRIES = ["newtrain.py", "evaluate.py", "enhance.py", "selftest.py"]
+# All begin with the same line; one is started always.
+ENTRIES = ["newtrain.py", *(pytest.param(name, marks=pytest.mark.deep) for name in (
+    "evaluate.py", "enhance.py", "selftest.py", "serve.py"))]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -95,6 +95,7 @@ def test_only_the_main_process_speaks_and_writes(whole_run: tuple[Path, str]) ->
     assert [record["step"] for record in records(folder)] == [1, 2, 2, 3, 4, 4]
 
 
+@pytest.mark.deep
 def test_resuming_gives_the_weights_of_not_stopping(whole_run: tuple[Path, str],
                                                     tmp_path: Path) -> None:
     expected = weights(whole_run[0])
@@ -122,6 +123,7 @@ def test_validation_of_two_processes_is_that_of_one(whole_run: tuple[Path, str],
     assert said["psnr"] == pytest.approx(mean["restored"][protocol.name]["psnr"], abs=1e-4)
 
 
+@pytest.mark.deep
 def test_evaluation_on_two_processes_writes_the_files_of_one(whole_run: tuple[Path, str],
                                                              tmp_path: Path) -> None:
     files = {}
@@ -248,6 +250,7 @@ def test_any_rank_may_die_at_any_step(rank: int, running: Callable, tmp_path: Pa
     kill_and_resume(rank, 40, running, tmp_path)
 
 
+@pytest.mark.deep
 def test_a_signal_to_the_launcher_saves_and_stops_every_rank(running: Callable,
                                                              tmp_path: Path) -> None:
     process = running(3, "--train_steps", 10000)
@@ -258,6 +261,7 @@ def test_a_signal_to_the_launcher_saves_and_stops_every_rank(running: Callable,
     assert torch.load(tmp_path / "ddp" / "latest_state.pth", weights_only=True)["step"] == step
 
 
+@pytest.mark.deep
 def test_an_error_on_one_rank_ends_the_job_with_its_message(tmp_path: Path) -> None:
     """The second process alone cannot read its pictures: half of them are no pictures."""
     folder = tmp_path / "faces"

@@ -254,6 +254,7 @@ def test_a_torch_npu_that_breaks_does_not_keep_the_cpu_from_training(tmp_path: P
     assert found["verdict"] == "training can start"
 
 
+@pytest.mark.deep
 def test_a_torch_npu_that_breaks_is_the_finding_where_the_npu_is_wanted(tmp_path: Path) -> None:
     package(tmp_path, "torch_npu", "raise ImportError('no libhccl.so')")
     done = doctor(PYTHONPATH=tmp_path, ASCEND_DEVICE_ID=0)
@@ -271,6 +272,7 @@ def test_a_cuda_that_is_not_there_is_the_finding_where_it_is_wanted() -> None:
     assert "STOPS  --device cuda: torch sees no CUDA card" in done.stdout
 
 
+@pytest.mark.deep
 def test_a_foreign_apex_is_told_apart(tmp_path: Path) -> None:
     package(tmp_path, "apex", "")
     found = json.loads(doctor("--json", PYTHONPATH=tmp_path).stdout)

@@ -17,7 +17,8 @@ from utils import golden
 CASES = sorted((ROOT / "test" / "golden").glob("*.json"))
 # Take more than some seconds each; `make deep` and selftest.py run them.
 SLOW = {
-    "facexlib_parsenet_512", "gfpgan_train_step_512", "gfpgan_train_step_simple_64",
+    "facexlib_parsenet_512", "gfpgan_train_step_512", "gpen_bfr512", "psfrgan_generator_512",
+    "sparnethd_generator", "gfpgan_train_step_simple_64",
     "gfpgan_v1.3_512", "gfpgan_v1_512", "gfpgan_v1_512_gain", "pfsrnet_d_step3",
     "pfsrnet_losses_step1", "psfrgan_train_step", "sparnethd_losses", "stylegan2_disc_512",
     "stylegan2_disc_512_gain"}

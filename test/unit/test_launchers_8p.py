@@ -113,6 +113,7 @@ def test_progress_is_logged_and_printed_once_for_all_ranks(full: tuple[Path, str
     assert len((full[0] / "train_sparnet_bs2_2p_acc_loss.txt").read_text().splitlines()) == 3
 
 
+@pytest.mark.deep
 def test_a_performance_run_of_two_ranks_does_not_evaluate(cwd: Path) -> None:
     done = launch("train_performance_8p.sh", "--data_path", "my faces", "--output_path=speed",
                   *TINY, "--world_size", "2", cwd=cwd, MASTER_PORT=free_port())
@@ -123,6 +124,7 @@ def test_a_performance_run_of_two_ranks_does_not_evaluate(cwd: Path) -> None:
     assert "validation at step" not in (cwd / "speed" / "train_0.log").read_text()
 
 
+@pytest.mark.deep
 def test_two_ranks_measure_what_one_measures(cwd: Path, full: tuple[Path, str]) -> None:
     found = {}
     for script, more in (("train_eval_8p.sh", ["--world_size=2"]), ("train_eval_1p.sh", [])):
@@ -146,6 +148,7 @@ def test_a_training_that_refuses_its_data_is_status_2(tmp_path: Path) -> None:
     assert "none: no such folder" in done.stderr
 
 
+@pytest.mark.deep
 def test_a_training_that_diverges_is_status_4(cwd: Path, tmp_path: Path) -> None:
     done = launch("train_full_8p.sh", f"--data_path={cwd / 'my faces'}", "--world_size=2",
                   f"--output_path={tmp_path / 'out'}", *TINY[:-1], "--train_steps=200",
@@ -154,6 +157,7 @@ def test_a_training_that_diverges_is_status_4(cwd: Path, tmp_path: Path) -> None
     assert case(tmp_path / "out" / "sparnet_bs2_2p_acc.log")["ActualFPS"] == "NA"
 
 
+@pytest.mark.deep
 def test_a_sigterm_stops_all_ranks_after_a_save(cwd: Path, tmp_path: Path) -> None:
     process = start("train_full_8p.sh", f"--data_path={cwd / 'my faces'}",
                     f"--output_path={tmp_path}", *LONG)
@@ -179,27 +183,32 @@ def killed(cwd: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, i
     return output, process.returncode, errors, time.monotonic() - began
 
 
+@pytest.mark.deep
 def test_a_killed_rank_ends_the_job_within_a_minute(killed: tuple) -> None:
     assert killed[1] == 128 + signal.SIGKILL
     assert killed[3] < 60
     assert ranks_of(killed[0]) == {}
 
 
+@pytest.mark.deep
 def test_a_killed_rank_shows_the_end_of_the_log(killed: tuple) -> None:
     log = (killed[0] / "train_0.log").read_text().splitlines()
     shown = killed[2].splitlines()
     assert len(shown) > 30 and shown[:-1] == log[1 - len(shown):]
 
 
+@pytest.mark.deep
 def test_the_log_says_which_rank_was_killed(killed: tuple) -> None:
     assert "rank 1 was ended by signal 9" in (killed[0] / "train_0.log").read_text().splitlines()
 
 
+@pytest.mark.deep
 def test_a_job_with_a_killed_rank_has_no_figures(killed: tuple) -> None:
     found = case(killed[0] / "sparnet_bs2_2p_acc.log")
     assert (found["ActualFPS"], found["TrainingTime"]) == ("NA", "NA")
 
 
+@pytest.mark.deep
 def test_a_job_with_a_killed_rank_can_be_continued(killed: tuple, cwd: Path,
                                                    tmp_path: Path) -> None:
     output = shutil.copytree(killed[0], tmp_path / "copy")      # other tests look at the original
@@ -230,6 +239,7 @@ def machines(cwd: Path) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
 
+@pytest.mark.deep
 def test_two_machines_train_together(machines: list, cwd: Path) -> None:
     assert [status for status, _ in machines] == [0, 0], machines
     assert case(cwd / "two machines" / "sparnet_bs2_2p_acc.log")["RankSize"] == "2"
@@ -237,10 +247,12 @@ def test_two_machines_train_together(machines: list, cwd: Path) -> None:
         "world_size"] == 2
 
 
+@pytest.mark.deep
 def test_only_the_first_machine_reports(machines: list) -> None:
     assert "Final Performance" in machines[0][1] and "Final Performance" not in machines[1][1]
 
 
+@pytest.mark.deep
 def test_each_machine_has_its_own_log(machines: list, cwd: Path) -> None:
     assert len(steps(cwd / "two machines" / "train_0.log")) == 3
     assert steps(cwd / "two machines" / "train_0_node1.log") == []

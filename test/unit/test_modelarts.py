@@ -223,6 +223,7 @@ def test_a_performance_job_trains_from_and_to_the_object_store(store: dict) -> N
     assert float(found["ActualFPS"]) > 0 and "TrainAccuracy" not in found
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("entry, end, arguments, variables", [
     ("modelarts_entry_acc.py", "acc", [], {"RANK_SIZE": 2, "ASCEND_DEVICE_ID": 0}),
     ("modelarts_entry_perf.py", "perf", ["--world_size", "2"], {})])

@@ -297,6 +297,7 @@ def test_values_that_make_no_sense_are_one_line(arguments: list[str], words: str
 
 # ---- several processes ---------------------------------------------------------------------------
 
+@pytest.mark.deep
 def test_two_ranks_agree_on_weights_and_mean_path_length(tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_ranks_lazy.py")
     done = subprocess.run([*torchrun_command(script), str(tmp_path)], capture_output=True,

@@ -97,7 +97,7 @@ def test_saved_options_repeat_the_run(finished: tuple[Path, str], run_script: Ca
     assert_same_weights(finished[0], tmp_path / "again")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.deep), 2])
 def test_stopping_in_the_middle_of_an_epoch_changes_nothing(
         finished: tuple[Path, str], train: Callable, tmp_path: Path, workers: int) -> None:
     assert train(*STEPS[2:], "--train_steps", "5", "--num_threads", workers).returncode == 0
@@ -106,6 +106,7 @@ def test_stopping_in_the_middle_of_an_epoch_changes_nothing(
     assert_same_weights(finished[0], tmp_path / "runs" / "tiny")
 
 
+@pytest.mark.deep
 def test_a_resumed_log_has_each_step_once(finished: tuple[Path, str], train: Callable,
                                           tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "tiny"
@@ -164,8 +165,9 @@ def test_a_run_killed_at_twenty_instants_ends_with_the_same_weights(tmp_path: Pa
     assert_same_weights(uninterrupted(tmp_path, 60), folder)
 
 
-@pytest.mark.parametrize("number, whole_group", [(signal.SIGTERM, False), (signal.SIGTERM, True),
-                                                 (signal.SIGINT, True)])
+@pytest.mark.parametrize("number, whole_group", [
+    (signal.SIGTERM, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.deep),
+    pytest.param(signal.SIGINT, True, marks=pytest.mark.deep)])
 def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_group: bool,
                                                            tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "tiny"
@@ -193,6 +195,7 @@ def test_a_second_run_of_the_same_name_keeps_the_first(train: Callable, tmp_path
     assert len(list((tmp_path / "runs").glob("tiny*/latest_net_G.pth"))) == 2
 
 
+@pytest.mark.deep
 def test_continuing_another_model_is_refused(train: Callable, tmp_path: Path) -> None:
     train("--train_steps", "1", "--eval_freq", "0")
     done = train("--train_steps", "2", "--continue_train", "--res_depth", "1")
