@@ -190,7 +190,8 @@ def cells(row: dict[str, Any]) -> list[list[Any]]:
     took = row["seconds"]
     return [[row["network"], row["side"], row["opset"], f"{row['difference']:.0e}", size[0],
              size[1], near[0], size[2], near[1],
-             f"{took['torch']:.2f}", *(f"x{took['torch'] / took[key]:.1f}" for key in ("fp32", "int8")),
+             f"{took['torch']:.2f}",
+             *(f"x{took['torch'] / took[key]:.1f}" for key in ("fp32", "int8")),
              f"{row['export_seconds']:.0f}", f"{row['export_bytes'] / GIB:.1f}"]]
 
 
