@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from metrics import ms_ssim
 from metrics.segmentation import iou_per_picture
-from models.networks import arcface, fan, fan_teacher
+from models.networks import arcface, fan
 from models.networks.irse import IRSE50
+from models.networks.landmark_maps import landmark_maps
 from models.networks.lpips import lpips_network
 from models.networks.parsenet import NUM_LABELS, labels_of, parsing_network
 from utils import checkpoint
 
 Judge = Callable[[Tensor, Tensor], dict[str, list[float]]]
-# Sides the landmark networks were trained for; the parsing network's, too.
-STUDENT_SIZE, TEACHER_SIZE, PARSING_SIZE = 128, 256, 512
+# PFSRNet looks for landmarks at the size of its results; the parsing network was trained for 512.
+STUDENT_SIZE, PARSING_SIZE = 128, 512
 # Outer corners of the eyes among 68 points, whose distance in the target is the unit.
 EYE_CORNERS = (36, 45)
 
@@ -109,18 +110,7 @@ def landmark_judge(path: str | Path, device: torch.device,
     Raises:
         FileNotFoundError, ValueError: no such file, or of another network.
     """
-    if _is_teacher(path, flag):
-        teacher = fan_teacher.teacher_network(path, flag).to(device)
-        return landmarks_of(lambda x: teacher(x)[-1], TEACHER_SIZE)
-    return landmarks_of(fan.landmark_network(path, flag).to(device), STUDENT_SIZE)
-
-
-def _is_teacher(path: str | Path, flag: str) -> bool:
-    """Whether a file holds 2DFAN-4; a pickled student is left to its own loader's refusal."""
-    try:
-        return "m0.b1_4.bn1.weight" in keys_of(path, flag)
-    except ValueError:
-        return False
+    return landmarks_of(*landmark_maps(path, device, flag, STUDENT_SIZE))
 
 
 def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Judge:

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from data.components import read_components, write_components
 from data.loader import create_eval_loader
 from data.single_dataset import SingleDataset
+from models.networks.landmark_maps import landmark_maps
 from options.parser import count, fraction, positive_int
 from preparation import _pictures
-from preparation._landmarks import landmark_maps, parts_of_maps
+from preparation._landmarks import parts_of_maps
 from utils import device as devices
 from utils.face_parts import REFERENCE, parts_of_landmarks
 from utils.files import sha256
@@ -85,7 +86,7 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
     if opt.size is not None:
         raise ValueError("--size belongs to --landmarks; pictures of --input may have any size")
     device = devices.open_device(opt.device)
-    maps, side = landmark_maps(opt.weights, device)
+    maps, side = landmark_maps(opt.weights, device, "--weights")
     dataset = SingleDataset(dataroot=opt.input, load_size=side)
     weights = sha256(opt.weights)
     stamps = {name: stamp_or_none(dataset.root / name) for name in dataset.items}

@@ -14,7 +14,8 @@ from data.components import read_components
 from data.components_dataset import ComponentsDataset
 from models.networks.fan import FAN
 from models.networks.fan_teacher import FAN2D
-from preparation._landmarks import landmark_maps, parts_of_maps
+from models.networks.landmark_maps import landmark_maps
+from preparation._landmarks import parts_of_maps
 from utils.face_parts import TEMPLATE
 from utils.image import bicubic, read_image, to_tensor, write_image
 
@@ -86,7 +87,7 @@ def components(faces: Path, weights: Path, *arguments: object) -> int:
 def test_the_networks_parts_are_written_and_read_by_training(faces: Path, weights: Path) -> None:
     assert components(faces, weights, "--min_score", 0) == 0
     parts, size = read_components(faces.parent / "parts.json")
-    network, side = landmark_maps(weights, torch.device("cpu"))
+    network, side = landmark_maps(weights, torch.device("cpu"), "--weights")
     with torch.no_grad():
         face = to_tensor(bicubic(read_image(faces / "in" / "1.png"), side, side))
         expected, _ = parts_of_maps(network(face * 0.5 + 0.5))
@@ -141,6 +142,6 @@ def test_wrong_input_is_refused(arguments: tuple, message: str, faces: Path,
 @pytest.mark.deep
 def test_the_larger_network_is_recognised(faces: Path, tmp_path: Path) -> None:
     torch.save(FAN2D().state_dict(), tmp_path / "2dfan.pth")
-    maps, side = landmark_maps(tmp_path / "2dfan.pth", torch.device("cpu"))
+    maps, side = landmark_maps(tmp_path / "2dfan.pth", torch.device("cpu"), "--weights")
     with torch.no_grad():
         assert maps(torch.zeros(1, 3, side, side)).shape == (1, 68, 64, 64)
