@@ -374,6 +374,25 @@ def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, pictures: Path) -> 
                                       "--engine", "onnx", "--onnx", tmp_path / "no.onnx"))
 
 
+# ---- benchmarks/deploy.py ------------------------------------------------------------------------
+
+def test_the_command_puts_a_row_into_the_document(tmp_path: Path) -> None:
+    document = tmp_path / "deploy.md"
+    document.write_text((ROOT / "docs" / "deploy.md").read_text())
+    text = document.read_text()
+    command = [sys.executable, str(ROOT / "benchmarks" / "deploy.py"), "--only",
+               "landmark network", "--work", str(tmp_path / "work"), "--update", str(document)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in document.read_text().splitlines()
+            if line.startswith("| landmark network |")]
+    assert len(rows) == 1 and rows[0].split(" | ")[1:3] == ["64", "11"]
+    made, rest = document.read_text(), text.index("The exporter is torch's")
+    assert made.endswith(text[text.index("## The whole way"):]) and text[rest:rest + 80] in made
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.stdout == done.stdout      # what is known is not measured again
+
+
 # ---- the whole way ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", models.names())
