@@ -46,6 +46,7 @@ def test_its_flags_are_shown(checkout: Path) -> None:
     assert "--toy_width" in run(checkout, "newtrain.py", "--help", "--model", "toy").stdout
 
 
+@pytest.mark.deep
 def test_it_trains_saves_and_resumes_as_if_never_stopped(checkout: Path) -> None:
     for name, steps, more in (("whole", 6, ()), ("parts", 4, ()), ("parts", 6, ("--continue_train",
                                                                                ))):

@@ -87,6 +87,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, train(folder, "--train_steps", 4, "--eval_freq", 2, "--num_val_images", 3)
 
 
+@pytest.mark.deep
 def test_only_the_main_process_speaks_and_writes(whole_run: tuple[Path, str]) -> None:
     folder, text = whole_run
     assert text.count("validation at step 4") == text.count("finished step 4") == 1
@@ -107,6 +108,7 @@ def test_resuming_gives_the_weights_of_not_stopping(whole_run: tuple[Path, str],
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
 
 
+@pytest.mark.deep
 def test_validation_of_two_processes_is_that_of_one(whole_run: tuple[Path, str],
                                                     tiny_options: Callable) -> None:
     """Three pictures: the processes' parts are unequal."""
@@ -173,6 +175,7 @@ def compare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[flo
     return difference
 
 
+@pytest.mark.deep
 def test_two_processes_equal_one_with_twice_the_batch(compare: Callable) -> None:
     """Losses are logged in single precision, 6e-8; the requirement is 1e-5."""
     of_losses, of_weights = compare("--sync_bn")

@@ -305,6 +305,7 @@ def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[int, list[dict]]]]:
     yield run
 
 
+@pytest.mark.deep
 def test_a_stopped_rank_that_is_still_saving_is_let_be(ranks: Callable) -> None:
     status, notes = ranks(plan=[{"seconds": 4, "status": 75},
                                 {"seconds": 60, "status": 75, "heeds": True}], stop=True)

@@ -214,6 +214,7 @@ def test_a_full_job_trains_and_leaves_the_report(tmp_path: Path) -> None:
     assert " step: 3/3 " in done.stdout and "Final Train Accuracy" in done.stdout
 
 
+@pytest.mark.deep
 def test_a_performance_job_trains_from_and_to_the_object_store(store: dict) -> None:
     make_faces(store["STORE"] / "bucket" / "people")
     done = start(ROOT, "modelarts_entry_perf.py", "--data_url=obs://bucket/people",

@@ -89,6 +89,7 @@ def test_tensorboard_gets_scalars_and_pictures(finished: tuple[Path, str]) -> No
     assert {"loss/Pix", "learning_rate/G", "validation/psnr"} <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.deep
 def test_saved_options_repeat_the_run(finished: tuple[Path, str], run_script: Callable,
                                       tmp_path: Path) -> None:
     done = run_script("newtrain.py", "--config", finished[0] / "train_opt.yaml",
@@ -189,6 +190,7 @@ def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_gr
     assert state["step"] >= 3
 
 
+@pytest.mark.deep
 def test_a_second_run_of_the_same_name_keeps_the_first(train: Callable, tmp_path: Path) -> None:
     for _ in range(2):
         assert train("--train_steps", "1", "--eval_freq", "0").returncode == 0
