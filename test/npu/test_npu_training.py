@@ -54,7 +54,8 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
 
 # SPARNetHD's steps take long; with the real front end it resumes, too (test/npu/wheel).
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.deep] * (name == "sparnethd")) for name in models.names()])
+    pytest.param(name, marks=[pytest.mark.deep] * (name == "sparnethd"))
+    for name in models.names()])
 @pytest.mark.parametrize("level", ["O0", "O2"])
 def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
                                       trained: Callable[..., Run]) -> None:
