@@ -79,8 +79,9 @@ def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
     except ValueError:
         if not videos:
             raise
-        root, pictures = Path(os.path.commonpath([video.parent for video in videos])), []
-        root = Path(pattern) if Path(pattern).is_dir() else root
+        below = pattern if Path(pattern).is_dir() else os.path.commonpath(
+            [video.parent for video in videos])
+        root, pictures = Path(below), []
     return root, sorted({*pictures, *videos}) if videos else pictures
 
 

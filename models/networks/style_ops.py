@@ -268,7 +268,8 @@ def _pointwise(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, gain:
     if demodulate:
         own = _own_weights(weight, style, True, gain)
     else:       # to RGB: so little is computed that each call of Python's counts
-        own = weight * (style * (gain / math.sqrt(weight.shape[2]))).view(batch, 1, -1, 1, 1)
+        scale = widened(style) * (gain / math.sqrt(weight.shape[2]))
+        own = weight * scale.view(batch, 1, -1, 1, 1)
     own = own.to(x.dtype)
     contiguous = x.is_contiguous()
     if x.stride(1) == 1 and not contiguous:
