@@ -6,8 +6,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo_out
 PY     := $(VENV)/bin/python
-NPU_PATH_TESTS := $(addprefix test/unit/test_,amp.py apex.py device.py distributed.py \
-	sync_batch_norm.py)
+NPU_PATH_TESTS := $(addprefix test/unit/engine/test_,precision.py apex.py device.py distributed.py) \
+	test/unit/models/ops/test_sync_batch_norm.py
 
 .PHONY: demo test coverage deep lint doctor clean
 .NOTPARALLEL:
@@ -28,8 +28,8 @@ coverage: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q -m "deep or not deep" $(NPU_PATH_TESTS)
 	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q test/npu
 	$(PY) -m coverage combine -q
-	for file in device amp casting update apex distributed; do \
-		$(PY) -m coverage report -m --fail-under=95 --include=utils/$$file.py || exit 1; done
+	for file in device prefetch precision casting optimizer_step apex distributed; do \
+		$(PY) -m coverage report -m --fail-under=95 --include=engine/$$file.py || exit 1; done
 
 # The last command installs torch-npu into .venv-npu; where that cannot be had it says so.
 deep: $(VENV)/.export
@@ -38,7 +38,7 @@ deep: $(VENV)/.export
 
 # Without .venv too: it is there to say why that fails.
 doctor:
-	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m utils.doctor
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -16,33 +16,24 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import data
+import inference
 import models
-from faces import align, detect
+from engine import entry
+from faces import detect
 from faces.background import network_enlarger
-from faces.outline import parsing_outline
 from faces.paste import enlarge
-from faces.photograph import Settings, eight_bits, restore_photograph
-from faces.restorer import FaceRestorer
+from faces.photograph import eight_bits, restore_photograph
 from faces.video import restore_video
-from options.test_options import EnhanceOptions
-from utils import device as devices
-from utils import entry
-from utils.image import (
-    BadImage,
-    find_images,
-    image_grid,
-    read_image,
-    write_image,
-)
-from utils.layers import Layers, read_layers, write_layers
-from utils.video import CODECS, BadVideo, find_videos, is_video, usable_codec
+from options.enhance_options import EnhanceOptions
+from utils.images.convert import image_grid
+from utils.images.deep import Layers, read_layers, write_layers
+from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.images.video import CODECS, BadVideo, find_videos, is_video, usable_codec
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -93,27 +84,6 @@ def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
         raise ValueError(f"--output would overwrite the input {clash}; choose another folder")
 
 
-def open_restorer(opt: Namespace) -> FaceRestorer:
-    """The network that the options name, or the graph of --onnx, on the device they name."""
-    device = entry.open_device(opt)
-    devices.seed_everything(opt.seed, device)
-    if opt.engine == "onnx":
-        model = open_graph(opt, device)
-    else:
-        model, _ = models.load_trained(opt, device)
-    return FaceRestorer(model, device, opt.rounding)
-
-
-def open_graph(opt: Namespace, device: torch.device) -> Any:
-    """The graph of --onnx, which stands in for the network; needs an extra package."""
-    try:
-        from export.engine import OnnxModel
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
-                         f"requirements-export.txt") from error
-    return OnnxModel(opt.onnx, models.find(opt.model), opt, device)
-
-
 def aspect(image: np.ndarray) -> float:
     """Width over height, to two digits."""
     return round(image.shape[1] / image.shape[0], 2)
@@ -138,7 +108,7 @@ class Job:
 
     def open(self) -> None:
         """Load the network; after everything that can be refused without it."""
-        self.restorer = open_restorer(self.opt)
+        self.restorer = inference.open_restorer(self.opt)
 
     def read(self, path: Path) -> np.ndarray | None:
         """The picture, or None and a note that it cannot be read."""
@@ -226,19 +196,16 @@ class PhotographJob(Job):
                 self.root, videos, self.folder / "restored_videos", CODECS[self.codec][1][1:]),
                 strict=True)
         refuse_overwriting(self.inputs, list(self.target_of.values()))
-        template = opt.template or models.find(opt.model).template
-        align.template(template, opt.load_size)     # refuses an unknown one
-        self.settings = Settings(opt.load_size, template, opt.upscale, opt.strength,
-                                 opt.match_colours, opt.batch_size, opt.keep_grey)
+        self.settings = inference.paste_settings(opt)
+        self.settings.keep_grey = opt.keep_grey
         self.found, self.without = 0, []
 
     def open(self) -> None:
         super().open()
         opt, device = self.opt, self.restorer.device
-        self.detector = None if opt.faces else detect.create(
-            opt.detector, opt.detector_weights, device=device, threshold=opt.detector_threshold,
-            longest=opt.detect_size)
-        self.mask = parsing_outline(opt.mask_weights, device) if opt.mask_weights else None
+        self.detector = (None if opt.faces
+                         else inference.open_detector(opt, device, opt.detect_size))
+        self.mask = inference.open_mask(opt, device)
         if opt.background_weights:
             self.settings.background = network_enlarger(opt.background_weights, device,
                                                         opt.background_tile)

@@ -29,6 +29,9 @@ import models
 from data.base_dataset import BadImageCounter, relative_names
 from data.folder_dataset import match_stems
 from data.loader import create_eval_loader
+from engine import device as devices
+from engine import distributed, entry
+from engine.prefetch import Prefetcher
 from metrics import measures as further_measures
 from metrics.evaluation import (
     Row,
@@ -43,19 +46,11 @@ from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.published import FIGURES
 from metrics.report import Extremes, page
 from metrics.tables import per_image_csv, table
-from options.test_options import EvaluateOptions
-from utils import device as devices
-from utils import distributed, entry
+from options.evaluate_options import EvaluateOptions
 from utils.files import sha256, to_json, write_text
-from utils.image import (
-    BadImage,
-    bicubic,
-    image_grid,
-    read_image,
-    root_of,
-    shown,
-    write_image,
-)
+from utils.images.convert import image_grid
+from utils.images.io import BadImage, read_image, root_of, shown, write_image
+from utils.images.resize import bicubic
 
 logger = logging.getLogger("facezoo")
 # Options that decide about a network's numbers, shown in report.html.
@@ -84,7 +79,7 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
                                 pin_memory=devices.pins_memory(device))
 
     def usable() -> Iterator[dict[str, Any]]:
-        for batch in devices.Prefetcher(loader, device, model.prepare):
+        for batch in Prefetcher(loader, device, model.prepare):
             counter.add(batch["bad"])
             bad.extend(batch["bad"])
             if batch["path"]:

@@ -15,7 +15,6 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 import logging
 import sys
 from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,19 +23,12 @@ import numpy as np
 
 import data
 import models
-from options.test_options import ExportOptions
-from utils import device as devices
-from utils import entry
+from engine import device as devices
+from engine import entry
+from export import check_packages
+from options.export_options import ExportOptions
 
 logger = logging.getLogger("facezoo")
-PACKAGES = ("onnx", "onnxruntime")
-
-
-def check_packages() -> None:
-    """Raise ValueError where requirements-export.txt is not installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} missing: pip install -r requirements-export.txt")
 
 
 def export(opt: Namespace) -> int:
@@ -60,23 +52,23 @@ def export(opt: Namespace) -> int:
 def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
     """Export a recipe with its weights; nothing is written unless it is right."""
     # Only now: the packages they need are an extra.
-    from export import describe, graph, smaller
+    from export import graph, metadata, smaller
     model, opset, away = graph.make(recipe, input_side(recipe), batch=opt.batch_size,
                                     dynamic=opt.dynamic_batch, opset=opt.opset)
     further = {"max_relative_error": away}
     logger.info("opset %d, largest difference from the network %.1e of the largest value", opset,
                 away)
     if opt.fp16:
-        side = describe.shape_of(model.graph.input[0])[2]
+        side = metadata.shape_of(model.graph.input[0])[2]
         model, further["fp16_psnr"] = smaller.checked_half(model, side)
         logger.info("fp16: PSNR %.1f dB against float32", further["fp16_psnr"])
-    describe.stamp(model, options=describe.network_options(opt, models.option_setter(opt.model)),
-                   weights=str(weights), licence=opt.licence or describe.licence_of(opt.model),
+    metadata.stamp(model, options=metadata.network_options(opt, models.option_setter(opt.model)),
+                   weights=str(weights), licence=opt.licence or metadata.licence_of(opt.model),
                    precision="fp16" if opt.fp16 else "fp32")
-    describe.save(model, path, **further)
+    metadata.save(model, path, **further)
     print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
           f"{path.stat().st_size / 2 ** 20:.1f} MiB")
-    print(f"for an Ascend chip: {describe.atc_commands(model, path)[describe.CHIPS[1]]}")
+    print(f"for an Ascend chip: {metadata.atc_commands(model, path)[metadata.CHIPS[1]]}")
 
 
 def input_side(recipe: Any) -> int:
@@ -86,21 +78,21 @@ def input_side(recipe: Any) -> int:
 
 
 def write_bins(opt: Namespace) -> int:
-    from export import bins
+    from export import ais_bench
     recipe, around = models.find(opt.model), SimpleNamespace(opt=opt)
     # The recipe's preprocessing reads options only; networks are not needed.
-    made = bins.to_bins(opt.to_bin, Path(opt.output),
+    made = ais_bench.to_bins(opt.to_bin, Path(opt.output),
                         lambda image: recipe.preprocess(around, image))
     print(f"{len(made)} files of {made[0].stat().st_size} bytes in {opt.output}")
     return 0
 
 
 def read_bins(opt: Namespace) -> int:
-    from export import bins
-    restored = bins.from_bins(opt.from_bin, Path(opt.output))
+    from export import ais_bench
+    restored = ais_bench.from_bins(opt.from_bin, Path(opt.output))
     print(f"{len(restored)} pictures in {opt.output}")
     if opt.gt:
-        print(f"mean PSNR in RGB {bins.mean_psnr(restored, opt.gt):.4f} dB")
+        print(f"mean PSNR in RGB {ais_bench.mean_psnr(restored, opt.gt):.4f} dB")
     return 0
 
 

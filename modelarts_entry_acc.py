@@ -12,7 +12,7 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 import sys
 from pathlib import Path
 
-from utils.modelarts import run_job
+from tools.modelarts import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job("train_full", Path(__file__).resolve().parent))

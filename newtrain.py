@@ -24,18 +24,20 @@ import torch
 import data
 import models
 from data.base_dataset import BadImageCounter
+from data.degradation_preview import degradation_grid
 from data.loader import create_eval_loader, create_train_loader
-from data.preview import degradation_grid
 from data.sampler import StepBatchSampler
+from engine import checkpoint, distributed, entry
+from engine import device as devices
+from engine.prefetch import Prefetcher
+from engine.training_log import LossWindow, Progress, SpeedMeter, clock
 from metrics.evaluation import evaluate_loader, further_means, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
 from options.train_options import TrainOptions
-from utils import checkpoint, distributed, entry
-from utils import device as devices
 from utils.files import to_json, write_text
-from utils.image import image_grid, to_image, write_image
-from utils.progress import LossWindow, Progress, SpeedMeter, clock
+from utils.images.convert import image_grid, to_image
+from utils.images.io import write_image
 
 logger = logging.getLogger("facezoo")
 STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
@@ -135,7 +137,7 @@ class Trainer:
         opt, model = self.opt, self.model
         loader = create_train_loader(self.dataset, self.sampler, num_threads=opt.num_threads,
                                      seed=opt.seed, pin_memory=devices.pins_memory(self.device))
-        self.batches = devices.Prefetcher(loader, self.device, model.prepare)
+        self.batches = Prefetcher(loader, self.device, model.prepare)
         self.progress = Progress(self.folder, self.step, self.total_steps, opt.tensorboard)
         self.reported, self.report_time, self.report_wait = self.step, time.perf_counter(), 0.0
         model.train()
@@ -258,7 +260,7 @@ class Trainer:
     def _validation_batches(self, indices: range) -> Any:
         dataset = torch.utils.data.Subset(self.val_dataset, indices)
         loader = create_eval_loader(dataset, batch_size=min(self.opt.batch_size, 16))
-        for batch in devices.Prefetcher(loader, self.device, self.model.prepare):
+        for batch in Prefetcher(loader, self.device, self.model.prepare):
             self.bad_images.add(batch["bad"])
             if batch["path"]:
                 yield batch

@@ -14,8 +14,8 @@ import sys
 from typing import NoReturn
 
 import preparation
+from engine import entry
 from options.parser import OneLineParser
-from utils import entry
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

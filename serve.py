@@ -23,13 +23,10 @@ import cv2
 import torch
 
 import data
+import inference
 import models
-from enhance import open_restorer
-from faces import align, detect
-from faces.outline import parsing_outline
-from faces.photograph import Settings
+from engine import entry
 from options.serve_options import LOOPBACK, ServeOptions
-from utils import entry
 
 logger = logging.getLogger("facezoo")
 PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart",
@@ -81,12 +78,9 @@ def share_cores(workers: int | None) -> int:
 def open_model(name: str, opt: Namespace) -> Any:
     """The network that the options name, ready to be asked for."""
     from serving.service import Model
-    template = opt.template or models.find(opt.model).template
-    align.template(template, opt.load_size)     # refuses an unknown one
-    restorer = open_restorer(opt)
-    mask = parsing_outline(opt.mask_weights, restorer.device) if opt.mask_weights else None
-    settings = Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
-                        opt.batch_size)
+    settings = inference.paste_settings(opt)    # before the network, which takes long
+    restorer = inference.open_restorer(opt)
+    mask = inference.open_mask(opt, restorer.device)
     return Model(name, opt.model, restorer, settings, mask, opt.min_face, opt.max_faces,
                  opt.only_center_face)
 
@@ -97,8 +91,7 @@ def open_service(opt: Namespace, tables: dict[str, Namespace], workers: int) -> 
     from serving.service import Service
     opened = {name: open_model(name, each) for name, each in tables.items()}
     device = next(iter(opened.values())).restorer.device
-    detectors = [detect.create(opt.detector, opt.detector_weights, device=device,
-                               threshold=opt.detector_threshold) for _ in range(workers)]
+    detectors = [inference.open_detector(opt, device) for _ in range(workers)]
     limits = Limits(opt.queue, opt.max_bytes, opt.max_pixels, opt.max_result_pixels, opt.timeout,
                     opt.receive_timeout)
     service = Service(opened, detectors, limits, opt.batch_wait_ms / 1000)

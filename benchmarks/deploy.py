@@ -6,7 +6,7 @@ First every published network at full width. Weights are drawn from a fixed seed
 published ones are no part of this project: what is shown is that each graph is made, that it
 computes what the network does, how large and how fast it is. Then networks trained for
 minutes on drawn faces, whose pictures are compared with targets that they have not seen. The
-commands are those of a user: newtrain.py, export_onnx.py, quantize.py.
+commands are those of a user: newtrain.py, export_onnx.py, tools.quantize.
 A row goes to DIR/rows.json as soon as it is known, and rows that are there are not measured again.
 Needs requirements-export.txt.
 """
@@ -36,10 +36,12 @@ import torch
 
 import data
 import models
-from data.synthetic_faces import render_face
-from options.test_options import EvaluateOptions, ExportOptions
+from data.synthetic.faces import render_face
+from options.evaluate_options import EvaluateOptions
+from options.export_options import ExportOptions
 from utils.files import write_text
-from utils.image import to_tensor, write_image
+from utils.images.convert import to_tensor
+from utils.images.io import write_image
 
 # By the name in the table: flags of export_onnx.py. GFP-GAN 1.2 and 1.4 are networks like 1.3.
 NETWORKS = {
@@ -124,7 +126,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         write_image(faces / f"{index}.png", render_face(index, size=side).image)
     run("export_onnx.py", *flags, "--pretrain_model_path", weights, "--output", graph)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    run("quantize.py", "--onnx", graph, "--calibration", faces)
+    run("tools.quantize", "--onnx", graph, "--calibration", faces)
     about = json.loads(graph.with_suffix(".json").read_text())
     rows = json.loads(graph.with_name("graph_table.json").read_text())["graphs"]
     opt = ExportOptions(models, data, "deploy.py").parse(
@@ -162,7 +164,7 @@ def measure_trained(name: str, folder: Path) -> dict[str, Any]:
     write_pairs(run_of, folder)
     graph = folder / "graph.onnx"
     run("export_onnx.py", *run_of, "--device", "cpu", "--opset", 13, "--output", graph)
-    run("quantize.py", "--onnx", graph, "--calibration", folder / "train_lq", "--lq",
+    run("tools.quantize", "--onnx", graph, "--calibration", folder / "train_lq", "--lq",
         folder / "test_lq", "--gt", folder / "test_gt")
     return {"network": name, **json.loads(graph.with_name("graph_table.json").read_text())}
 

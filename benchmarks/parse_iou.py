@@ -27,9 +27,10 @@ import data
 import models
 from data.labels import LABELS, NUM_LABELS
 from data.loader import create_eval_loader
+from engine import device as devices
+from engine.prefetch import Prefetcher
 from metrics.segmentation import mean_iou, overlaps
-from options.test_options import EvaluateOptions
-from utils import device as devices
+from options.evaluate_options import EvaluateOptions
 
 SMALL = ["--load_size", "128", "--parse_channels", "16", "--parse_depth", "1", "--batch_size", "8",
          "--lr", "1.2e-3", "--lr_policy", "cosine", "--lq_size", "127", "128", "--blur_prob", "0",
@@ -55,7 +56,7 @@ def measure(folder: Path, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
     dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
     both, either = torch.zeros(2, NUM_LABELS).double()
     seen = torch.zeros(NUM_LABELS).double()
-    for batch in devices.Prefetcher(create_eval_loader(dataset, batch_size=8), device,
+    for batch in Prefetcher(create_eval_loader(dataset, batch_size=8), device,
                                     model.prepare):
         labels = batch["labels"]
         found = overlaps(model.parse(batch["lq"]), labels, NUM_LABELS)

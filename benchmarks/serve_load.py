@@ -36,13 +36,13 @@ from PIL import Image
 
 import data
 import models
-from data.synthetic_faces import render_face
-from enhance import open_restorer
+from data.synthetic.faces import render_face
 from faces.detect import create, select
 from faces.photograph import Settings, restore_photograph
+from inference import open_restorer
 from models.networks.sparnet import SPARNet
 from options.serve_options import ServeOptions
-from utils.image import encode_image
+from utils.images.io import encode_image
 
 SMALL = ["--model", "sparnet", "--load_size", "32", "--res_depth", "0", "--bottleneck_size", "16",
          "--device", "cpu"]

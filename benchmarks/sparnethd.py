@@ -39,7 +39,7 @@ import models
 from models.base_model import BaseModel
 from models.losses.gan import discriminator_loss, feature_matching_loss, generator_loss
 from models.losses.perceptual import feature_l1
-from models.networks.blocks import InstanceNorm2d, SampledConv2d
+from models.ops.blocks import InstanceNorm2d, SampledConv2d
 from options.train_options import TrainOptions
 
 CPU = torch.device("cpu")

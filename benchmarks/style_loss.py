@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.synthetic_faces import render_face
+from data.synthetic.faces import render_face
 from models.losses.style import region_grams
 from models.networks.parsenet import NUM_LABELS, one_hot
 

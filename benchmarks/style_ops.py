@@ -27,9 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.networks import style_ops, stylegan2
+from models.networks import stylegan2
 from models.networks.gpen import FullGenerator
 from models.networks.stylegan2 import Discriminator
+from models.ops import style_ops
 
 # As the released files: GPEN-BFR-256 and those of 512 and more.
 WIDTHS = {256: {"channel_multiplier": 1, "narrow": 0.5}}

@@ -17,7 +17,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.synthetic_faces import render_face
+from data.synthetic.faces import render_face
 
 
 def seconds_per_face(size: int, count: int, rounds: int) -> tuple[float, float]:

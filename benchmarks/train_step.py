@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 import data
 import models
+from engine import device as devices
 from models.base_model import BaseModel
 from options.train_options import TrainOptions
-from utils import device as devices
 
 # Forward multiplications and additions of the published form at 128 x 128, res_depth 10.
 FORWARD_GFLOP = 14.26

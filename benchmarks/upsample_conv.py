@@ -3,7 +3,7 @@
     python benchmarks/upsample_conv.py [--batch_size 8] [--repeats 9] [--threads N] [--json FILE]
 
 Published: nearest up-sampling, reflection padding, 3x3 convolution, in both memory formats. Ours:
-models.networks.padded_conv.upsample_conv in channels_last, with its size limit off. One row per
+models.ops.padded_conv.upsample_conv in channels_last, with its size limit off. One row per
 shape that SPARNet x8 has at 128 px; milliseconds of forward and backward together, the best of
 several runs in turn, because another process can only make a run slower.
 """
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.networks import padded_conv
+from models.ops import padded_conv
 
 # Input channels, output channels, side of the source, and how many of them the network has.
 SHAPES = ((64, 64, 64, 1), (64, 32, 64, 2), (128, 64, 32, 2), (64, 64, 32, 3), (128, 128, 16, 2),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.image import BadImage, list_images, read_image, root_of
+from utils.images.io import BadImage, list_images, read_image, root_of
 
 SPLITS = ("train", "val", "test")
 MAX_DRAWS = 10
@@ -113,8 +113,8 @@ class FileDataset(BaseDataset):
     """Pictures of a folder and its subfolders, a few of them held out for validation.
 
     Args:
-        dataroot: the folder, a list or a pack of pictures (see `utils.image.list_images`). `test`
-            takes all of it, `train` what is not held out.
+        dataroot: the folder, a list or a pack of pictures (see `utils.images.io.list_images`).
+            `test` takes all of it, `train` what is not held out.
         val_dataroot: validate on all pictures of this folder instead of holding any out.
         num_val_images: how many to hold out; see `hold_out`.
 
@@ -181,7 +181,7 @@ def relative_names(folder: str | Path) -> list[str]:
         folder: or a list or pack; the names of a list begin at the folder it notes.
 
     Raises:
-        ValueError: see `utils.image.list_images`.
+        ValueError: see `utils.images.io.list_images`.
     """
     root = root_of(folder)
     return [path.relative_to(root).as_posix() for path in list_images(folder)]

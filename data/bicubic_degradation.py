@@ -6,7 +6,7 @@ import argparse
 import numpy as np
 
 from data.base_dataset import BaseDegradation
-from utils.image import bicubic
+from utils.images.resize import bicubic
 
 
 class BicubicDegradation(BaseDegradation):

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
-from utils.image import flip
-from utils.picture_list import is_list
-from utils.reduction import CELEBA_CROP, bilinear, centre_crop
+from utils.images.image_list import is_list
+from utils.images.resize import CELEBA_CROP, bilinear, centre_crop, flip
 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "val": "1", "test": "2"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.base_dataset import FileDataset
-from utils.image import bicubic, flip
+from utils.images.resize import bicubic, flip
 
 AREA = (0.7, 1.0)
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))      # width / height

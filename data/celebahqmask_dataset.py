@@ -10,8 +10,9 @@ import numpy as np
 from data.base_dataset import BaseDegradation, FileDataset
 from data.ffhq_dataset import gray
 from data.labels import mirrored, read_label_map
-from utils.image import bicubic, flip, root_of
-from utils.picture_list import is_list
+from utils.images.image_list import is_list
+from utils.images.io import root_of
+from utils.images.resize import bicubic, flip
 
 PICTURES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
 

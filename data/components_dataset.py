@@ -10,7 +10,7 @@ from data.base_dataset import BaseDegradation, FileDataset
 from data.components import parts_of_names, read_components
 from data.ffhq_dataset import gray
 from utils.face_parts import boxes_of_parts, mirrored_parts, template_parts
-from utils.image import bicubic, flip
+from utils.images.resize import bicubic, flip
 
 
 class ComponentsDataset(FileDataset):

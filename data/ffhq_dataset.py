@@ -10,8 +10,9 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
 from data.labels import read_label_map
-from utils.image import bicubic, root_of
-from utils.picture_list import is_list
+from utils.images.image_list import is_list
+from utils.images.io import root_of
+from utils.images.resize import bicubic
 
 # The published folders.
 PICTURES, MASKS = "imgs1024", "masks512"

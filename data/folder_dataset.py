@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset, relative_names
-from utils.image import bicubic, flip, read_image, root_of
-from utils.picture_list import is_list
+from utils.images.image_list import is_list
+from utils.images.io import read_image, root_of
+from utils.images.resize import bicubic, flip
 
 
 class FolderDataset(FileDataset):

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation
 from data.blur import gaussian_kernel
-from data.colour_jitter import colour_jitter
+from data.color_jitter import colour_jitter
 
 # flag -> default, smallest and largest value, meaning
 RANGES = {

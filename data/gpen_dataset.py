@@ -9,7 +9,7 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation, FileDataset
 from data.ffhq_dataset import gray
-from utils.image import flip
+from utils.images.resize import flip
 
 
 class GPENDataset(FileDataset):

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.image import BadImage, read_image
+from utils.images.io import BadImage, read_image
 
 # CelebAMask-HQ order. Which side its l_ is was not to be found; here it is the left of the picture,
 # as in the project's five points and component boxes.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.base_dataset import BaseDegradation
-from utils.reduction import bilinear
+from utils.images.resize import bilinear
 
 HALVINGS = 3
 

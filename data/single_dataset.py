@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from data.base_dataset import BaseDataset
-from utils.image import bicubic, find_images, read_image
+from utils.images.io import find_images, read_image
+from utils.images.resize import bicubic
 
 
 class SingleDataset(BaseDataset):

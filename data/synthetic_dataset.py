@@ -47,7 +47,7 @@ class SyntheticDataset(BaseDataset):
                          degrade=degrade, max_dataset_size=max_dataset_size)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        from data.synthetic_faces import render_face
+        from data.synthetic.faces import render_face
         person = self.items[index]
         face = render_face(person, size=self.load_size)
         return {**self.pair(face.image, rng), "labels": face.labels,

@@ -11,7 +11,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from utils.image import to_tensor
+from engine import device as devices
+from utils.images.convert import to_tensor
 
 CPU = "CPUExecutionProvider"
 
@@ -35,7 +36,7 @@ class OnnxModel:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = torch.get_num_threads()
-        providers = [CPU] if device.type == "cpu" else onnxruntime.get_available_providers()
+        providers = [CPU] if devices.on_host(device) else onnxruntime.get_available_providers()
         if not Path(path).is_file():
             raise ValueError(f"--onnx {path} does not exist")
         try:

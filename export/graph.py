@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_spectral_norm
 from torch.overrides import TorchFunctionMode
 
-from models.networks.spectral import spectral_hooks
+from models.ops.spectral import spectral_hooks
 
 OPSETS = tuple(range(11, 18))
 INPUT = "input"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faces.photograph import Enlarge
-from models.networks.rrdbnet import RRDBNet, enlarging_network
+from models.networks.pretrained.rrdbnet import RRDBNet, enlarging_network
 
 # Pixels around a tile that the network sees too. Published tools take 10; seams vanish with more.
 MARGIN = 32
@@ -21,7 +21,7 @@ def network_enlarger(weights: str | Path, device: torch.device, tile: int = 400)
     """A function that enlarges a photograph by any factor: by the network's own, then Lanczos.
 
     Args:
-        weights: Real-ESRGAN's or GPEN's published file, see `models.networks.rrdbnet`.
+        weights: Real-ESRGAN's or GPEN's published file, see `models.networks.pretrained.rrdbnet`.
         tile: side of the pieces, in pixels, that bounds memory; 0 takes the photograph whole.
 
     Raises:

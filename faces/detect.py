@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 import torch
 
+from engine import checkpoint
 from faces import align
 from faces.nms import suppress
-from models.networks.retinaface import (
+from models.networks.pretrained.retinaface import (
     MEAN_BGR,
     RetinaFace,
     anchors,
     decode_boxes,
     decode_points,
 )
-from utils import checkpoint
 
 KINDS = ("auto", "retinaface", "yunet", "cascade")
 

@@ -7,7 +7,8 @@ import torch
 from faces.paste import parsing_mask
 from faces.photograph import Mask
 from models.networks.parsenet import labels_of, parsing_network
-from utils.image import bicubic, to_tensor
+from utils.images.convert import to_tensor
+from utils.images.resize import bicubic
 
 PARSING_SIZE = 512      # of the pictures that parsing networks were made for
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.image import to_image
+from utils.images.convert import to_image
 
 
 class FaceRestorer:
@@ -16,7 +16,7 @@ class FaceRestorer:
     Args:
         model: has `preprocess`, `prepare` and `restore`, as recipes and `export.engine` have.
         device: where it runs.
-        rounding: how floats become bytes, see `utils.image.to_image`.
+        rounding: how floats become bytes, see `utils.images.io.to_image`.
     """
 
     def __init__(self, model: Any, device: torch.device, rounding: str = "round") -> None:

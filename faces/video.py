@@ -11,7 +11,7 @@ from tqdm import tqdm
 from faces.detect import Face
 from faces.photograph import Mask, Restore, Settings, cut, put_back, restore_all
 from faces.track import Tracker
-from utils.video import VideoReader, VideoWriter
+from utils.images.video import VideoReader, VideoWriter
 
 LONGEST_GAP = 0.4       # seconds without a detection that are bridged
 _FRAMES_AT_ONCE = 8    # frames that wait for a full batch of faces, at most
@@ -33,7 +33,7 @@ def restore_video(source: str | Path, target: str | Path, find: Callable[[np.nda
     Args:
         target: appears when it is complete.
         find: faces of a frame, uint8 RGB (H, W, 3).
-        codec: see `utils.video.usable_codec`.
+        codec: see `utils.images.video.usable_codec`.
         smoothing: of the landmarks over time, the Gaussian's sigma in seconds; 0 for none.
         bar: is told of each frame that was looked at, and that was written.
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from metrics.psnr_ssim import Protocol
-from utils.image import bicubic, to_image
+from utils.images.convert import to_image
+from utils.images.resize import bicubic
 
 Measure = Callable[[dict[str, Any], Tensor], dict[str, list[float]]]
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine import checkpoint
 from metrics.graph import GraphFeatures
-from models.networks import arcface
-from models.networks.inception import NUM_FEATURES, Inception
-from models.networks.vgg import VGGFeatures
-from utils import checkpoint
+from models.networks.pretrained import arcface
+from models.networks.pretrained.inception import NUM_FEATURES, Inception
+from models.networks.pretrained.vgg import VGGFeatures
 
 # Features are folded into the moments so many at a time: a product per picture would cost more.
 _AT_ONCE = 64

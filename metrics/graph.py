@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import device as devices
+
 _ANY = 64       # side for trying a graph that takes any
 
 
@@ -63,7 +65,7 @@ class GraphFeatures:
 
     def to(self, device: torch.device) -> GraphFeatures:
         """On another device than the CPU whatever onnxruntime has is used."""
-        if device.type != "cpu":
+        if not devices.on_host(device):
             import onnxruntime
             self._open(onnxruntime.get_available_providers())
         return self

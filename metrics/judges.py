@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine import checkpoint
 from metrics import ms_ssim
 from metrics.segmentation import iou_per_picture
-from models.networks import arcface, fan
-from models.networks.irse import IRSE50
-from models.networks.landmark_maps import landmark_maps
-from models.networks.lpips import lpips_network
+from models.networks import fan
 from models.networks.parsenet import NUM_LABELS, labels_of, parsing_network
-from utils import checkpoint
+from models.networks.pretrained import arcface
+from models.networks.pretrained.irse import IRSE50
+from models.networks.pretrained.landmark_maps import landmark_maps
+from models.networks.pretrained.lpips import lpips_network
 
 Judge = Callable[[Tensor, Tensor], dict[str, list[float]]]
 # PFSRNet looks for landmarks at the size of its results; the parsing network was trained for 512.

@@ -30,7 +30,7 @@ from metrics.judges import (
 )
 from metrics.psnr_ssim import pooled_psnr
 from utils.files import sha256
-from utils.image import to_tensor
+from utils.images.convert import to_tensor
 
 # By the name --metrics takes: the flag of its weights, and how it is measured.
 METRICS = {

@@ -47,7 +47,7 @@ def load_trained(opt: Any, device: Any) -> tuple[Any, Path]:
     Raises:
         ValueError, FileNotFoundError: no such weights, or they do not fit.
     """
-    from utils import checkpoint
+    from engine import checkpoint
     path = checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
                                    opt.name, opt.epoch, opt.load_iter,
                                    find(opt.model).restorer)

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.networks.sync_batch_norm import synchronize_batch_norms
-from utils import checkpoint, distributed
-from utils import device as devices
-from utils.amp import Precision
-from utils.image import bicubic, to_tensor
-from utils.schedule import learning_rate_factor
-from utils.update import WHOLE, Part
+from engine import checkpoint, distributed
+from engine import device as devices
+from engine.lr_schedule import learning_rate_factor
+from engine.optimizer_step import WHOLE, Part
+from engine.precision import Precision
+from models.ops.sync_batch_norm import synchronize_batch_norms
+from utils.images.convert import to_tensor
+from utils.images.resize import bicubic
 
 logger = logging.getLogger("facezoo")
 

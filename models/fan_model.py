@@ -13,7 +13,7 @@ from models.base_model import BaseModel
 from models.losses.landmark import attention_map, gaussian_maps, normalized_maps
 from models.networks import fan
 from models.networks.fan import FAN, load_landmark_weights, peaks
-from models.networks.fan_teacher import SIZE_MULTIPLE, teacher_network
+from models.networks.pretrained.fan_teacher import SIZE_MULTIPLE, teacher_network
 
 # Side of the teacher's input for one of the student's.
 TEACHER_SCALE = 4

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine import checkpoint
 from models.base_model import BaseModel, frozen
 from models.gfpgan_options import add_network_flags, add_training_flags, check, network_settings
 from models.losses.gan import fake_term, generator_term, real_term
-from models.losses.gram import gram_l1
-from models.losses.perceptual import feature_l1
-from models.losses.pyramid import pyramid_losses
+from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
-from models.networks.arcface import ArcFace, gray_input
+from models.losses.style import gram_l1
 from models.networks.gfpgan import GFPGAN, layout_of
 from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
-from models.networks.roi_align import roi_align
-from models.networks.style_ops import widened
-from models.networks.vgg import VGGFeatures
-from utils import checkpoint, face_parts
+from models.networks.pretrained.arcface import ArcFace, gray_input
+from models.networks.pretrained.vgg import VGGFeatures
+from models.ops.roi_align import roi_align
+from models.ops.style_ops import widened
+from utils import face_parts
 from utils.face_parts import PARTS
 
 # conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4 before their ReLUs, and what they weigh.

@@ -5,8 +5,8 @@ import argparse
 from functools import lru_cache
 from typing import Any
 
+from engine import checkpoint
 from models.networks.gfpgan import PRESETS, config_of, layout_of
-from utils import checkpoint
 
 # The paper's training starts from the original network; its published weights are clean ones.
 DEFAULT_PRESET = {True: "1", False: "1.3"}

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine import checkpoint
 from models.losses.identity import identity_loss
 from models.networks.gpen import FullGenerator, full_generator_config
-from models.networks.irse import IRSE50
+from models.networks.pretrained.irse import IRSE50
 from models.style_options import add_network_flags, add_training_flags, network_settings
 from models.style_training import StyleTraining
-from utils import checkpoint
 
 # YUV's Y of RGB, as OpenCV has it.
 LUMA = (0.299, 0.587, 0.114)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from metrics.segmentation import iou_per_picture
 from models.base_model import BaseModel
-from models.networks.blocks import NORMS
 from models.networks.parsenet import NUM_LABELS, ParseNet, labels_of
+from models.ops.blocks import NORMS
 
 SIZE_MULTIPLE = 16
 

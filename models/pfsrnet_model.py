@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import distributed
 from metrics.ms_ssim import quality
 from models.base_model import BaseModel, frozen
+from models.losses.gan import PENALTIES, critic_loss, gradient_penalty
 from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
 from models.losses.style import feature_mse
-from models.losses.wgan import PENALTIES, critic_loss, gradient_penalty
 from models.networks.fan import PUBLISHED_WIDTH as FAN_WIDTH
 from models.networks.fan import landmark_network
 from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discriminator, Generator
-from models.networks.pyramid import pyramid
-from models.networks.vgg import VGGFeatures
-from utils import distributed
-from utils.pfsrnet_checkpoint import COUNTER, reached, read_generator
-from utils.reduction import CELEBA_CROP, centre_crop, reduced
+from models.networks.pretrained.vgg import VGGFeatures
+from models.ops.pyramid import pyramid
+from models.pfsrnet_checkpoint import COUNTER, reached, read_generator
+from utils.images.resize import CELEBA_CROP, centre_crop, reduced
 
 # relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_LAYERS = (3, 8, 15, 22)

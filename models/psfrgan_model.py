@@ -11,12 +11,12 @@ from torch import Tensor
 from models.base_model import BaseModel, frozen
 from models.losses.gan import TERMS, discriminator_loss, generator_loss
 from models.losses.style import feature_mse, style_loss
-from models.networks import blocks
-from models.networks.init import init_weights
 from models.networks.parsenet import NUM_LABELS, labels_of, one_hot, parsing_network
+from models.networks.pretrained.vgg import VGGFeatures
 from models.networks.psfrgan import FEAT_SIZE, NORMS, ParsedDiscriminator, PSFRGenerator
-from models.networks.spectral import apply_spectral_norm
-from models.networks.vgg import VGGFeatures
+from models.ops import blocks
+from models.ops.init import init_weights
+from models.ops.spectral import apply_spectral_norm
 from models.parse_model import add_parse_flags, parse_settings
 
 # relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before

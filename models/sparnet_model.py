@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base_model import BaseModel
-from models.networks.blocks import NORMS
-from models.networks.init import init_weights
 from models.networks.sparnet import ATTENTION_MAP_SIZE, ATTENTIONS, SPARNet
+from models.ops.blocks import NORMS
+from models.ops.init import init_weights
 
 
 class SPARNetModel(BaseModel):

@@ -11,12 +11,12 @@ from torch import Tensor
 from models.base_model import BaseModel, frozen
 from models.losses.gan import TERMS, discriminator_loss, feature_matching_loss, generator_loss
 from models.losses.perceptual import feature_l1
-from models.networks.blocks import NORMS
-from models.networks.init import init_weights
 from models.networks.patch_discriminator import MultiScaleDiscriminator
+from models.networks.pretrained.vgg import VGGFeatures
 from models.networks.sparnet import SPARNet
-from models.networks.spectral import apply_spectral_norm, iterate_spectral_norms
-from models.networks.vgg import VGGFeatures
+from models.ops.blocks import NORMS
+from models.ops.init import init_weights
+from models.ops.spectral import apply_spectral_norm, iterate_spectral_norms
 from models.sparnet_model import add_network_flags, network_settings, options_of
 
 # relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from engine import checkpoint
 from models.networks.gpen import discriminator_config
 from models.networks.stylegan2 import Discriminator
-from utils import checkpoint
 
 # Size and widths of the released networks; 64 is for trying out.
 PRESETS: dict[str, dict[str, Any]] = {

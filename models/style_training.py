@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine import checkpoint, distributed
+from engine.optimizer_step import WHOLE, Part
 from models.base_model import BaseModel, frozen, split
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
@@ -20,8 +22,6 @@ from models.style_options import (
     read_discriminator,
     resolve_size,
 )
-from utils import checkpoint, distributed
-from utils.update import WHOLE, Part
 
 BETA2 = 0.99
 PATH_DECAY = 0.01

@@ -22,7 +22,7 @@ class StyleGAN2Model(StyleTraining):
 
     Train:   python newtrain.py --model stylegan2 --preset 256 --dataroot FFHQ
     Setting: batch 4, Adam 0.002 times 4/5 (G), 16/17 (D), betas (0, 0.99) to those powers
-    Sample:  python sample.py --name stylegan2_gpen --output grid.png
+    Sample:  python -m tools.sample --name stylegan2_gpen --output grid.png
     Source:  yangxy/GPEN for the noise; nobody published how its prior was trained
 
     Its weights, `<S>_net_H.pth` and `<S>_net_D.pth`, are what --model gpen takes as --prior and

@@ -7,7 +7,7 @@ from typing import Any
 
 from options.base_options import read_yaml
 from options.parser import OneLineParser, count, non_negative, positive, positive_int
-from options.test_options import RestoreOptions
+from options.restore_options import RestoreOptions
 
 WHICH_MODEL = ("model", "name", "pretrain_model_path", "onnx", "engine")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

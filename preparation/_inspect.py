@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.labels import read_label_map
 from preparation import _pictures
-from utils.image import READ_FORMATS, BadImage, orientation_of, read_image
-from utils.pack import stamp_or_none
+from utils.images.io import READ_FORMATS, BadImage, orientation_of, read_image
+from utils.images.pack import stamp_or_none
 
 # Side of the grid whose brightness steps make the fingerprint; 16 * 16 bits tell faces apart that
 # are aligned alike, 64 do not.

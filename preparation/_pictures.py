@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from options.parser import positive_int
 from utils.files import write_text
-from utils.image import BadImage, find_images, read_image, write_image
+from utils.images.io import BadImage, find_images, read_image, write_image
 
 SOME_FAILED = 1
 CHUNK, CHUNKS_AHEAD = 4, 4      # items a worker takes at once; chunks per worker under way

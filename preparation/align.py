@@ -10,7 +10,7 @@ from typing import Any
 from faces import align, detect
 from options.parser import count, fraction, positive_int
 from preparation import _pictures
-from utils.image import BadImage, read_image, write_image
+from utils.images.io import BadImage, read_image, write_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 
 from data.base_dataset import relative_names
 from options.parser import count, positive_int
-from preparation import _alike, _inspect
+from preparation import _inspect, _near_duplicates
 from preparation._inspect import Record
 from utils.files import to_json, write_text
-from utils.image import root_of, shown
-from utils.picture_list import is_list, write_list
+from utils.images.image_list import is_list, write_list
+from utils.images.io import root_of, shown
 
 # Kind of finding: what it means.
 KINDS = {
@@ -124,14 +124,14 @@ def _of_picture(name: str, record: Record, opt: argparse.Namespace) -> Iterator[
 
 def _alike_ones(pictures: dict[str, Record], most: int | None) -> Iterator[Finding]:
     good = {name: record for name, record in pictures.items() if "error" not in record}
-    copies = _alike.same((name, record["pixels"]) for name, record in good.items())
+    copies = _near_duplicates.same((name, record["pixels"]) for name, record in good.items())
     yield from (Finding(name, "duplicate", f"same pixels as {shown(first)}")
                 for name, first in sorted(copies.items()))
     names = [name for name in good if name not in copies]
     if most is None or not names:
         return
     looks = np.frombuffer(bytes.fromhex("".join(good[name]["look"] for name in names)), np.uint8)
-    close = _alike.near(names, looks.reshape(len(names), -1), most)
+    close = _near_duplicates.near(names, looks.reshape(len(names), -1), most)
     yield from (Finding(name, "near", f"{away} of {8 * looks.size // len(names)} bits from "
                                       f"{shown(other)}")
                 for name, (other, away) in close.items())

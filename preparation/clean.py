@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from engine import checkpoint
 from models.networks.gfpgan import layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
-from utils import checkpoint
 from utils.files import write_atomically
 
 

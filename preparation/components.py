@@ -22,15 +22,17 @@ from tqdm import tqdm
 from data.components import read_components, write_components
 from data.loader import create_eval_loader
 from data.single_dataset import SingleDataset
-from models.networks.landmark_maps import landmark_maps
+from engine import device as devices
+from engine.prefetch import Prefetcher
+from models.networks.pretrained.landmark_maps import landmark_maps
 from options.parser import count, fraction, positive_int
 from preparation import _pictures
 from preparation._landmarks import parts_of_maps
-from utils import device as devices
 from utils.face_parts import REFERENCE, parts_of_landmarks
 from utils.files import sha256
-from utils.image import shown, to_tensor
-from utils.pack import stamp_or_none
+from utils.images.convert import to_tensor
+from utils.images.io import shown
+from utils.images.pack import stamp_or_none
 
 NUM_POINTS = 68
 
@@ -101,7 +103,7 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
     notes.parent.mkdir(parents=True, exist_ok=True)
     with (tqdm(total=len(waiting), unit="face", disable=None) as bar,
           notes.open("a", encoding="utf-8") as file):
-        for batch in devices.Prefetcher(loader, device, _prepare):
+        for batch in Prefetcher(loader, device, _prepare):
             failed += batch["bad"]
             if batch["path"]:
                 with torch.inference_mode():

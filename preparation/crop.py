@@ -8,7 +8,7 @@ import numpy as np
 
 from options.parser import positive_int
 from preparation import _pictures
-from utils.image import bicubic
+from utils.images.resize import bicubic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

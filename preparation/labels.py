@@ -11,7 +11,7 @@ import numpy as np
 from data.labels import LABELS
 from options.parser import positive_int
 from preparation import _pictures
-from utils.image import BadImage, list_images, read_image, write_image
+from utils.images.io import BadImage, list_images, read_image, write_image
 
 NAME = re.compile(r"(\d+)_(\w+)")
 

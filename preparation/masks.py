@@ -14,11 +14,13 @@ from tqdm import tqdm
 from data.labels import colour_map
 from data.loader import create_eval_loader
 from data.single_dataset import SingleDataset
+from engine import device as devices
+from engine.prefetch import Prefetcher
 from models.networks.parsenet import labels_of, parsing_network
 from models.parse_model import add_parse_flags, parse_settings
 from options.parser import count, positive_int
-from utils import device as devices
-from utils.image import to_tensor, write_image
+from utils.images.convert import to_tensor
+from utils.images.io import write_image
 
 SOME_FAILED = 1
 
@@ -64,7 +66,7 @@ def run(opt: argparse.Namespace) -> int:
                                 pin_memory=devices.pins_memory(device))
     failed: list[str] = []
     with tqdm(total=len(waiting), unit="face", disable=None) as bar:
-        for batch in devices.Prefetcher(loader, device, prepare):
+        for batch in Prefetcher(loader, device, prepare):
             failed += batch["bad"]
             if batch["path"]:
                 with torch.inference_mode():

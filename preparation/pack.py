@@ -3,7 +3,7 @@
     python prepare.py pack --input FACES --output PACKED
     python prepare.py pack --input FFHQ/imgs1024 --output PACKED --size 512
 
-PACKED then stands for FACES, e.g. as --dataroot. The format is described in utils/pack.py.
+PACKED then stands for FACES, e.g. as --dataroot. The format is described in utils/images/pack.py.
 """
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import numpy as np
 from data.celeba_aligned_dataset import PARTITION, find_partition
 from options.parser import positive_int
 from preparation import _pictures
-from utils.image import BadImage, bicubic, find_images, read_image, shown
-from utils.pack import stamp_or_none, write_pack
-from utils.picture_list import is_list
+from utils.images.image_list import is_list
+from utils.images.io import BadImage, find_images, read_image, shown
+from utils.images.pack import stamp_or_none, write_pack
+from utils.images.resize import bicubic
 
 MIB = 1 << 20
 FILTERS = {"bicubic": None, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST}

@@ -19,10 +19,10 @@ from data.base_dataset import checksum, relative_names
 from data.celeba_aligned_dataset import PARTS as PARTITION_PARTS
 from data.celeba_aligned_dataset import part_names
 from options.parser import count, positive_int
-from preparation import _alike, _inspect, _pictures
+from preparation import _inspect, _near_duplicates, _pictures
 from utils.files import write_atomically
-from utils.image import list_images, root_of, shown
-from utils.picture_list import write_list
+from utils.images.image_list import write_list
+from utils.images.io import list_images, root_of, shown
 
 REST = "rest"
 Parts = dict[str, list[str]]
@@ -124,7 +124,7 @@ def groups_of(names: list[str], root: Path, opt: argparse.Namespace) -> dict[str
         digests = {record["path"]: record.get("pixels") for record in records}
         pixels = [(name, digests[str(root / name)]) for name in names]
         # What cannot be read equals nothing; `prepare.py check` names it.
-        copies = _alike.same((name, digest) for name, digest in pixels if digest)
+        copies = _near_duplicates.same((name, digest) for name, digest in pixels if digest)
         join((name, copies.get(name, name)) for name in names)
     return {name: _top(group, name) for name in names}
 

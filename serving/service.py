@@ -22,7 +22,7 @@ from serving.batching import Batcher
 from serving.limits import UPLOADS, Budget, Gate, Limits, Uploads
 from serving.metrics import Metrics
 from serving.refusal import Refused
-from utils.image import BadImage, TooManyPixels, decode_image, encode_image, image_size
+from utils.images.io import BadImage, TooManyPixels, decode_image, encode_image, image_size
 
 # A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
 MAX_SCANS = 100

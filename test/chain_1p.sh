@@ -28,7 +28,7 @@ sys.exit(f"the training state is of step {step}, not {sys.argv[2]}" if step != i
 same() { PYTHONPATH=. "$PYTHON" -c '
 import sys
 import numpy as np
-from utils.image import list_images, read_image
+from utils.images.io import list_images, read_image
 pairs = [(read_image(path), read_image(f"{sys.argv[2]}/{path.name}"))
          for path in list_images(sys.argv[1])]
 away = max(np.abs(ours.astype(int) - theirs).max() for ours, theirs in pairs)

@@ -250,7 +250,7 @@ pass_signal() {
 
 # Prints the result lines, writes the files of the case and ends the script.
 report() {
-    cd -- "$ROOT" && "$PYTHON" -m utils.report --case "$1" --output "$output" --run "$kind" \
+    cd -- "$ROOT" && "$PYTHON" -m tools.launch_report --case "$1" --output "$output" --run "$kind" \
         --log "$log" --status "$status" --began "$began" --rank_size "$RANK_SIZE" \
         --node_rank "${node_rank:-0}" \
         --network "${model:-sparnet}" --batch_size "${batch_size:-NA}"

@@ -1,7 +1,9 @@
 """Adversarial and feature-matching losses.
 
 Source: chaofengc/Face-SPARNet, models/loss.py; hinge: arXiv 1705.02894, lsgan: arXiv 1611.04076,
-logistic ("softwgan" there): arXiv 1406.2661 in its non-saturating form.
+logistic ("softwgan" there): arXiv 1406.2661 in its non-saturating form. Wasserstein losses with
+gradient penalty (arXiv 1704.00028) and drift (arXiv 1710.10196), as PFSRNet trains its
+discriminator.
 """
 from __future__ import annotations
 
@@ -20,6 +22,8 @@ TERMS: dict[str, tuple[Callable, Callable, Callable]] = {
     "wgan": (lambda r: -r, lambda f: f, lambda f: -f),
 }
 TERMS["softwgan"], TERMS["wgangp"] = TERMS["logistic"], TERMS["wgan"]     # published spellings
+PENALTIES = ("two_sided", "one_sided_mean")
+ROOT_EPS = 1e-12
 
 
 def _term(mode: str, which: int, logits: Tensor) -> Tensor:
@@ -77,3 +81,39 @@ def feature_matching_loss(gt_features: Sequence[Sequence[Tensor]],
                   for real, fake in zip(reals, fakes, strict=True))
               for reals, fakes in zip(gt_features, fake_features, strict=True)]
     return torch.stack(scales).mean()
+
+
+# ---- Wasserstein with gradient penalty -----------------------------------------------------------
+
+def gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Norm (B,) of each picture's gradient of the sum of its critic's logits, to be trained on."""
+    images = images.detach().requires_grad_(True)
+    gradient, = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    return (gradient.flatten(1).square().sum(dim=1) + ROOT_EPS).sqrt()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
+                     share: Tensor, kind: str = "two_sided") -> Tensor:
+    """How far the critic's slope between made and real pictures is from 1.
+
+    Args:
+        critic: from pictures (B, 3, H, W) to logits (B,), in fp32.
+        restored, gt: pictures; no gradient reaches them.
+        share: (B, 1, 1, 1) in [0, 1], how much of the real picture is in the mixture.
+        kind: `two_sided` punishes each picture's norm; `one_sided_mean`, the form of the first
+            published code, only a mean norm above 1.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind not in PENALTIES:
+        raise ValueError(f"--gp must be one of {', '.join(PENALTIES)}, got {kind!r}")
+    norms = gradient_norms(critic, share * gt + (1 - share) * restored)
+    return (norms - 1).square().mean() if kind == "two_sided" else F.relu(norms.mean() - 1)
+
+
+def critic_loss(real_logits: Tensor, fake_logits: Tensor, drift: float = 1e-3) -> Tensor:
+    """Distance between logits (B,) of made and real pictures, low for a critic that tells them
+    apart; the drift term keeps real logits near 0."""
+    real = real_logits.mean()
+    return fake_logits.mean() - (real - drift * real_logits.square().mean())

@@ -21,3 +21,19 @@ def feature_l1(restored: Sequence[Tensor], gt: Sequence[Tensor],
     weights = [1.0] * len(gt) if weights is None else weights
     return sum(weight * F.l1_loss(ours, theirs.detach())
                for weight, ours, theirs in zip(weights, restored, gt, strict=True))
+
+
+def pyramid_losses(rgbs: Sequence[Tensor], gt: Tensor) -> list[Tensor]:
+    """Mean absolute difference at each size, in the order of `rgbs`.
+
+    Args:
+        rgbs: pictures (B, 3, h, h), each twice as large as the one before; the last has gt's size.
+        gt: (B, 3, H, H); halved bilinearly, which is the mean of 2 x 2 pixels.
+
+    Source: GFP-GAN (arXiv 2101.04061).
+    """
+    losses = []
+    for rgb in reversed(rgbs):
+        losses.append(F.l1_loss(rgb, gt))
+        gt = F.avg_pool2d(gt, 2)
+    return losses[::-1]

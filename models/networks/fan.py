@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.networks.checkpointing import checkpointed
-from models.networks.init import draw_fixed
-from utils import checkpoint, legacy_pickle
+from engine import checkpoint, legacy_pickle
+from models.ops.checkpointing import checkpointed
+from models.ops.init import draw_fixed
 
 NUM_LANDMARKS = 68
 PUBLISHED_WIDTH = 128
@@ -85,7 +85,7 @@ def load_landmark_weights(network: FAN, path: str | Path, flag: str) -> None:
     if Path(path).is_file() and legacy_pickle.holds_module(path):
         raise ValueError(f"{flag}: {path} is a pickled module, which is not loaded because that "
                          f"can run code from the file; extract its tensors first: python -m "
-                         f"utils.legacy_pickle {path} fan.pth")
+                         f"tools.legacy_pickle {path} fan.pth")
     with checkpoint.named_by(flag):
         state = checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
     network.load_state_dict(state)

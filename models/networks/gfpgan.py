@@ -21,8 +21,8 @@ from models.networks.gfpgan_layers import (
     up_block,
     without_saved_filters,
 )
-from models.networks.style_ops import channels_last
 from models.networks.stylegan2 import TAPS, channels_at, check_size
+from models.ops.style_ops import channels_last
 
 # What --preset calls the published networks; 1.2, 1.3 and 1.4 differ in their weights only.
 PRESETS = {

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.networks.style_ops import GAIN
+from models.ops.style_ops import GAIN
 
 MLP_RATE = 0.01
 # Pattern of the source key, its clean spelling, and what the value is multiplied by: a constant and

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.gfpgan_layers import BiasedEqualConv2d, without_saved_filters
-from models.networks.style_ops import EPS, channels_last, widened
 from models.networks.stylegan2 import ConvLayer, EqualLinear, ResBlock, channels_at, check_size
+from models.ops.style_ops import EPS, channels_last, widened
 
 GROUP = 4
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.networks import padded_conv
 from models.networks.gfpgan_layers import (
     ARCHITECTURES,
     StyleConv,
@@ -21,6 +20,7 @@ from models.networks.gfpgan_layers import (
     without_saved_filters,
 )
 from models.networks.stylegan2 import TAPS, channels_at, check_size
+from models.ops import padded_conv
 
 
 class ConstantInput(nn.Module):

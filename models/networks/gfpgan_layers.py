@@ -18,14 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.style_ops import (
-    GAIN,
-    LEAKY_SLOPE,
-    channels_last,
-    equal_conv2d,
-    modulated_conv2d,
-    styled_conv,
-)
 from models.networks.stylegan2 import (
     TAPS,
     ChannelBias,
@@ -37,6 +29,14 @@ from models.networks.stylegan2 import (
     PixelNorm,
     ResBlock,
     resampling_pad,
+)
+from models.ops.style_ops import (
+    GAIN,
+    LEAKY_SLOPE,
+    channels_last,
+    equal_conv2d,
+    modulated_conv2d,
+    styled_conv,
 )
 
 ARCHITECTURES = ("original", "bilinear", "clean")

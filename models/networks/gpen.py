@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.networks.style_ops import channels_last
 from models.networks.stylegan2 import (
     SIZES,
     TAPS,
@@ -20,6 +19,7 @@ from models.networks.stylegan2 import (
     check_size,
     repeated,
 )
+from models.ops.style_ops import channels_last
 
 
 class FullGenerator(nn.Module):

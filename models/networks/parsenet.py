@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.networks.blocks import NORMS, ConvUnit
-from models.networks.checkpointing import run_blocks
-from utils import checkpoint
+from engine import checkpoint
+from models.ops.blocks import NORMS, ConvUnit
+from models.ops.checkpointing import run_blocks
 
 NUM_LABELS = 19
 logger = logging.getLogger("facezoo")

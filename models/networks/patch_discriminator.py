@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import ConvUnit
+from models.ops.blocks import ConvUnit
 
 MAX_CHANNELS = 512
 

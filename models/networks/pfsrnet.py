@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.checkpointing import checkpointed
+from models.ops.checkpointing import checkpointed
 
 PUBLISHED_WIDTH = 512
 NUM_STAGES = 3

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import LEAKY_SLOPE, ConvUnit, InstanceNorm2d
-from models.networks.checkpointing import checkpointed
-from models.networks.padded_conv import upsample_conv
 from models.networks.parsenet import NUM_LABELS
+from models.ops.blocks import LEAKY_SLOPE, ConvUnit, InstanceNorm2d
+from models.ops.checkpointing import checkpointed
+from models.ops.padded_conv import upsample_conv
 
 NORMS = ("spade", "in")
 IN_CHANNELS = 3 + NUM_LABELS

@@ -6,8 +6,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import NORMS, ConvUnit, ResidualBlock
-from models.networks.checkpointing import run_blocks
+from models.ops.blocks import NORMS, ConvUnit, ResidualBlock
+from models.ops.checkpointing import run_blocks
 
 ATTENTIONS = ("spar", "spar3d")
 ATTENTION_WIDTH = 64

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.networks.style_ops import (
+from models.ops.style_ops import (
     EPS,
     channels_last,
     equal_conv2d,

@@ -12,7 +12,7 @@ import torch
 from data.blind_degradation import add_values, quality_of
 from data.blur import box_blur, gaussian_blur, median_blur, motion_blur, motion_kernel, odd
 from data.ffhq_dataset import gray
-from utils.golden import Check, compare_all, make_input
+from tools.golden import Check, compare_all, make_input
 
 INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA,
                   "cubic": cv2.INTER_CUBIC}

@@ -13,9 +13,9 @@ from torch import Tensor
 from faces import align
 from faces.nms import suppress
 from faces.paste import enlarge, frame_mask, parsing_mask, paste
-from models.networks.retinaface import RetinaFace, anchors, decode_boxes, decode_points
-from models.networks.rrdbnet import RRDBNet
-from utils.golden import Check, compare_all, make_input, run_network
+from models.networks.pretrained.retinaface import RetinaFace, anchors, decode_boxes, decode_points
+from models.networks.pretrained.rrdbnet import RRDBNet
+from tools.golden import Check, compare_all, make_input, run_network
 
 
 def detector(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:

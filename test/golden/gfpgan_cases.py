@@ -11,24 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from data.blur import gaussian_kernel
-from data.colour_jitter import FUNCTIONS
+from data.color_jitter import FUNCTIONS
 from data.gfpgan_degradation import blurred, noisy, quantised, shifted, shrunk
 from models.base_model import BaseModel
 from models.gfpgan_model import CRITICS, VGG_LAYERS, VGG_WEIGHTS, GFPGANModel
 from models.losses.gan import fake_term, generator_term, real_term
-from models.losses.gram import gram, gram_l1
-from models.losses.perceptual import feature_l1
-from models.losses.pyramid import pyramid_losses
+from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
-from models.networks.arcface import ArcFace
+from models.losses.style import gram, gram_l1
 from models.networks.gfpgan import GFPGAN
 from models.networks.gfpgan_convert import bilinear_to_clean
 from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
 from models.networks.gfpgan_decoder import Decoder
-from models.networks.roi_align import roi_align
-from models.networks.vgg import BLOCKS, VGGFeatures
-from utils import face_parts
-from utils.golden import (
+from models.networks.pretrained.arcface import ArcFace
+from models.networks.pretrained.vgg import BLOCKS, VGGFeatures
+from models.ops.roi_align import roi_align
+from tools.golden import (
     Check,
     check_keys,
     compare_all,
@@ -38,6 +36,7 @@ from utils.golden import (
     set_weights,
     value_for,
 )
+from utils import face_parts
 
 ARCHS = {"GFPGANv1": "original", "GFPGANBilinear": "bilinear", "GFPGANv1Clean": "clean",
          "StyleGAN2Generator": "original", "StyleGAN2GeneratorClean": "clean"}

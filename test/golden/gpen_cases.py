@@ -17,11 +17,11 @@ from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.identity import face_crop, identity_loss
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.networks.gpen import FullGenerator
-from models.networks.irse import IRSE50
-from models.networks.style_ops import fir_kernel, upfirdn2d
+from models.networks.pretrained.irse import IRSE50
 from models.networks.stylegan2 import Discriminator, Generator, ModulatedConv2d, StyledConv
+from models.ops.style_ops import fir_kernel, upfirdn2d
 from models.style_training import PATH_DECAY
-from utils.golden import Check, check_keys, compare_all, make_input, run_network, set_weights
+from tools.golden import Check, check_keys, compare_all, make_input, run_network, set_weights
 
 # What newtrain.py would set, in fp32.
 COMMON = {

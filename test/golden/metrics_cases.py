@@ -14,9 +14,9 @@ from torch import Tensor
 
 from metrics import ms_ssim
 from metrics.psnr_ssim import pooled_psnr
-from models.networks.inception import Inception
-from models.networks.lpips import LPIPS
-from utils.golden import Check, compare_all, make_input, run_network, value_for
+from models.networks.pretrained.inception import Inception
+from models.networks.pretrained.lpips import LPIPS
+from tools.golden import Check, compare_all, make_input, run_network, value_for
 
 
 def image_metrics(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:

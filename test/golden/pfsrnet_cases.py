@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics import ms_ssim
+from models.losses.gan import critic_loss, gradient_norms, gradient_penalty
 from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
 from models.losses.style import feature_mse
-from models.losses.wgan import critic_loss, gradient_norms, gradient_penalty
 from models.networks.fan import FAN, landmark_network
-from models.networks.fan_teacher import FAN2D
 from models.networks.pfsrnet import Discriminator, Generator
+from models.networks.pretrained.fan_teacher import FAN2D
 from models.pfsrnet_model import perceptual_network
-from utils.golden import Check, check_keys, compare_all, fill, make_input, run_network
-from utils.reduction import CELEBA_CROP, bilinear, centre_crop
+from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from utils.images.resize import CELEBA_CROP, bilinear, centre_crop
 
 WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
 

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import device as devices
 from models.base_model import BaseModel
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.style import feature_mse, style_loss
 from models.networks.parsenet import ParseNet
+from models.networks.pretrained.vgg import VGGFeatures
 from models.networks.psfrgan import ParsedDiscriminator, PSFRGenerator
-from models.networks.spectral import apply_spectral_norm
-from models.networks.vgg import VGGFeatures
+from models.ops.spectral import apply_spectral_norm
 from models.parse_model import ParseModel
 from models.psfrgan_model import PCP_WEIGHTS, STYLE_FROM, VGG_LAYERS, PSFRGANModel
-from utils import device as devices
-from utils.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
 
 # What newtrain.py would set, in fp32.
 COMMON = {

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import spectral_norm
 
+from engine import device as devices
 from metrics.psnr_ssim import psnr, ssim, truncated_luma
 from models.losses.gan import (
     discriminator_loss,
@@ -23,9 +24,9 @@ from models.losses.gan import (
 )
 from models.networks.sparnet import SPARNet
 from models.sparnet_model import SPARNetModel
-from utils import device as devices
-from utils.golden import Check, compare_all, fill, make_input, run_network
-from utils.image import bicubic, to_image
+from tools.golden import Check, compare_all, fill, make_input, run_network
+from utils.images.convert import to_image
+from utils.images.resize import bicubic
 
 PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channels": 512}}
 

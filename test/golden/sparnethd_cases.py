@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from models.base_model import BaseModel
 from models.losses.perceptual import feature_l1
 from models.networks.patch_discriminator import MultiScaleDiscriminator
-from models.networks.spectral import apply_spectral_norm
-from models.networks.vgg import VGGFeatures
+from models.networks.pretrained.vgg import VGGFeatures
+from models.ops.spectral import apply_spectral_norm
 from models.sparnethd_model import VGG_LAYERS, SPARNetHDModel
-from utils.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
 
 
 def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:

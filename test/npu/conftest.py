@@ -15,8 +15,8 @@ import npu_suite
 import pytest
 import torch
 
-from models.networks import padded_conv
-from utils import device as devices
+from engine import device as devices
+from models.ops import padded_conv
 
 for variable in ("LOCAL_RANK", "ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE", "FACEZOO_NPU_SOC",
                  "ASCEND_RT_VISIBLE_DEVICES", "FACEZOO_NPU_CARDS"):

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 import torch.distributed as dist
 
-from utils import device as devices
-from utils import distributed
+from engine import device as devices
+from engine import distributed
 from utils.files import to_json, write_text
 
 

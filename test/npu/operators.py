@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import data
 import models
 from data.base_dataset import collate
-from models.networks import padded_conv
+from models.ops import padded_conv
 from options.train_options import TrainOptions
 
 # torch's own implementations that work on every device.

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from npu_suite import FOLDER, ROOT, load
 from torch import nn
 
-from utils.amp import Precision
-from utils.golden import fill, make_input
-from utils.update import Part
+from engine.optimizer_step import Part
+from engine.precision import Precision
+from tools.golden import fill, make_input
 
 recorded = load(ROOT / "test" / "unit" / "test_amp.py")
 SETTINGS = {"lr": 1e-3, "betas": (0.9, 0.99)}

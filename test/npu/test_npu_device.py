@@ -9,8 +9,9 @@ import pytest
 import torch
 from npu_suite import TIER, child
 
-from utils import device as devices
-from utils.progress import SpeedMeter
+from engine import device as devices
+from engine.prefetch import Prefetcher
+from engine.training_log import SpeedMeter
 
 only_recorded = pytest.mark.skipif(TIER != 1, reason="only the pure Python device keeps a record")
 
@@ -104,7 +105,7 @@ def test_properties_of_the_npu(npu: torch.device) -> None:
 CHIP_FACTS = """
 import json, torch
 from utils import device as devices
-from utils.amp import Precision
+from engine.precision import Precision
 npu = devices.open_device("npu")
 try:
     Precision(npu, opt_level="O2", loss_scale="dynamic")
@@ -198,7 +199,7 @@ def batches(count: int) -> Iterator[dict]:
 
 def test_prefetched_batches_come_in_order_complete_and_on_the_device(npu: torch.device) -> None:
     found = [(batch["x"].device.type, float(batch["x"].mean().cpu()), batch["path"])
-             for batch in devices.Prefetcher(batches(5), npu, lambda b: {**b, "x": b["x"] + 10})]
+             for batch in Prefetcher(batches(5), npu, lambda b: {**b, "x": b["x"] + 10})]
     assert found == [("npu", index + 10.0, [str(index)]) for index in range(5)]
 
 
@@ -208,7 +209,7 @@ def test_batches_are_prepared_on_a_side_stream(npu: torch.device) -> None:
     def prepare(batch: dict) -> dict:
         seen.append(torch.npu.current_stream() == main)
         return batch
-    for _ in devices.Prefetcher(batches(2), npu, prepare):
+    for _ in Prefetcher(batches(2), npu, prepare):
         assert torch.npu.current_stream() == main
     assert seen == [False, False]
 
@@ -219,7 +220,7 @@ def test_the_next_batch_is_fetched_before_the_step_on_the_current_one(npu: torch
     def prepare(batch: dict) -> dict:
         order.append(f"load {batch['path'][0]}")
         return batch
-    for batch in devices.Prefetcher(batches(3), npu, prepare):
+    for batch in Prefetcher(batches(3), npu, prepare):
         order.append(f"step {batch['path'][0]}")
     assert order == ["load 0", "load 1", "step 0", "load 2", "step 1", "step 2"]
 
@@ -227,7 +228,7 @@ def test_the_next_batch_is_fetched_before_the_step_on_the_current_one(npu: torch
 @only_recorded
 def test_the_step_waits_for_the_copy_and_claims_its_memory(npu: torch.device,
                                                            calls: list[tuple]) -> None:
-    prefetcher = devices.Prefetcher(batches(2), npu, lambda batch: batch)
+    prefetcher = Prefetcher(batches(2), npu, lambda batch: batch)
     main = torch.npu.current_stream().stream_id
     side = prefetcher._stream.stream_id
     for batch in prefetcher:
@@ -239,7 +240,7 @@ def test_the_step_waits_for_the_copy_and_claims_its_memory(npu: torch.device,
 
 
 def test_pictures_become_floats_in_the_devices_layout(npu: torch.device) -> None:
-    from utils.image import to_tensor
+    from utils.images.convert import to_tensor
     pictures = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
     found = to_tensor(pictures.to(npu), devices.memory_format(npu))
     assert found.device.type == "npu" and found.is_contiguous()
@@ -256,7 +257,7 @@ def test_pinned_batches_of_a_loader_reach_the_device(npu: torch.device) -> None:
         for batch in loader:
             pinned.append(batch["x"].is_pinned())
             yield batch
-    found = [batch["x"].cpu() for batch in devices.Prefetcher(watch(loader), npu, lambda b: b)]
+    found = [batch["x"].cpu() for batch in Prefetcher(watch(loader), npu, lambda b: b)]
     assert torch.equal(torch.cat(found), rows) and pinned == [True] * 3
 
 

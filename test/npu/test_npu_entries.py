@@ -13,8 +13,9 @@ import data
 import enhance
 import evaluate
 import models
-from options.test_options import EnhanceOptions, EvaluateOptions
-from utils.image import read_image, write_image
+from options.enhance_options import EnhanceOptions
+from options.evaluate_options import EvaluateOptions
+from utils.images.io import read_image, write_image
 
 RECIPES = pytest.mark.parametrize("name", models.names())
 O0 = ("--opt_level", "O0", "--train_steps", 3, "--optimizer", "adam")
@@ -99,7 +100,7 @@ def test_the_entries_work_as_processes_and_auto_takes_the_npu(pictures: Path,
 
 
 def test_the_published_networks_compute_the_same_on_the_npu(tmp_path: Path) -> None:
-    done = child("selftest.py", "--device", "npu", "--json", tmp_path / "table.json",
+    done = child("tools.selftest", "--device", "npu", "--json", tmp_path / "table.json",
                  "--golden", ROOT / "test" / "golden" / "sparnet_losses.json")
     assert done.returncode == 0, done.stdout + done.stderr
     table = json.loads((tmp_path / "table.json").read_text())

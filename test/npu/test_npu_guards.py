@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils import device as devices
-from utils import distributed
-from utils.amp import Precision
-from utils.casting import convert
-from utils.update import LossScaler
+from engine import device as devices
+from engine import distributed
+from engine.casting import convert
+from engine.optimizer_step import LossScaler
+from engine.precision import Precision
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ import torch
 from npu_suite import differing, farthest
 from torch import nn
 
-from utils import device as devices
-from utils.amp import Precision
-from utils.golden import fill, make_input
+from engine import device as devices
+from engine.precision import Precision
+from tools.golden import fill, make_input
 
 
 class Net(nn.Module):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from npu_suite import ROOT, load
 from torch import nn
 
-from utils.amp import Precision
-from utils.casting import cast_network
-from utils.golden import fill, make_input
-from utils.update import LossScaler
+from engine.casting import cast_network
+from engine.optimizer_step import LossScaler
+from engine.precision import Precision
+from tools.golden import fill, make_input
 
 # ascend.md's values for six steps, and the network they belong to.
 recorded = load(ROOT / "test" / "unit" / "test_amp.py")
@@ -78,7 +78,7 @@ def test_only_the_batch_norm_keeps_fp32_parameters_under_apex_rules(npu: torch.d
 def test_prelu_is_an_fp32_island_on_the_npu() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.PReLU(8), nn.Conv2d(8, 3, 1))
     seen = []
-    cast_network(network, torch.float16, "safe", "npu")
+    cast_network(network, torch.float16, "safe", torch.device("npu"))
     network[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
     result = network(torch.rand(2, 3, 8, 8).half())
     assert (seen, network[1].weight.dtype, result.dtype) == (

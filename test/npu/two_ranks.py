@@ -12,9 +12,9 @@ import npu_suite
 import data
 import models
 import newtrain
-from models.networks import padded_conv
+from engine import distributed
+from models.ops import padded_conv
 from options.train_options import TrainOptions
-from utils import distributed
 
 if __name__ == "__main__":
     padded_conv.MIN_PHASE_NUMEL = padded_conv.MIN_PAD_NUMEL = sys.maxsize

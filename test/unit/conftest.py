@@ -92,11 +92,13 @@ def tiny_run(tiny_options: Callable) -> Callable[..., tuple[object, dict]]:
 
 @pytest.fixture
 def run_script() -> Callable[..., subprocess.CompletedProcess]:
-    """Run one of the repository's entries: run_script("newtrain.py", "--help")."""
+    """Run an entry, run_script("newtrain.py", "--help"), or a tool, run_script("tools.doctor")."""
     def run(script: str, *arguments: object, timeout: float = 240,
             **settings: object) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings.pop("env", {})}
-        return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)],
+        what = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                       **settings.pop("env", {})}
+        return subprocess.run([sys.executable, *what, *map(str, arguments)],
                               capture_output=True, text=True, timeout=timeout, env=environment,
                               **settings)
     return run

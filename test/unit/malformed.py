@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from utils.image import MAX_BYTES, bicubic
+from utils.images.io import MAX_BYTES
+from utils.images.resize import bicubic
 
 GOOD, BAD, EITHER, IGNORED = "good", "bad", "either", "ignored"
 Rng = np.random.Generator

@@ -24,7 +24,7 @@ from PIL import Image
 from models.networks.sparnet import SPARNet
 from serving.app import create_app
 from serving.service import Service
-from utils.image import encode_image
+from utils.images.io import encode_image
 
 SMALL = ("--model", "sparnet", "--load_size", "64", "--res_depth", "0", "--bottleneck_size", "16",
          "--device", "cpu")

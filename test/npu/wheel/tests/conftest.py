@@ -30,7 +30,7 @@ if not (Path(sys.prefix) / "npu-runtime" / "installed").exists():
 import torch
 from ranks import EPILOGUE, PREAMBLE
 
-from utils import device as devices
+from engine import device as devices
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils import device as devices
+from engine import device as devices
+from engine.prefetch import Prefetcher
 
 
 def scaled_step(scaler: object, card: torch.device, factor: float) -> tuple[nn.Module, nn.Module]:
@@ -65,7 +66,7 @@ def test_a_side_stream_copy_reaches_the_current_stream(card: torch.device) -> No
     batches = [{"lq": torch.full((2, 3), float(number)).pin_memory(), "path": [str(number)]}
                for number in range(3)]
     assert batches[0]["lq"].is_pinned()
-    fed = list(devices.Prefetcher(batches, card, lambda batch: batch))
+    fed = list(Prefetcher(batches, card, lambda batch: batch))
     assert [float(batch["lq"].mean()) for batch in fed] == [0, 1, 2]
     assert all(batch["lq"].device == card for batch in fed)
 
@@ -124,7 +125,7 @@ CHIP = """
 import torch
 from utils import device as devices
 card = devices.open_device("npu")
-from utils.amp import Precision
+from engine.precision import Precision
 scaler = Precision(card, opt_level="O1")._make_scaler()
 print("FOUND", devices.name_of(card), devices.saturates(card), torch.npu.is_bf16_supported(),
       type(scaler).__module__.split(".")[0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.amp import Precision
+from engine.precision import Precision
 
 STEPS, LR, BETAS = 10, 1e-2, (0.9, 0.99)
 EQUAL = 1e-7        # fp32 rounding of another order of operations

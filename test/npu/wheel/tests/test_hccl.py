@@ -82,7 +82,7 @@ try:
     result["bucket view"] = "ran"
 except RuntimeError as error:
     result["bucket view"] = str(error)
-from utils.distributed import wrap
+from engine.distributed import wrap
 ours = wrap(torch.nn.Linear(2, 2).to(device), device)
 result["ours views buckets"] = ours.gradient_as_bucket_view
 """

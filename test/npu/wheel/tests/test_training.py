@@ -16,10 +16,10 @@ import torch
 import data
 import models
 from data.base_dataset import collate
-from data.synthetic_faces import render_face
-from models.networks import padded_conv
+from data.synthetic.faces import render_face
+from models.ops import padded_conv
 from options.train_options import TrainOptions
-from utils.image import write_image
+from utils.images.io import write_image
 
 ROOT = Path(__file__).resolve().parents[4]
 

@@ -1,0 +1,1 @@
+"""Training machinery that knows no model: devices, precision, optimizer steps, processes, files."""

@@ -1,0 +1,57 @@
+"""What the entries share: logging, and mistakes of the user reported in one line."""
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+
+from engine import device as devices
+
+BAD_INPUT = 2       # wrong options, files or data
+INTERRUPTED = 130   # Ctrl-C where there was nothing to save
+
+
+def set_up_logging(main: bool = True) -> None:
+    """Plain lines on stdout; only warnings from ranks other than the main one."""
+    if hasattr(sys.stdout, "reconfigure"):      # file names may hold what cannot be encoded
+        sys.stdout.reconfigure(errors="backslashreplace")
+    root = logging.getLogger("facezoo")
+    root.handlers[:] = [logging.StreamHandler(sys.stdout)]
+    root.handlers[0].setFormatter(_Formatter())
+    root.setLevel(logging.INFO if main else logging.WARNING)
+    root.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def open_device(opt: Namespace) -> torch.device:
+    """The device that an entry's options name; see `engine.device.open_device`."""
+    return devices.open_device(opt.device, npu_jit=opt.npu_jit, allow_hf32=opt.allow_hf32,
+                               npu_strict=opt.npu_strict, deterministic=opt.deterministic)
+
+
+def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
+    """Run an entry's body and turn the user's mistakes into one line and status 2.
+
+    ValueError and OSError are what our code raises for bad input; --verbose adds the traceback.
+    Everything else is a defect and shows its traceback as usual.
+    """
+    try:
+        return entry(opt)
+    except (ValueError, OSError) as error:
+        if getattr(opt, "verbose", False):
+            traceback.print_exc()
+        sys.stdout.flush()
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED

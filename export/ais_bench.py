@@ -1,0 +1,87 @@
+"""Pictures as the raw float files that ais_bench reads, and back."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metrics.psnr_ssim import psnr
+from utils.files import write_atomically
+from utils.images.convert import to_image, to_tensor
+from utils.images.io import find_images, list_images, read_image, write_image
+
+
+def to_bins(source: str | Path, folder: Path,
+            preprocess: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
+    """Write every picture as float32 (3, H, W), little-endian, in [-1, 1].
+
+    Args:
+        source: picture, folder or pattern.
+        preprocess: from a picture of any size to the network's.
+
+    Raises:
+        ValueError: two pictures would have one name.
+    """
+    _, paths = find_images(source)
+    targets = [folder / f"{path.stem}.bin" for path in paths]
+    twice = next((name for name in targets if targets.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"--to_bin: several pictures would become {twice.name}; rename them")
+    for path, target in zip(paths, targets, strict=True):
+        values = to_tensor(preprocess(read_image(path)))[0].numpy().astype("<f4").tobytes()
+        write_atomically(target, lambda file, values=values: file.write(values) and None)
+    return targets
+
+
+def from_bins(source: str | Path, folder: Path) -> dict[str, Path]:
+    """Write every result of ais_bench, .bin or .npy, as a PNG; by the input's name.
+
+    ais_bench adds the number of the output to the name: first_0.bin is the restored `first`, and
+    first_1.bin, a further output, is left out.
+
+    Raises:
+        ValueError: no results, or some that are no square RGB pictures.
+    """
+    names: dict[str, Path] = {}
+    for path in sorted(Path(source).glob("*")):
+        if path.suffix not in (".bin", ".npy"):
+            continue
+        match = re.fullmatch(r"(.+?)(?:_(\d+))?", path.stem)
+        if match[2] in (None, "0"):
+            names[match[1]] = path
+    if not names:
+        raise ValueError(f"--from_bin {source}: no .bin or .npy file there")
+    return {name: _picture(path, folder / f"{name}.png") for name, path in names.items()}
+
+
+def _picture(path: Path, target: Path) -> Path:
+    values = (np.load(path, allow_pickle=False) if path.suffix == ".npy"
+              else np.fromfile(path, "<f4")).astype(np.float32).ravel()
+    side = round((values.size / 3) ** 0.5)
+    if not side or 3 * side * side != values.size:
+        raise ValueError(f"{path}: {values.size} numbers are not one square RGB picture; use "
+                         f"--batchsize 1")
+    write_image(target, to_image(torch.from_numpy(values.reshape(3, side, side))))
+    return target
+
+
+def mean_psnr(restored: dict[str, Path], gt: str | Path) -> float:
+    """Mean over the pictures of PSNR in RGB, against targets of the same names.
+
+    Raises:
+        ValueError: a target is missing or has another size.
+    """
+    targets = {path.stem: path for path in list_images(gt)}
+    values = []
+    for name, path in restored.items():
+        if name not in targets:
+            raise ValueError(f"--gt {gt}: no target for {name}")
+        ours, theirs = read_image(path), read_image(targets[name])
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{path} is {ours.shape[1]}x{ours.shape[0]}, its target "
+                             f"{theirs.shape[1]}x{theirs.shape[0]}")
+        values.append(psnr(ours, theirs))
+    return float(np.mean(values))

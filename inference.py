@@ -1,0 +1,63 @@
+"""What everything that restores with trained weights shares: enhance.py and serve.py today.
+
+The parts are in faces/, models/ and export/; here they are put together from options.
+"""
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import torch
+
+import models
+from engine import device as devices
+from engine import entry
+from faces import align, detect
+from faces.outline import parsing_outline
+from faces.photograph import Mask, Settings
+from faces.restorer import FaceRestorer
+
+
+def open_restorer(opt: Namespace) -> FaceRestorer:
+    """The network that the options name, or the graph of --onnx, on the device they name."""
+    device = entry.open_device(opt)
+    devices.seed_everything(opt.seed, device)
+    if opt.engine == "onnx":
+        model = open_graph(opt, device)
+    else:
+        model, _ = models.load_trained(opt, device)
+    return FaceRestorer(model, device, opt.rounding)
+
+
+def open_graph(opt: Namespace, device: torch.device) -> Any:
+    """The graph of --onnx, which stands in for the network; needs an extra package."""
+    try:
+        from export.engine import OnnxModel
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
+                         f"requirements-export.txt") from error
+    return OnnxModel(opt.onnx, models.find(opt.model), opt, device)
+
+
+def paste_settings(opt: Namespace) -> Settings:
+    """How faces are cut out of photographs and pasted back.
+
+    Raises:
+        ValueError: an alignment template that does not exist, or not for this size.
+    """
+    template = opt.template or models.find(opt.model).template
+    align.template(template, opt.load_size)
+    return Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
+                    opt.batch_size)
+
+
+def open_mask(opt: Namespace, device: torch.device) -> Mask | None:
+    """What outlines a face for pasting: the network of --mask_weights, None without it."""
+    return parsing_outline(opt.mask_weights, device) if opt.mask_weights else None
+
+
+def open_detector(opt: Namespace, device: torch.device, longest: int | None = None
+                  ) -> detect.Detector:
+    """The detector of --detector and --detector_weights; `longest` as in `detect.create`."""
+    return detect.create(opt.detector, opt.detector_weights, device=device,
+                         threshold=opt.detector_threshold, longest=longest)

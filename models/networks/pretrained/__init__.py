@@ -1,0 +1,1 @@
+"""Networks that are never trained here; their weights come from files."""

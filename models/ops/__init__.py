@@ -1,0 +1,1 @@
+"""Operators and layers that several networks share."""

@@ -1,0 +1,189 @@
+"""Options: precedence, plug-in flags, and mistakes that cost one line."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import data
+import models
+from options.base_options import read_yaml, to_yaml
+from options.enhance_options import EnhanceOptions
+from options.evaluate_options import EvaluateOptions
+from options.train_options import TrainOptions
+
+
+def parse(*arguments: str, kind: type = TrainOptions) -> object:
+    return kind(models, data, "prog").parse(list(arguments))
+
+
+def complaint(capsys: pytest.CaptureFixture, *arguments: str, kind: type = TrainOptions) -> str:
+    """What is printed for a wrong command line; checks status 2 and that it is one line."""
+    with pytest.raises(SystemExit) as stop:
+        parse(*arguments, kind=kind)
+    text = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert text.count("\n") == 1
+    return text
+
+
+def config(tmp_path: Path, **values: object) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def test_the_command_line_beats_yaml_which_beats_defaults(tmp_path: Path) -> None:
+    path = config(tmp_path, batch_size=7, lr=0.5, res_depth=3)
+    opt = parse("--config", path, "--lr", "0.25")
+    assert (opt.batch_size, opt.lr, opt.res_depth, opt.beta1) == (7, 0.25, 3, 0.9)
+
+
+@pytest.mark.parametrize("flag, name", [
+    ("--dataroot", "dataroot"), ("--data_path", "dataroot"), ("--data_url", "dataroot"),
+    ("--checkpoints_dir", "checkpoints_dir"), ("--output_path", "checkpoints_dir"),
+    ("--train_url", "checkpoints_dir"), ("--workers", "num_threads"),
+    ("--train_epochs", "total_epochs"), ("--local_rank", "local_rank"),
+    ("--local-rank", "local_rank"), ("--learning_rate", "lr")])
+def test_modelzoo_spellings_are_aliases(flag: str, name: str) -> None:
+    assert str(getattr(parse(flag, "3"), name)) in ("3", "3.0")
+
+
+@pytest.mark.parametrize("key", ["data_path", "train_epochs", "output_path"])
+def test_aliases_work_in_yaml_too(key: str, tmp_path: Path) -> None:
+    target = {"data_path": "dataroot", "train_epochs": "total_epochs",
+              "output_path": "checkpoints_dir"}[key]
+    assert str(getattr(parse("--config", config(tmp_path, **{key: 4})), target)) == "4"
+
+
+def test_no_data_means_synthetic_faces_and_a_folder_the_models_own_dataset() -> None:
+    assert parse().dataset_name == "synthetic"
+    assert parse("--dataroot", "x").dataset_name == "celeba"
+
+
+def test_resolved_options_can_be_fed_back(tmp_path: Path) -> None:
+    first = parse("--res_depth", "2", "--dataroot", "x", "--lr", "1e-5", "--no-tensorboard",
+                  "--train_steps", "9")
+    path = tmp_path / "saved.yaml"
+    path.write_text(to_yaml(first))
+    again = parse("--config", str(path))
+    again.config = first.config
+    assert vars(again) == vars(first)
+
+
+def test_a_model_named_on_the_command_line_beats_the_yaml_even_if_it_is_the_default(
+        tmp_path: Path) -> None:
+    assert parse("--config", config(tmp_path, model="unheard_of"), "--model",
+                 "sparnet").model == "sparnet"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "options").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_settings_parse_and_say_what_they_are(path: Path) -> None:
+    opt = parse("--config", str(path), "--dataroot", "x")
+    assert opt.model == read_yaml(path)["model"]
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("alias, name, more", [
+    ("enhance", "psfrgan", ["--parse_weights", "random", "--lambda_ss", "0"]),
+    ("fpn", "parse", [])])
+def test_the_originals_names_of_recipes_are_understood(alias: str, name: str,
+                                                       more: list[str]) -> None:
+    opt = parse("--model", alias, *more)
+    assert (opt.model, opt.name.split("_")[0]) == (name, name)
+
+
+@pytest.mark.parametrize("kind, needed", [
+    (TrainOptions, ["--res_depth", "--lambda_pix", "--scale_factor", "--lq_dataroot"]),
+    (EvaluateOptions, ["--res_depth", "--protocol", "--lq_dataroot"]),
+    (EnhanceOptions, ["--res_depth", "--input"])])
+def test_help_shows_the_models_and_the_datasets_flags(kind: type, needed: list[str],
+                                                      capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--help", "--model", "sparnet", "--dataset_name", "folder", kind=kind)
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert [flag for flag in needed if flag not in text] == []
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--batchsize", "3"], ["--batchsize", "--batch_size"]),
+    (["--res_deph", "3"], ["--res_depth"]),
+    (["--model", "sparnett"], ["sparnett", "sparnet"]),
+    (["--dataset_name", "celebA"], ["celebA", "celeba"]),
+    (["--degradation", "bicubik"], ["bicubik", "bicubic"]),
+    (["--batch_size", "0"], ["--batch_size", "positive integer", "'0'"]),
+    (["--lr", "nan"], ["--lr", "nan"]),
+    (["--lr", "fast"], ["--lr", "fast"]),
+    (["--opt_level", "O4"], ["--opt_level", "O4", "O2"]),
+    (["--gpus", "2"], ["--gpus", "--device"]),
+    (["stray"], ["stray"]),
+    (["--load_size", "100"], ["--load_size", "multiple of 8", "100"]),
+    (["--load_size", "24"], ["--load_size", "at least", "24"]),
+    (["--bottleneck_size", "64"], ["bottleneck_size", "64"]),
+    (["--Gnorm", "layer"], ["--Gnorm", "layer", "bn"]),
+    (["--beta1", "1.5"], ["--beta1", "1.5"]),
+    (["--name", "a/b"], ["--name", "a/b"]),
+    (["--max_bad_images", "2"], ["--max_bad_images", "'2'"]),
+    (["--config", "missing.yaml"], ["--config", "missing.yaml"])])
+def test_mistakes_are_named_with_what_is_valid(arguments: list[str], words: list[str],
+                                               capsys: pytest.CaptureFixture) -> None:
+    text = complaint(capsys, *arguments)
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"batch_sise": 3}, ["batch_sise", "batch_size"]),
+    ({"batch_size": "many"}, ["batch_size", "many"]),
+    ({"batch_size": [1, 2]}, ["batch_size", "[1, 2]"]),
+    ({"continue_train": "yes please"}, ["continue_train", "true or false"]),
+    ({"opt_level": "O9"}, ["opt_level", "O9"])])
+def test_mistakes_in_yaml_name_the_file_and_the_key(values: dict, words: list[str], tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture) -> None:
+    text = complaint(capsys, "--config", config(tmp_path, **values))
+    assert [word for word in [*words, "config.yaml"] if word not in text] == []
+
+
+@pytest.mark.parametrize("content", ["- 1\n- 2\n", "a: [", "\x00\x01"])
+def test_a_file_that_is_no_option_file_is_refused(content: str, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    assert "bad.yaml" in complaint(capsys, "--config", str(path))
+
+
+@pytest.mark.parametrize("kind, arguments, words", [
+    (EvaluateOptions, [], ["--pretrain_model_path", "--name", "--restored"]),
+    (EvaluateOptions, ["--restored", "x"], ["--restored", "--gt"]),
+    (EvaluateOptions, ["--lq", "x", "--name", "y"], ["--lq"]),
+    (EnhanceOptions, ["--name", "x"], ["--input"]),
+    (EnhanceOptions, ["--input", "x"], ["--pretrain_model_path"])])
+def test_missing_partners_are_named(kind: type, arguments: list[str], words: list[str],
+                                    capsys: pytest.CaptureFixture) -> None:
+    text = complaint(capsys, *arguments, kind=kind)
+    assert [word for word in words if word not in text] == []
+
+
+def test_a_runs_own_options_rebuild_its_network(tmp_path: Path) -> None:
+    run = tmp_path / "small"
+    run.mkdir()
+    (run / "train_opt.yaml").write_text(to_yaml(parse(
+        "--res_depth", "1", "--att_name", "spar3d", "--load_size", "64", "--batch_size", "3",
+        "--dataroot", "faces")))
+    opt = parse("--checkpoints_dir", str(tmp_path), "--name", "small", "--input", "x",
+                kind=EnhanceOptions)
+    assert (opt.res_depth, opt.att_name, opt.load_size, opt.batch_size) == (1, "spar3d", 64, 8)
+    again = parse("--pretrain_model_path", str(run / "latest_net_G.pth"), "--res_depth", "4",
+                  "--input", "x", kind=EnhanceOptions)
+    assert (again.res_depth, again.att_name) == (4, "spar3d")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("--upscale", "2"), "--upscale has no effect without --photos"),
+    (("--only_center_face", "--max_faces", "2", "--photos"), "leave --max_faces out")])
+def test_photograph_flags_that_would_do_nothing_are_refused(
+        arguments: tuple, said: str, capsys: pytest.CaptureFixture) -> None:
+    given = ("--input", "a.png", "--name", "one", *arguments)
+    assert said in complaint(capsys, *given, kind=EnhanceOptions)

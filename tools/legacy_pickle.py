@@ -1,0 +1,41 @@
+"""Tensors out of a pickled module, without running what it says.
+
+python -m tools.legacy_pickle compressed_model_011000.pth fan.pth
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import argparse
+import sys
+
+import torch
+
+from engine.legacy_pickle import read_legacy_module
+from utils.files import write_atomically
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.legacy_pickle",
+        description="Extract the tensors of a pickled module without executing anything from it.")
+    parser.add_argument("input", help="the pickled module")
+    parser.add_argument("output", help="state dict to write")
+    opt = parser.parse_args(argv)
+    try:
+        state = read_legacy_module(opt.input)
+        write_atomically(opt.output, lambda file: torch.save(state, file))
+    except (ValueError, OSError) as error:
+        print(f"legacy_pickle: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{opt.output}: {len(state)} tensors, "
+          f"{sum(tensor.numel() for tensor in state.values()):,} values")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Weights of --model pfsrnet as the published code reads them.
+
+python -m tools.pfsrnet_checkpoint RUN/best_net_G.pth generator_checkpoint.ckpt
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import argparse
+import sys
+
+from engine import checkpoint
+from models.pfsrnet_checkpoint import COUNTERS, reached, write_published
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pfsrnet_checkpoint", description=(
+        "Write weights of --model pfsrnet as the published code reads them."))
+    parser.add_argument("weights", help="<S>_net_G.pth of a run")
+    parser.add_argument("output", help="file to write")
+    parser.add_argument("--fade", type=float, default=0.5, help="the run's --fade (default: 0.5)")
+    opt = parser.parse_args(argv)
+    try:
+        state = checkpoint.unwrap(checkpoint.read(opt.weights), opt.weights, "G")
+        absent = [key for key in COUNTERS if key not in state]
+        if absent:
+            raise ValueError(f"{opt.weights} is no generator of --model pfsrnet: it has no "
+                             f"{absent[0]}")
+        stage, alpha = reached(state, opt.fade)
+        write_published(opt.output, state, stage, alpha)
+    except (ValueError, OSError) as error:
+        print(f"pfsrnet_checkpoint: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{opt.output}: stage {stage}, alpha {alpha:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Smaller graphs: python -m tools.quantize --onnx FACE.onnx --calibration LOW_QUALITY_PICTURES
+
+Writes FACE_fp16.onnx, FACE_int8.onnx, and FACE_table.md and .json, which compare both with the
+float32 graph, and with targets where --gt has them. Needs requirements-export.txt.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+import models
+from engine import entry
+from export import check_packages
+from metrics.psnr_ssim import psnr, ssim
+from options.parser import OneLineParser, positive_int
+from utils.files import to_json, write_text
+from utils.images.convert import to_image, to_tensor
+from utils.images.io import list_images, read_image
+
+COLUMNS = ("graph", "MiB", "PSNR to fp32", "SSIM to fp32", "PSNR to target", "SSIM to target")
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    """Read the command line."""
+    parser = OneLineParser(prog="tools.quantize", description=(
+        "Half-precision and 8-bit graphs, and a table of what they lose."))
+    parser.add_argument("--onnx", metavar="FILE", required=True,
+                        help="float32 graph of export_onnx.py")
+    parser.add_argument("--calibration", metavar="DIR", required=True,
+                        help="low-quality pictures that show which values occur")
+    parser.add_argument("--max_calibration", type=positive_int, default=64, metavar="N",
+                        help="use only the first N of them")
+    parser.add_argument("--lq", metavar="DIR",
+                        help="low-quality pictures for the table (default: those of --calibration)")
+    parser.add_argument("--gt", metavar="DIR", help="targets of the same names for the table")
+    parser.add_argument("--keep_float", nargs="+", default=[], metavar="NAME",
+                        help="parts of names of convolutions that stay float32; the first and the "
+                             "last ones always do")
+    parser.add_argument("--verbose", action="store_true", help="print tracebacks of user errors")
+    return parser.parse_args(argv)
+
+
+def quantize(opt: Namespace) -> int:
+    """Write graphs and table; returns the exit status."""
+    entry.set_up_logging()
+    check_packages()
+    # Only now: the packages they need are an extra.
+    import onnx
+
+    from export import metadata, smaller
+    path = Path(opt.onnx)
+    if not path.is_file():
+        raise ValueError(f"--onnx {path} does not exist")
+    model = onnx.load(path)
+    about = metadata.metadata(model)
+    if about.get("producer") != "FaceZoo" or about.get("precision") != "fp32":
+        raise ValueError(f"--onnx {path} must be a float32 graph of export_onnx.py, its precision "
+                         f"is {about.get('precision', 'not stated')}")
+    recipe = Recipe(json.loads(about["options"]))
+    batch, *_, side = metadata.shape_of(model.graph.input[0])
+    calibration = [recipe.tensor(file)
+                   for file in list_images(opt.calibration)[:opt.max_calibration]]
+    inputs = [np.repeat(x, batch if isinstance(batch, int) else 1, axis=0) for x in calibration]
+    half, _ = smaller.checked_half(model, side)
+    paths = {"fp32": path}
+    for precision, made in (("fp16", half),
+                            ("int8", smaller.quantised(model, inputs, opt.keep_float))):
+        onnx.helper.set_model_props(made, {**about, "precision": precision})
+        paths[precision] = path.with_name(f"{path.stem}_{precision}.onnx")
+        metadata.save(made, paths[precision])
+    pictures = list_images(opt.lq or opt.calibration)
+    graphs = compare(paths, recipe, pictures, opt.gt)
+    text = f"{recipe.opt.model}, {len(pictures)} pictures\n\n{markdown(graphs)}"
+    target = path.with_name(f"{path.stem}_table.md")
+    write_text(target, text)
+    write_text(target.with_suffix(".json"), to_json(
+        {"model": recipe.opt.model, "pictures": len(pictures), "graphs": graphs}) + "\n")
+    print(text + f"\nwritten to {target}")
+    return 0
+
+
+class Recipe:
+    """The preprocessing of a graph's recipe, from the options in its metadata."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.opt = Namespace(**options)
+        self.kind = models.find(options["model"])
+
+    def image(self, path: Path) -> np.ndarray:
+        """The picture as the network takes it, uint8."""
+        return self.kind.preprocess(SimpleNamespace(opt=self.opt), read_image(path))
+
+    def tensor(self, path: Path) -> np.ndarray:
+        """The same as float32 (1, 3, H, W)."""
+        return to_tensor(self.image(path)).numpy()
+
+
+def compare(paths: dict[str, Path], recipe: Recipe, pictures: list[Path],
+            gt: str | None) -> dict[str, dict[str, Any]]:
+    """Of each graph its size in bytes, and PSNR and SSIM to what the float32 graph makes ("fp32")
+    and, where there are targets, to them ("gt"): means over the pictures in RGB.
+
+    Raises:
+        ValueError: a target is missing or has another size.
+    """
+    targets = {path.stem: path for path in list_images(gt)} if gt else {}
+    restored = {name: restore_all(path, recipe, pictures) for name, path in paths.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in paths.items():
+        found[name] = {"bytes": path.stat().st_size,
+                       "fp32": scores(restored[name], restored["fp32"])}
+        if gt:
+            found[name]["gt"] = scores(restored[name], [
+                target_of(picture, targets, size.shape)
+                for picture, size in zip(pictures, restored[name], strict=True)])
+    return found
+
+
+def markdown(graphs: dict[str, dict[str, Any]]) -> str:
+    """The table of `compare`, a row per graph."""
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1))]
+    for name, graph in graphs.items():
+        numbers = [f"{graph[key][measure]:.{digits}f}" if key in graph else ""
+                   for key in ("fp32", "gt") for measure, digits in (("psnr", 2), ("ssim", 4))]
+        lines.append((name, f"{graph['bytes'] / 2 ** 20:.2f}", *numbers))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def target_of(picture: Path, targets: dict[str, Path], shape: tuple[int, ...]) -> np.ndarray:
+    if picture.stem not in targets:
+        raise ValueError(f"--gt has no target for {picture.name}")
+    image = read_image(targets[picture.stem])
+    if image.shape != shape:
+        raise ValueError(f"{targets[picture.stem]} is {image.shape[1]}x{image.shape[0]}, what is "
+                         f"restored is {shape[1]}x{shape[0]}")
+    return image
+
+
+def restore_all(path: Path, recipe: Recipe, pictures: list[Path]) -> list[np.ndarray]:
+    """What a graph makes of each picture, uint8."""
+    from export.engine import OnnxModel
+    engine = OnnxModel(path, recipe.kind, recipe.opt, torch.device("cpu"))
+    return [to_image(engine.restore(torch.from_numpy(recipe.tensor(picture))))[0]
+            for picture in pictures]
+
+
+def scores(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, float]:
+    """Mean PSNR in dB and mean SSIM."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {name: float(np.mean([measure(*pair) for pair in pairs]))
+            for name, measure in (("psnr", psnr), ("ssim", ssim))}
+
+
+if __name__ == "__main__":
+    options = parse()
+    sys.exit(entry.run(quantize, options, "tools.quantize"))

@@ -1,0 +1,134 @@
+"""Prove on this machine that the networks compute what the published ones compute.
+
+python -m tools.selftest [--golden DIR] [--device auto] [--json FILE]
+
+Runs every golden case of a folder and prints one row each; exit status 1 if one fails. How a
+family's cases are built stands in test/golden/<family>_cases.py, found by its file name.
+"""
+from __future__ import annotations
+
+import os
+
+# Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+import argparse
+import fnmatch
+import importlib.util
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import device as devices
+from engine import entry
+from options.parser import OneLineParser
+from tools.golden import Check
+from utils.files import to_json, write_text
+
+GOLDEN = Path(__file__).resolve().parents[1] / "test" / "golden"
+Runner = Callable[[dict[str, Any], torch.device, Path], list[Check]]
+
+
+def runners() -> list[tuple[str, str, Runner]]:
+    """(case pattern, network pattern, function) of every test/golden/*_cases.py."""
+    found = []
+    for path in sorted(GOLDEN.glob("*_cases.py")):
+        spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found += module.CASES
+    return found
+
+
+def runner_for(case: dict[str, Any], known: list[tuple[str, str, Runner]]) -> Runner | None:
+    """The first function whose patterns fit the case's name and network."""
+    name, network = case.get("case", ""), case.get("network") or case.get("kind") or ""
+    return next((run for case_pattern, network_pattern, run in known
+                 if fnmatch.fnmatchcase(name, case_pattern)
+                 and fnmatch.fnmatchcase(network, network_pattern)), None)
+
+
+def run_case(path: Path, known: list[tuple[str, str, Runner]],
+             device: torch.device) -> dict[str, Any]:
+    """Run one case file; problems become the row's `problem`."""
+    row: dict[str, Any] = {"case": path.stem, "ok": False, "checks": 0, "error": None,
+                           "tolerance": None, "worst": "", "problem": ""}
+    try:
+        case = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(case, dict):
+            raise ValueError("not a golden case: expected a JSON object")
+        row["network"] = case.get("network") or case.get("kind") or ""
+        run = runner_for(case, known)
+        if run is None:
+            raise ValueError(f"unknown network {row['network']!r}")
+        checks = run(case, device, path.parent)
+        if not checks:
+            raise ValueError("the case compares nothing")
+    except Exception as error:  # whatever a case runs into is its row's business
+        row["problem"] = " ".join(f"{type(error).__name__}: {error}".split())
+        row["traceback"] = traceback.format_exc()
+        return row
+    # The check nearest to, or farthest beyond, its limit.
+    worst = max(checks, key=lambda c: (not c.ok, c.error / c.tolerance if c.tolerance else c.error))
+    failed = [check.name for check in checks if not check.ok]
+    row.update(ok=not failed, checks=len(checks), error=worst.error, tolerance=worst.tolerance,
+               worst=worst.name, failed=failed)
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    status = "ok" if row["ok"] else "FAILED"
+    if row["problem"]:
+        return f"{row['case']:<34} {'-':>10} {'-':>10}  {status}  {row['problem']}"
+    more = "" if row["ok"] else f"  {len(row['failed'])} of {row['checks']} values: " + ", ".join(
+        row["failed"][:3])
+    return (f"{row['case']:<34} {row['error']:>10.2e} {row['tolerance']:>10.0e}  {status}"
+            f"  {row['worst']}{more}")
+
+
+def selftest(opt: argparse.Namespace) -> int:
+    """Run all cases; returns the exit status."""
+    entry.set_up_logging()
+    device = devices.open_device(opt.device)
+    logging.getLogger("facezoo").setLevel(logging.WARNING)      # the table is the output
+    folder = Path(opt.golden)
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
+    if not paths or not paths[0].exists():
+        raise ValueError(f"--golden {folder}: no case files (*.json) there")
+    known = runners()
+    print(f"{'case':<34} {'max error':>10} {'tolerance':>10}  ok  (relative to the largest value)")
+    rows = []
+    for path in paths:
+        rows.append(run_case(path, known, device))
+        print(line(rows[-1]), flush=True)
+    passed = sum(row["ok"] for row in rows)
+    print(f"{passed} of {len(rows)} cases ok on {device} ({devices.name_of(device)})")
+    if opt.json:
+        write_text(opt.json, to_json({
+            "device": str(device), "device_name": devices.name_of(device),
+            "torch": torch.__version__, "passed": passed, "failed": len(rows) - passed,
+            "cases": rows}) + "\n")
+    return 0 if passed == len(rows) else 1
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = OneLineParser(prog="tools.selftest", description="Compare every network with recorded "
+                           "values of the published ones.")
+    parser.add_argument("--golden", default=str(GOLDEN), metavar="DIR",
+                        help="folder of case files, or one file (default: test/golden)")
+    parser.add_argument("--device", default="auto", help="auto, npu, cuda or cpu")
+    parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    parser.add_argument("--verbose", action="store_true", help="tracebacks of user errors")
+    opt, unknown = parser.parse_known_args(argv)
+    parser.reject_unknown(unknown)
+    return opt
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run(selftest, parse(), "tools.selftest"))

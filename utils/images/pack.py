@@ -1,0 +1,277 @@
+"""Packs: a folder's pictures decoded into few large files, for storage slow at many small ones.
+
+    pack.json           {"format", "version", "complete", "settings", "shards": {file: bytes},
+                        "pictures": {name: row of COLUMNS}, "bad": {name: reason}}
+    shard_00000.bin     picture after picture, the bytes of uint8 (H, W, 3), or of (H, W) where the
+                        three channels are equal; can be mapped with np.memmap
+    shard_00000.json    its rows of the table; a shard without was not finished and does not count
+
+`utils.images.io` reads the pictures of a pack as if they lay in its folder.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+
+from utils.files import write_atomically, write_text
+
+INDEX = "pack.json"
+FORMAT, VERSION = "facezoo-pack", 1
+COLUMNS = ("shard", "offset", "height", "width", "channels", "crc", "source_bytes",
+           "source_mtime_ns")
+OPEN_FILES = 64
+# Size and time of change, by which a changed source file is recognised.
+Stamp = tuple[int, int]
+Row = list[int]
+
+
+class Pack:
+    """A finished pack, opened for reading; may be used in many processes and threads.
+
+    Raises:
+        ValueError: unfinished, of another version, or a shard is missing or has another size.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = read_index(folder)
+        if index.get("version") != VERSION:
+            raise ValueError(f"{folder}: a pack of version {index.get('version')}, this program "
+                             f"reads version {VERSION}; make it anew with prepare.py pack")
+        if not index.get("complete"):
+            raise ValueError(f"{folder}: a pack that is not finished; run prepare.py pack again")
+        self.folder, self.settings, self.bad = folder, index["settings"], index["bad"]
+        self._files = [folder / name for name in index["shards"]]
+        for path, size in zip(self._files, index["shards"].values(), strict=True):
+            found = path.stat().st_size if path.is_file() else 0
+            if found != size:
+                raise ValueError(f"{folder}: damaged pack, {path.name} has {found} of {size} "
+                                 "bytes; make it anew with prepare.py pack")
+        self._row_of = {name: at for at, name in enumerate(index["pictures"])}
+        # An array takes a fraction of the memory of lists, and every worker has one.
+        self._rows = np.array(list(index["pictures"].values()), np.int64).reshape(-1, len(COLUMNS))
+        self._open = lru_cache(maxsize=OPEN_FILES)(lambda shard: open(self._files[shard], "rb"))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all pictures, those that could not be packed among them, sorted."""
+        return sorted([*self._row_of, *self.bad])
+
+    def read(self, name: str, verify: bool = False) -> np.ndarray:
+        """A picture, uint8 (H, W, 3).
+
+        Args:
+            verify: compare its checksum, too.
+
+        Raises:
+            ValueError: not in the pack, unreadable when it was packed, or damaged.
+        """
+        if name in self.bad:
+            raise ValueError(self.bad[name])
+        if name not in self._row_of:
+            raise ValueError(f"not in the pack {self.folder}")
+        shard, offset, *shape, crc, _, _ = self._rows[self._row_of[name]].tolist()
+        # Neither a position, which forked processes would share, nor a map, where a file cut
+        # short ends the process.
+        length = shape[0] * shape[1] * shape[2]
+        file = self._open(shard)        # held, so that no other thread's opening closes it
+        data = os.pread(file.fileno(), length, offset)
+        if len(data) != length or (verify and zlib.crc32(data) != crc):
+            raise ValueError(f"damaged in {self._files[shard]}; make the pack anew with "
+                             "prepare.py pack")
+        image = np.frombuffer(data, np.uint8).reshape(shape)
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if shape[2] == 1 else image.copy()
+
+
+# ---- finding -------------------------------------------------------------------------------------
+
+_opened: dict[str, tuple[Pack, Stamp]] = {}
+
+
+def open_pack(folder: str | Path) -> Pack | None:
+    """The pack in a folder, or None if it is an ordinary one.
+
+    Raises:
+        ValueError: as `Pack`.
+    """
+    key = str(folder)
+    try:
+        stamp = stamp_of(Path(folder) / INDEX)
+    except OSError:
+        _opened.pop(key, None)
+        return None
+    if key in _opened and _opened[key][1] == stamp:
+        return _opened[key][0]
+    _opened.pop(key, None)
+    if not read_index(Path(folder)):
+        return None
+    _opened[key] = Pack(Path(folder)), stamp
+    return _opened[key][0]
+
+
+def pack_around(path: str | Path, look: bool = False) -> tuple[Pack, str] | None:
+    """The pack whose folder is above a path, and the picture's name in it.
+
+    Args:
+        look: search the disk, too, and not only among packs this process has opened.
+    """
+    if not _opened and not look:
+        return None
+    for folder in Path(path).parents:
+        pack = open_pack(folder) if look else _opened.get(str(folder), (None,))[0]
+        if pack is not None:
+            return pack, Path(path).relative_to(folder).as_posix()
+    return None
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+def stamp_or_none(path: Path) -> list[int] | None:
+    """The stamp as JSON keeps it; of a picture in a pack its index's; None of one that is gone."""
+    try:
+        return list(stamp_of(path))
+    except OSError:
+        pass
+    try:
+        held = pack_around(path, look=True)
+        return list(stamp_of(held[0].folder / INDEX)) if held else None
+    except (OSError, ValueError):       # of a pack that cannot be used
+        return None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The content of pack.json, or {} if there is none, or one of another program."""
+    try:
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX}: damaged ({error}); make the pack anew with "
+                         "prepare.py pack") from error
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    return content if ours else {}
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+def write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, Any],
+               decode: Callable[[list[str]], Iterable[tuple[str, np.ndarray | str]]],
+               shard_bytes: int) -> tuple[int, dict[str, str]]:
+    """Make or complete a pack; what finished shards hold of unchanged pictures is kept.
+
+    Args:
+        sources: every picture's name and stamp.
+        settings: noted in the pack; one with others is refused.
+        decode: gives, for names, each with its picture or the reason why there is none.
+        shard_bytes: a shard is finished once it is as long.
+
+    Returns:
+        How many pictures were packed now, and which could not be, with the reason.
+
+    Raises:
+        ValueError: the folder holds a pack with other settings, or something that is no pack.
+    """
+    index = read_index(folder)
+    if not index and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--output {folder} is neither empty nor a pack")
+    if index and (index.get("version"), index.get("settings")) != (VERSION, settings):
+        raise ValueError(f"--output {folder} is a pack of version {index.get('version')} with "
+                         f"{index.get('settings')}, not {VERSION} with {settings}; choose another "
+                         "folder")
+    for path in folder.glob(".shard_*.tmp"):       # of a run that was killed
+        path.unlink()
+    rows = _finished_rows(folder, sources)
+    waiting = [name for name in sources if name not in rows]
+    bad: dict[str, str] = {}
+    if (index.get("complete") and not waiting and not index["bad"]
+            and index["pictures"].keys() == rows.keys()):
+        return 0, bad
+    head = {"format": FORMAT, "version": VERSION, "settings": settings}
+    write_text(folder / INDEX, json.dumps({**head, "complete": False}) + "\n")
+    for number, shard_rows in _write_shards(folder, _good(decode(waiting), bad), sources,
+                                            shard_bytes):
+        rows |= {name: [number, *row] for name, row in shard_rows.items()}
+    used = sorted({row[0] for row in rows.values()})
+    place = {number: at for at, number in enumerate(used)}
+    names = [_shard(folder, number).name for number in used]
+    write_text(folder / INDEX, json.dumps({
+        **head, "complete": True,
+        "shards": {name: (folder / name).stat().st_size for name in names},
+        "pictures": {name: [place[row[0]], *row[1:]] for name, row in sorted(rows.items())},
+        "bad": bad}) + "\n")
+    for path in folder.glob("shard_*.bin"):
+        if path.name not in names:          # nothing in it is of use any more
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink()
+    return len(waiting) - len(bad), bad
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:05d}.bin"
+
+
+def _finished_rows(folder: Path, sources: Mapping[str, Stamp]) -> dict[str, Row]:
+    """Rows, with their shard's number, of what is packed already and still the same."""
+    rows: dict[str, Row] = {}
+    for path in sorted(folder.glob("shard_*.json")):
+        shard = json.loads(path.read_text(encoding="utf-8"))
+        data = path.with_suffix(".bin")
+        if not data.is_file() or data.stat().st_size != shard["bytes"]:
+            continue
+        number = int(path.stem.removeprefix("shard_"))
+        rows |= {name: [number, *row] for name, row in shard["pictures"].items()
+                 if sources.get(name) == tuple(row[-2:])}
+    return rows
+
+
+def _good(decoded: Iterable[tuple[str, np.ndarray | str]], bad: dict[str, str]
+          ) -> Iterator[tuple[str, np.ndarray]]:
+    for name, picture in decoded:
+        if isinstance(picture, str):
+            bad[name] = picture
+        else:
+            yield name, picture
+
+
+def _write_shards(folder: Path, pictures: Iterator[tuple[str, np.ndarray]],
+                  sources: Mapping[str, Stamp], shard_bytes: int
+                  ) -> Iterator[tuple[int, dict[str, Row]]]:
+    """Write shard after shard; gives each one's number and rows once it is on disk."""
+    taken = [int(path.stem.removeprefix("shard_")) for path in folder.glob("shard_*.json")]
+    for number in itertools.count(max(taken, default=-1) + 1):
+        first = next(pictures, None)
+        if first is None:
+            return
+        rows: dict[str, Row] = {}
+        rest = itertools.chain([first], pictures)
+        path = _shard(folder, number)
+        write_atomically(path, lambda file, rest=rest, rows=rows: _fill(
+            file, rest, rows, sources, shard_bytes))
+        write_text(path.with_suffix(".json"), json.dumps(
+            {"bytes": path.stat().st_size, "pictures": rows}) + "\n")
+        yield number, rows
+
+
+def _fill(file: IO[bytes], pictures: Iterator[tuple[str, np.ndarray]], rows: dict[str, Row],
+          sources: Mapping[str, Stamp], shard_bytes: int) -> None:
+    offset = 0
+    for name, image in pictures:
+        is_grey = bool((image == image[..., :1]).all())
+        data = np.ascontiguousarray(image[..., :1] if is_grey else image).tobytes()
+        rows[name] = [offset, *image.shape[:2], 1 if is_grey else 3, zlib.crc32(data),
+                      *sources[name]]
+        file.write(data)
+        offset += len(data)
+        if offset >= shard_bytes:
+            return
