@@ -123,7 +123,7 @@ def memory(options: argparse.Namespace) -> dict[str, object]:
               for _ in range(2))
     model.start_step(opt.r1_every, 10 ** 6, 10 ** 6)
     start = time.perf_counter()
-    losses = model.train_step({"lq": lq, "gt": gt})
+    losses = model.run_step({"lq": lq, "gt": gt})
     row = {"size": options.size, "batch_size": options.batch_size,
            "checkpointing": options.checkpointing, "seconds": time.perf_counter() - start,
            "built_gib": built / GIB,

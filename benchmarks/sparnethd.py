@@ -92,7 +92,7 @@ def build(variant: str, size: int) -> BaseModel:
 def published_step(model: BaseModel, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
     """One iteration in the order and with all the work of the original."""
     nets, opt = model.bare, model.opt
-    optimizers = {name: update.optimizer for name, update in model.precision.updates.items()}
+    optimizers = {name: update.optimizer for name, update in model.precision.steps.items()}
     restored = nets["G"](lq)
     real_logits, gt_features = nets["D"](gt)
     fake_logits, _ = nets["D"](restored.detach())
@@ -123,7 +123,7 @@ def step_of(variant: str, size: int) -> Step:
 
     def ours(lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
         model.start_step(model.step + 1, 10 ** 6, 10 ** 6)
-        return model.train_step({"lq": lq.contiguous(memory_format=model.memory_format),
+        return model.run_step({"lq": lq.contiguous(memory_format=model.memory_format),
                                  "gt": gt.contiguous(memory_format=model.memory_format)})
     return (lambda lq, gt: published_step(model, lq, gt)) if variant == "plain" else ours
 

@@ -149,7 +149,7 @@ def our_step(model: BaseModel, lq: Tensor, gt: Tensor) -> Callable[[], Tensor]:
 
     def step() -> Tensor:
         model.start_step(model.step + 1, 10 ** 6, 10 ** 6)
-        return model.train_step(batch)["Pix"]
+        return model.run_step(batch)["Pix"]
 
     return step
 

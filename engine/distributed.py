@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -168,6 +169,13 @@ def average(tensors: list[torch.Tensor], bucket: int = 2 ** 23) -> None:
             torch._foreach_copy_(batch, [part.view(t.shape) for part, t in zip(
                 flat.split([t.numel() for t in batch]), batch, strict=True)])
             batch = []
+
+
+def no_sync(network: torch.nn.Module) -> AbstractContextManager:
+    """Inside, a network that `wrap` wrapped keeps its gradients to itself."""
+    if isinstance(network, torch.nn.parallel.DistributedDataParallel):
+        return network.no_sync()
+    return nullcontext()
 
 
 def wrap(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

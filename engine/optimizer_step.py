@@ -1,4 +1,4 @@
-"""One optimiser's step in any precision: loss scale, master weights, what to do with overflow."""
+"""One optimizer's step in any precision: loss scale, master weights, what to do with overflow."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,18 +57,27 @@ class LossScaler:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which part of an optimiser step's samples a loss belongs to, and their share of all."""
+class MicroBatch:
+    """Which micro-batch of a step a loss belongs to, and its fraction of the step's samples."""
     first: bool = True
     last: bool = True
-    weight: float = 1.0
+    fraction: float = 1.0
 
 
-WHOLE = Part()
+WHOLE = MicroBatch()
 
 
-class Update:
-    """Zero, scaled backward, unscale, clip and step of one optimiser.
+def is_npu_fused_adam(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether this is NpuFusedAdam, torch_npu's or apex's.
+
+    It keeps parameters and gradients in flat buffers, to which they move at its first step or at a
+    `zero_grad` that sees gradients; clips by a method of its own; and counts steps as integers.
+    """
+    return hasattr(optimizer, "clip_grad_norm_fused_")
+
+
+class OptimizerStep:
+    """Zero, scaled backward, unscale, clip and step of one optimizer.
 
     Args:
         weights: the trained parameters, as the networks hold them.
@@ -87,8 +96,7 @@ class Update:
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
-        # NpuFusedAdam moves the parameters at its first step or at a zero_grad that sees gradients.
-        self.flattens_late = hasattr(optimizer, "clip_grad_norm_fused_")
+        self.is_npu_fused = is_npu_fused_adam(optimizer)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def zero(self) -> None:
@@ -97,32 +105,39 @@ class Update:
         for weight, _ in self.pairs:
             weight.grad = None
 
-    def step(self, loss: Tensor, part: Part = WHOLE) -> None:
-        """One optimiser step on a scalar loss; with parts, the last one steps. Where the loss is
-        not finite nothing is changed, if that can be had without stalling the device, and
-        `bad_steps` counts it."""
-        loss = self._begin(loss, part)
+    def step(self, *losses: Tensor, at: MicroBatch = WHOLE) -> None:
+        """One optimizer step on scalar losses, which go backward one after the other; the step is
+        made after the last loss of the last micro-batch. Where a loss is not finite nothing is
+        changed, if that can be had without stalling the device, and `bad_steps` counts it."""
+        for index, loss in enumerate(losses):
+            self._add(loss, MicroBatch(at.first and index == 0,
+                                       at.last and index == len(losses) - 1, at.fraction))
+
+    def _add(self, loss: Tensor, at: MicroBatch) -> None:
+        """Add the gradients of a loss; step after the last one."""
+        loss = self._begin(loss, at)
         if isinstance(self.scaler, LossScaler):
             (loss.float() * self.scaler.loss_scale).backward()
         elif self.scaler is not None:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
-        if part.last:
+        if at.last:
             self._average()
             self._apply(self._count_bad())
-            if self.flattens_late and not self.optimizer.state:
+            if self.is_npu_fused and not self.optimizer.state:
                 self.zero()     # the first step was skipped: flatten now, not after a forward pass
 
-    def _begin(self, loss: Tensor, part: Part) -> Tensor:
-        """The part's share of the loss; the first part clears gradients and what is known."""
+    def _begin(self, loss: Tensor, at: MicroBatch) -> Tensor:
+        """The loss by its fraction of the step; the first one clears gradients and what is known.
+        """
         bad = ~torch.isfinite(loss.detach())
-        if part.first:
+        if at.first:
             self.zero()
             self._bad = bad
         else:
             self._bad = self._bad | bad
-        return loss if part.weight == 1 else loss * part.weight
+        return loss if at.fraction == 1 else loss * at.fraction
 
     def _average(self) -> None:
         if self.averages:
@@ -169,7 +184,7 @@ class Update:
     def _clip(self) -> None:
         if not self.grad_clip:
             return
-        if hasattr(self.optimizer, "clip_grad_norm_fused_"):
+        if self.is_npu_fused:
             self.optimizer.clip_grad_norm_fused_(self.grad_clip)
         else:
             nn.utils.clip_grad_norm_(self.masters, self.grad_clip)
@@ -190,7 +205,7 @@ class Update:
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
-class ApexUpdate(Update):
+class ApexOptimizerStep(OptimizerStep):
     """The same step through Ascend's apex, which owns masters, casting and loss scale.
 
     apex makes the masters when the first loss is scaled, out of the fp16 weights, and casts a
@@ -214,16 +229,16 @@ class ApexUpdate(Update):
         """Take an optimiser's state in at the first step, the earliest time it can be."""
         self._state = state
 
-    def step(self, loss: Tensor, part: Part = WHOLE) -> None:
-        loss = self._begin(loss, part)
+    def _add(self, loss: Tensor, at: MicroBatch) -> None:
+        loss = self._begin(loss, at)
         with self.amp.scale_loss(loss, self.optimizer, loss_id=self.loss_id,
-                                 delay_unscale=not part.last) as scaled:
+                                 delay_unscale=not at.last) as scaled:
             if not self._started:
                 self._start()
             scaled.backward()
-            if part.last:
+            if at.last:
                 self._average()     # before apex unscales, at the end of this block
-        if part.last:
+        if at.last:
             self._count_bad()
             self._clip()
             self.optimizer.step()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine import device as devices
 from engine.apex import find_apex
 from engine.casting import LowPrecision, cast_network
-from engine.optimizer_step import ApexUpdate, LossScaler, Update
+from engine.optimizer_step import ApexOptimizerStep, LossScaler, OptimizerStep, is_npu_fused_adam
 
 logger = logging.getLogger("facezoo")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,7 +55,7 @@ class Precision:
         self.loss_scale = self._checked_scale(loss_scale)
         self.dtype = self._checked_dtype(amp_dtype)
         self.apex = self._checked_apex(amp_backend)
-        self.updates: dict[str, Update] = {}
+        self.steps: dict[str, OptimizerStep] = {}
         self._masters: dict[int, nn.Parameter] = {}     # by identity of the network's parameter
         reasons = ([f"--opt_level auto on {device.type}"] if automatic else []) + (
             ["--amp_backend auto is native, which needs no apex"]
@@ -146,7 +146,7 @@ class Precision:
             for entry in groups:
                 entry["params"] = [self.master(p) for p in entry["params"]]
             optimizer = self._build_optimizer(name, groups, settings, every_gradient)
-            self.updates[name] = Update(optimizer, weights, [self.master(w) for w in weights],
+            self.steps[name] = OptimizerStep(optimizer, weights, [self.master(w) for w in weights],
                                         self._make_scaler(), self.grad_clip, self.device)
         if self.opt_level == "O0":
             return dict(networks)
@@ -200,7 +200,7 @@ class Precision:
             list(trained.values()), built, opt_level=self.opt_level, loss_scale=self.loss_scale,
             combine_grad=every_gradient, num_losses=len(built))
         for loss_id, (name, optimizer) in enumerate(zip(plans, built, strict=True)):
-            self.updates[name] = ApexUpdate(self.apex, loss_id, self._masters, optimizer,
+            self.steps[name] = ApexOptimizerStep(self.apex, loss_id, self._masters, optimizer,
                                             weights[name], self.grad_clip, self.device)
         logger.info("optimizer: %s", "NpuFusedAdam of apex" if fused else "torch Adam")
         return {**networks, **dict(zip(trained, models, strict=True))}
@@ -237,7 +237,7 @@ class Precision:
         state: dict[str, Any] = {"opt_level": self.opt_level}
         if self.apex:
             return {**state, **self.apex.state_dict()}
-        for name, update in self.updates.items():
+        for name, update in self.steps.items():
             if update.scaler is not None:
                 state[name] = update.scaler.state_dict()
         return state
@@ -249,7 +249,7 @@ class Precision:
             if flat:
                 self.apex.load_state_dict(flat)
             return
-        for index, (name, update) in enumerate(self.updates.items()):
+        for index, (name, update) in enumerate(self.steps.items()):
             saved = state.get(name)
             if saved is None and f"loss_scaler{index}" in state:
                 saved = {"loss_scaler0": state[f"loss_scaler{index}"]}
@@ -264,17 +264,17 @@ class Precision:
         for it; torch's Adam wants tensors. Fused kernels walk through memory without looking at
         strides, so the moments take their parameter's layout.
         """
-        assert not self.updates[name].optimizer.state, "NpuFusedAdam ignores a load after a step"
-        fused_npu = hasattr(self.updates[name].optimizer, "clip_grad_norm_fused_")
+        assert not self.steps[name].optimizer.state, "NpuFusedAdam ignores a load after a step"
+        fused_npu = is_npu_fused_adam(self.steps[name].optimizer)
         for entry in state["state"].values():
             if fused_npu and isinstance(entry.get("step"), Tensor):
                 entry["step"] = int(entry["step"].item())
             elif not fused_npu and "step" in entry and not isinstance(entry["step"], Tensor):
                 entry["step"] = torch.tensor(float(entry["step"]))
         if self.apex:
-            self.updates[name].load_later(state)
+            self.steps[name].load_later(state)
             return
-        optimizer = self.updates[name].optimizer
+        optimizer = self.steps[name].optimizer
         optimizer.load_state_dict(state)
         for param, entry in optimizer.state.items():
             for key, value in entry.items():

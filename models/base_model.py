@@ -1,32 +1,23 @@
-"""What every recipe shares: networks, optimisers, precision, saving and resuming."""
+"""What the author of a model writes: options, losses, the order of steps, what is restored."""
 from __future__ import annotations
 
 import argparse
-import copy
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import checkpoint, distributed
-from engine import device as devices
-from engine.lr_schedule import learning_rate_factor
-from engine.optimizer_step import WHOLE, Part
-from engine.precision import Precision
+from engine.model_engine import ModelEngine
 from models.ops.sync_batch_norm import synchronize_batch_norms
 from utils.images.convert import to_tensor
 from utils.images.resize import bicubic
 
-logger = logging.getLogger("facezoo")
 
-
-class BaseModel:
-    """A recipe: networks, losses and the order of updates.
+class BaseModel(ModelEngine):
+    """A recipe: networks, losses and the order in which optimizers step.
 
     A subclass writes `__init__`, `train_step` and `restore`, adds its flags, and is found by its
     file's name. Class attributes:
@@ -43,11 +34,9 @@ class BaseModel:
             it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
 
-    Attributes:
-        networks: by letter, to be called; in mixed precision and DDP these are wrappers.
-        bare: by letter, the networks themselves.
-        step: number of the current optimiser step, the first is 1.
-        part: which part of the step's samples `train_step` sees, see --accumulate.
+    Its constructor calls `add_network`, `add_average` and `add_optimizer`; then there are
+    `networks` (by letter, to be called), `bare` (the networks themselves), `optimize` and
+    `update_average`, all of engine.model_engine.ModelEngine.
     """
     dataset = "celeba"
     degradation = "bicubic"
@@ -83,72 +72,34 @@ class BaseModel:
         """Advice for a weight file that does not fit, e.g. the options it was trained with."""
         return ""
 
-    # -- building, called by __init__ of a recipe -------------------------------------------------
-
-    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
-        self.opt, self.device, self.is_train = opt, device, opt.is_train
-        self.memory_format = devices.memory_format(device, opt.memory_format)
-        self.networks: dict[str, nn.Module] = {}
-        self.bare: dict[str, nn.Module] = {}
-        self.precision: Precision | None = None
-        self.step = 0
-        self.part = WHOLE
-        self._averages: dict[str, str] = {}
-        self._plans: dict[str, tuple[list[str], Callable, dict[str, Any]]] = {}
-        self._base_rates: dict[str, list[float]] = {}
-        self._not_saved: set[str] = set()
-
-    def add_network(self, name: str, network: nn.Module, saved: bool = True) -> None:
-        """Take a network, with its fp32 initial weights, to the device.
-
-        Args:
-            saved: False for fixed networks that come from a file of their own.
-        """
-        if hasattr(network, "checkpointing"):
-            network.checkpointing = self.is_train and self.opt.checkpointing
-        network.to(device=self.device, memory_format=self.memory_format)
-        self.bare[name] = self.networks[name] = network
-        if not saved:
-            self._not_saved.add(name)
-        count = sum(p.numel() for p in network.parameters())
-        logger.info("network %s: %s, %s parameters", name, type(network).__name__, f"{count:,}")
-        if self.opt.verbose:
-            logger.info("%s", network)
-
-    def add_average(self, name: str, of: str) -> None:
-        """Take a copy of network `of` that follows its weights; see `update_average`.
-
-        Call before the first forward: a module with spectral norm cannot be copied after one.
-        """
-        network = copy.deepcopy(self.bare[of]).requires_grad_(False)
-        self.bare[name] = self.networks[name] = network
-        self._averages[name] = of
-
-    def add_optimizer(self, name: str, *, lr: float, betas: tuple[float, float],
-                      networks: Iterable[str] | None = None,
-                      groups: Callable[[nn.Module], Iterable[dict]] | None = None) -> None:
-        """Plan an Adam for the network of this name; it is built by `setup`.
-
-        Args:
-            networks: letters of the networks it trains, if not the one called `name`.
-            groups: parameter groups of a network (dicts with `params`, optionally `lr`).
-        """
-        groups = groups or (lambda network: [{"params": list(network.parameters())}])
-        self._plans[name] = (list(networks or [name]), groups, {"lr": lr, "betas": betas})
-
     # -- what a recipe defines --------------------------------------------------------------------
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """One iteration: forward, losses, `update` of each optimiser.
+        """Forward pass, losses, and `optimize` for each optimizer, on a micro-batch.
+
+        What follows an `optimize` sees the weights after that step, at the last micro-batch; it
+        is not told which one it has.
 
         Args:
-            batch: "lq" and "gt" (B, 3, H, W) in [-1, 1] on the device, and what else the dataset
-                gives.
+            batch: "lq" and "gt" (B, 3, H, W) in [-1, 1] on the device, what else the dataset gives,
+                and of the engine `place`, the number of each sample in the step's batch, and
+                `fraction`, this micro-batch's part of the step's samples.
 
         Returns:
             Detached scalar losses by name; they stay on the device.
         """
         raise NotImplementedError
+
+    def phases(self) -> Sequence[Callable[[dict[str, Any]], dict[str, Tensor]]]:
+        """What a step consists of; all micro-batches go through one phase before the next. A model
+        whose optimizers step more than once per step lists its own functions here."""
+        return (self.train_step,)
+
+    def before_backward(self) -> None:
+        """Called once a step, after the first forward pass, before any gradient or step."""
+
+    def on_step_end(self) -> None:
+        """Called once a step, after every optimizer has stepped; the place for moving averages."""
 
     def restore(self, lq: Tensor) -> Tensor:
         """Restored faces (B, 3, H, W) for low-quality ones in [-1, 1]; range not clipped."""
@@ -174,214 +125,17 @@ class BaseModel:
         """
         return bicubic(image, self.opt.load_size, self.opt.load_size)
 
+    @staticmethod
+    def synchronize_batch_norms(network: nn.Module) -> int:
+        """Let a network's batch norms see the batches of all ranks; returns how many there are."""
+        return synchronize_batch_norms(network)
+
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Turn the uint8 pictures of a batch that is on the device into float ones, in its layout.
         """
         return {key: to_tensor(value, self.memory_format)
                 if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 4
                 else value for key, value in batch.items()}
-
-    # -- set-up -----------------------------------------------------------------------------------
-
-    def setup(self, state: dict[str, Any] | None = None) -> None:
-        """Load start weights, cast, build the optimisers, restore a training state, go parallel.
-
-        The order matters: masters are made from the loaded weights, fused optimisers must be
-        restored before their first step, and DDP comes last.
-
-        Args:
-            state: what `state_dict` returned earlier, or a published training state.
-        """
-        if self.opt.pretrain_model_path and state is None:
-            self.load_weights(self._starting(), self.opt.pretrain_model_path)
-            for name, of in self._averages.items():
-                self.bare[name].load_state_dict(self.bare[of].state_dict())
-        if self.is_train:
-            opt = self.opt
-            if opt.checkpointing and not any(hasattr(network, "checkpointing")
-                                             for network in self.bare.values()):
-                raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
-            if opt.sync_bn:
-                self._synchronize_batch_norms()
-            self.precision = Precision(
-                self.device, opt_level=opt.opt_level, loss_scale=opt.loss_scale,
-                amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
-                master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip,
-                default_scale=self.loss_scale)
-            self.networks = self.precision.prepare(self.bare, self._plans, self.every_gradient)
-            self._base_rates = {name: [group["lr"] for group in update.optimizer.param_groups]
-                                for name, update in self.precision.updates.items()}
-        if state is not None:
-            self.load_state_dict(state)
-        if self.is_train:
-            self._go_parallel()
-        else:
-            self.eval()
-
-    def _starting(self) -> str:
-        """The network that start weights are for: the one that restores, or its origin."""
-        return next(name for name in (self._averages.get(self.restorer), self.restorer, "G")
-                    if name in self.bare)
-
-    def _go_parallel(self) -> None:
-        if self.gradients == "ddp":
-            self.networks |= {name: distributed.wrap(self.networks[name], self.device)
-                              for name in self._trained()}
-        elif distributed.world_size() > 1:
-            for name in self._trained():
-                distributed.copy_weights(self.bare[name])
-            for update in self.precision.updates.values():
-                update.averages = True
-
-    def _synchronize_batch_norms(self) -> None:
-        if distributed.world_size() == 1:
-            logger.info("--sync_bn has no effect in a single process")
-            return
-        for name in self._trained():
-            count = synchronize_batch_norms(self.bare[name])
-            logger.info("network %s: %d batch norms over all %d processes", name, count,
-                        distributed.world_size())
-
-    def _trained(self) -> list[str]:
-        """Names of the networks that an optimiser moves."""
-        return list(dict.fromkeys(name for names, _, _ in self._plans.values() for name in names))
-
-    def load_weights(self, name: str, path: str | Path) -> None:
-        """Load a weight file strictly into network `name`; published key names and wrappers."""
-        network = self.bare[name]
-        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe_weights)
-        network.load_state_dict(state)
-        logger.info("network %s: weights from %s", name, path)
-
-    def train(self) -> None:
-        for network in self.bare.values():
-            network.train()
-
-    def eval(self) -> None:
-        for network in self.bare.values():
-            network.eval()
-
-    def share_buffers(self) -> None:
-        """Give every process the main one's buffers (batch norm statistics): those are saved."""
-        distributed.copy_buffers(self.bare.values())
-
-    # -- training ---------------------------------------------------------------------------------
-
-    def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
-        """Set the step's number and learning rates."""
-        self.step = step
-        factor = learning_rate_factor(
-            self.opt.lr_policy, (step - 1) / steps_per_epoch, total_steps / steps_per_epoch,
-            self.opt.n_epochs, self.opt.n_epochs_decay, self.opt.lr_decay_epochs)
-        for name, update in self.precision.updates.items():
-            for group, rate in zip(update.optimizer.param_groups, self._base_rates[name],
-                                   strict=True):
-                group["lr"] = rate * factor
-
-    def run_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """One optimiser step: `train_step` on the batch, or with --accumulate on its parts.
-
-        Returns:
-            Losses as `train_step` gives them, averaged over the samples.
-        """
-        parts = split(batch, self.opt.batch_size)
-        if len(parts) == 1:
-            return self.train_step(batch)
-        losses: dict[str, Tensor] = {}
-        for index, samples in enumerate(parts):
-            last = index == len(parts) - 1
-            weight = len(samples["path"]) / len(batch["path"])
-            self.part = Part(index == 0, last, weight)
-            with ExitStack() as stack:
-                if not last:        # gradients travel once per step
-                    for network in self.networks.values():
-                        if hasattr(network, "no_sync"):
-                            stack.enter_context(network.no_sync())
-                for name, loss in self.train_step(samples).items():
-                    losses[name] = losses.get(name, 0) + weight * loss
-        self.part = WHOLE
-        return losses
-
-    def update(self, name: str, loss: Tensor) -> None:
-        """Zero, scaled backward and step of one optimiser."""
-        self.precision.updates[name].step(loss, self.part)
-
-    @torch.no_grad()
-    def update_average(self, name: str, decay: float) -> None:
-        """Move a network of `add_average`: decay * itself + (1 - decay) * its origin, over weights
-        and buffers; counters are copied. Follows the fp32 masters."""
-        average = self.bare[name].state_dict()
-        origin = self.precision.state_of(self.bare[self._averages[name]])
-        floating = [key for key, value in average.items() if value.is_floating_point()]
-        torch._foreach_lerp_([average[key] for key in floating],
-                             [origin[key] for key in floating], 1 - decay)
-        for key in average.keys() - floating:
-            average[key].copy_(origin[key])
-
-    def learning_rates(self) -> dict[str, float]:
-        """Current rate of the first parameter group of each optimiser."""
-        return {name: update.optimizer.param_groups[0]["lr"]
-                for name, update in self.precision.updates.items()}
-
-    def gradient_norms(self) -> dict[str, float]:
-        """Norm of each optimiser's last gradients, unscaled; waits for the device."""
-        return {name: float(update.gradient_norm())
-                for name, update in self.precision.updates.items()}
-
-    def bad_steps(self) -> int:
-        """Steps so far whose loss was not finite; waits for the device."""
-        return sum(int(update.bad_steps) for update in self.precision.updates.values())
-
-    def weights_are_finite(self) -> bool:
-        """False once an overflow or a diverged step has spoilt a network; waits for the device."""
-        tensors = [tensor for state in self.weights().values() for tensor in state.values()
-                   if tensor.is_floating_point()]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors)).sum()))
-
-    def optimizer_names(self) -> list[str]:
-        """Names of the optimisers, in the order they were added."""
-        return list(self._plans)
-
-    # -- saving -----------------------------------------------------------------------------------
-
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        """State dict of every saved network, fp32, by letter."""
-        return {name: self.precision.state_of(network) if self.precision else network.state_dict()
-                for name, network in self.bare.items() if name not in self._not_saved}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the recipe needs to go on exactly."""
-        updates = self.precision.updates
-        return {"networks": self.weights(), "amp": self.precision.state_dict(),
-                "optimizers": {name: u.optimizer.state_dict() for name, u in updates.items()},
-                "bad_steps": {name: u.bad_steps for name, u in updates.items()}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned, strictly."""
-        for name, network in self.bare.items():
-            if name in self._not_saved:
-                continue
-            if name not in state["networks"]:
-                raise ValueError(f"the training state holds no network {name}; it was written by "
-                                 f"another model than {self.opt.model}")
-            saved = state["networks"][name]
-            checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
-                                   self.describe_weights(saved))
-            self.precision.load_state_of(network, saved)
-        for name, update in self.precision.updates.items():
-            self.precision.load_optimizer(name, state["optimizers"][name])
-            update.bad_steps += int(state.get("bad_steps", {}).get(name, 0))
-        self.precision.load_state_dict(state.get("amp", {}))
-
-
-def split(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """The batch in parts of `size` samples, the last one perhaps smaller; `bad` goes with none."""
-    count = len(batch["path"])
-    if count <= size:
-        return [batch]
-    samples = {key: value for key, value in batch.items() if key != "bad"}
-    return [{key: value[start:start + size] for key, value in samples.items()}
-            for start in range(0, count, size)]
 
 
 @contextmanager

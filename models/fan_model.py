@@ -97,7 +97,7 @@ class FanModel(BaseModel):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         target = self._target(batch)
         loss = self.opt.lambda_hm * F.mse_loss(self.heatmaps(batch["gt"]), target)
-        self.update("G", loss)
+        self.optimize("G", loss)
         return {"HM": loss.detach()}
 
     @torch.no_grad()

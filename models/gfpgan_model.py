@@ -147,7 +147,7 @@ class GFPGANModel(BaseModel):
         """As BaseModel's; --lr_milestones lower the rate from the step after each."""
         super().start_step(step, steps_per_epoch, total_steps)
         passed = sum(step > milestone for milestone in self.opt.lr_milestones)
-        for update in self.precision.updates.values():
+        for update in self.precision.steps.values():
             for group in update.optimizer.param_groups:
                 group["lr"] *= self.opt.lr_gamma ** passed
 
@@ -167,11 +167,12 @@ class GFPGANModel(BaseModel):
             losses |= self._pixel_losses(restored, rgbs, gt)
             losses |= self._feature_losses(restored, gt)
             losses |= self._adversarial_losses(restored, crops, real)
-            self.update("G", sum(losses.values()))
-        if self.part.last:
-            self.update_average("H", opt.ema_decay)
+            self.optimize("G", sum(losses.values()))
         losses |= self._update_critics(restored.detach(), gt, crops, real)
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def on_step_end(self) -> None:
+        self.update_average("H", self.opt.ema_decay)
 
     def _pixel_losses(self, restored: Tensor, rgbs: list[Tensor], gt: Tensor) -> dict[str, Tensor]:
         opt, losses = self.opt, {}
@@ -230,12 +231,12 @@ class GFPGANModel(BaseModel):
             real_logits = self.networks["D"](gt)
         fake_logits = self.networks["D"](restored)
         losses["D"] = real_term(real_logits, "logistic") + fake_term(fake_logits, "logistic")
-        self.update("D", sum(losses.values()))
+        self.optimize("D", sum(losses.values()))
         for part, name in self.critics.items():
             fake, _ = self.networks[name](crops[part][0].detach())
             losses[name] = real_term(real[part][0], "logistic") + fake_term(fake, "logistic")
         if self.critics:
-            self.update("components", sum(losses[name] for name in self.critics.values()))
+            self.optimize("components", sum(losses[name] for name in self.critics.values()))
         return losses
 
     def _crops(self, batch: dict[str, Any], restored: Tensor

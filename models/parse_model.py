@@ -73,7 +73,7 @@ class ParseModel(BaseModel):
         losses = {
             "P": self.opt.parse_map * F.cross_entropy(logits, batch["labels"].long()),
             "SR": self.opt.parse_sr * F.l1_loss(restored, batch["gt"])}
-        self.update("P", sum(losses.values()))
+        self.optimize("P", sum(losses.values()))
         return {name: loss.detach() for name, loss in losses.items()}
 
     @torch.no_grad()

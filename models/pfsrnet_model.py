@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,36 +170,31 @@ class PFSRNetModel(BaseModel):
         losses = {"Pix": opt.lambda_pix * pixel(restored, gt),
                   "GAN": opt.lambda_gan[at] * adversarial,
                   **self._feature_losses(restored, gt)}
-        self.update("G", sum(losses.values()))
+        self.optimize("G", sum(losses.values()))
         with torch.no_grad():       # in train mode: batch norms see each batch twice, as published
             restored = self._enlarge(lq)
-        losses |= self._update_critic(restored, gt)
+        losses |= self._update_critic(restored, gt, batch["place"])
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _update_critic(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def _update_critic(self, restored: Tensor, gt: Tensor, place: list[int]
+                       ) -> dict[str, Tensor]:
         """One step of D; its two losses go backwards one after the other.
 
         A single backward pass would add three gradients per weight in an order that depends on the
         device's threads, since the penalty's graph is made by a backward pass itself.
         """
-        opt, part = self.opt, self.part
+        opt = self.opt
         critic = critic_loss(self._judge(gt), self._judge(restored), opt.lambda_drift)
-        self.part = replace(part, last=False)
-        self.update("D", critic)
-        penalty = opt.lambda_gp * gradient_penalty(self._judge, restored, gt, self._shares(gt),
-                                                   opt.gp)
-        self.part = replace(part, first=False)
-        self.update("D", penalty)
-        self.part = part
+        penalty = opt.lambda_gp * gradient_penalty(self._judge, restored, gt,
+                                                   self._shares(gt, place), opt.gp)
+        self.optimize("D", critic, penalty)
         return {"D": critic, "GP": penalty}
 
-    def _shares(self, gt: Tensor) -> Tensor:
+    def _shares(self, gt: Tensor, place: list[int]) -> Tensor:
         """How much of each target is in the penalty's mixture, (B, 1, 1, 1); the same numbers
         on every device, for a step is to repeat exactly after resuming anywhere."""
-        if self.part.first:
-            self._chance = np.random.default_rng(
-                [self.opt.seed, distributed.rank(), self.step])
-        share = torch.from_numpy(self._chance.random((len(gt), 1, 1, 1)))
+        chance = np.random.default_rng([self.opt.seed, distributed.rank(), self.step])
+        share = torch.from_numpy(chance.random((max(place) + 1, 1, 1, 1))[place])
         return share.to(gt.dtype).to(gt.device)     # an NPU takes no float64
 
     def _check_sizes(self, lq: Tensor, gt: Tensor) -> None:

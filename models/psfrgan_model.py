@@ -150,9 +150,9 @@ class PSFRGANModel(BaseModel):
             "FM": opt.lambda_fm * torch.stack(matching).mean(),
             "G": opt.lambda_g * generator_loss(logits, opt.gan_mode),
             **self._vgg_losses(restored, gt, labels)}
-        self.update("G", sum(losses.values()))
+        self.optimize("G", sum(losses.values()))
         losses["D"] = discriminator_loss(real_logits, fake_logits, opt.gan_mode)
-        self.update("D", losses["D"])
+        self.optimize("D", losses["D"])
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _vgg_losses(self, restored: Tensor, gt: Tensor, labels: Tensor) -> dict[str, Tensor]:

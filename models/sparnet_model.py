@@ -59,7 +59,7 @@ class SPARNetModel(BaseModel):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         pixel = F.l1_loss(self.restore(batch["lq"]), batch["gt"])
-        self.update("G", self.opt.lambda_pix * pixel)
+        self.optimize("G", self.opt.lambda_pix * pixel)
         return {"Pix": self.opt.lambda_pix * pixel.detach()}
 
     def restore(self, lq: Tensor) -> Tensor:

@@ -148,13 +148,14 @@ class SPARNetHDModel(BaseModel):
             "G": opt.lambda_g * generator_loss(logits, opt.gan_mode)}
         if opt.lambda_pcp:
             losses["PCP"] = opt.lambda_pcp * self._perceptual(restored, gt)
-        if self.part.first:     # before the step: H lags by one, as published
-            self.update_average("H", opt.ema_decay)
-            iterate_spectral_norms(self.bare["H"])
-        self.update("G", sum(losses.values()))
+        self.optimize("G", sum(losses.values()))
         losses["D"] = discriminator_loss(real_logits, fake_logits, opt.gan_mode)
-        self.update("D", losses["D"])
+        self.optimize("D", losses["D"])
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def before_backward(self) -> None:
+        self.update_average("H", self.opt.ema_decay)    # H lags by one step, as published
+        iterate_spectral_norms(self.bare["H"])
 
     def _perceptual(self, restored: Tensor, gt: Tensor) -> Tensor:
         with torch.no_grad():

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from engine import checkpoint, distributed
-from engine.optimizer_step import WHOLE, Part
-from models.base_model import BaseModel, frozen, split
+from engine.step import cut
+from models.base_model import BaseModel, frozen
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.style_options import (
@@ -133,7 +133,7 @@ class StyleTraining(BaseModel):
         for name, key in (("G", "g_optim"), ("D", "d_optim")):
             if key not in content:
                 continue
-            groups = self.precision.updates[name].optimizer.param_groups
+            groups = self.precision.steps[name].optimizer.param_groups
             if len(groups) != len(content[key]["param_groups"]):
                 logger.warning("optimizer %s starts anew: that of %s has other parameter groups",
                                name, path)
@@ -143,32 +143,7 @@ class StyleTraining(BaseModel):
 
     # -- training ---------------------------------------------------------------------------------
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = {}
-        for phase in self._phases():
-            losses |= phase(batch)
-        self._end_step()
-        return losses
-
-    def run_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """As every recipe's; each optimiser steps up to twice, so parts go through phase by phase.
-        """
-        count = len(batch["path"])
-        parts = split({**batch, "place": torch.arange(count)}, self.opt.batch_size)
-        if len(parts) == 1:
-            return self.train_step(batch)
-        losses: dict[str, Tensor] = {}
-        for phase in self._phases():
-            for index, samples in enumerate(parts):
-                weight = len(samples["path"]) / count
-                self.part = Part(index == 0, index == len(parts) - 1, weight)
-                for name, loss in phase(samples).items():
-                    losses[name] = losses.get(name, 0) + weight * loss
-        self.part = WHOLE
-        self._end_step()
-        return losses
-
-    def _phases(self) -> list[Callable[[dict[str, Any]], dict[str, Tensor]]]:
+    def phases(self) -> list[Callable[[dict[str, Any]], dict[str, Tensor]]]:
         """What this step consists of, in the published order."""
         opt = self.opt
         wanted = ((self._train_d, True), (self._regularize_d, self._due(opt.d_reg_every, opt.r1)),
@@ -179,7 +154,9 @@ class StyleTraining(BaseModel):
     def _due(self, every: int, weight: float) -> bool:
         return bool(every and weight) and self.iteration % every == 0
 
-    def _end_step(self) -> None:
+    def on_step_end(self) -> None:
+        if self._due(self.opt.g_reg_every, self.opt.path_regularize):
+            distributed.average([self.path_mean])
         self.update_average("H", self.opt.ema_decay)
         self.iteration += 1
 
@@ -188,7 +165,7 @@ class StyleTraining(BaseModel):
             made = self._make(batch, FOR_D)
         loss = (real_term(self.networks["D"](batch["gt"]), "logistic")
                 + fake_term(self.networks["D"](made), "logistic"))
-        self.update("D", loss)
+        self.optimize("D", loss)
         return {"D": loss.detach()}
 
     def _regularize_d(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -196,7 +173,7 @@ class StyleTraining(BaseModel):
         logits = self._in_fp32("D", gt)
         loss = self.opt.r1 / 2 * self.opt.d_reg_every * r1_penalty(logits, gt)
         # Zero gradients for what has no part in it: without any, Adam would skip those weights.
-        self.update("D", loss + 0 * logits.sum())
+        self.optimize("D", loss + 0 * logits.sum())
         return {"R1": loss.detach()}
 
     def _train_g(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -204,7 +181,7 @@ class StyleTraining(BaseModel):
         with frozen(self.bare["D"]):    # backward too, which may compute D again
             losses = {"G": self.opt.lambda_g * generator_term(self.networks["D"](made), "logistic"),
                       **self._losses(made, batch)}
-            self.update("G", sum(losses.values()))
+            self.optimize("G", sum(losses.values()))
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _losses(self, made: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -214,16 +191,14 @@ class StyleTraining(BaseModel):
     def _regularize_g(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         opt = self.opt
         count = max(1, len(batch["gt"]) // opt.path_batch_shrink)
-        batch = {key: value[:count] for key, value in batch.items() if key != "bad"}
+        fraction, batch = batch["fraction"], cut(batch, 0, count)
         images, latents = self._images_and_latents(batch)
         lengths = path_lengths(images, latents, self._direction(batch))
-        penalty, mean = path_length_penalty(lengths, self.path_mean, PATH_DECAY * self.part.weight)
+        penalty, mean = path_length_penalty(lengths, self.path_mean, PATH_DECAY * fraction)
         loss = opt.path_regularize * opt.g_reg_every * penalty
-        self.update("G", loss + 0 * images.sum())
+        self.optimize("G", loss + 0 * images.sum())
         # A step that is skipped must not spoil the ones after it.
         self.path_mean = torch.where(torch.isfinite(mean), mean.float(), self.path_mean)
-        if self.part.last:
-            distributed.average([self.path_mean])
         return {"Path": loss.detach()}
 
     # -- making pictures --------------------------------------------------------------------------
@@ -257,9 +232,8 @@ class StyleTraining(BaseModel):
 
     def _randn(self, batch: dict[str, Any], stream: int, *shape: int) -> Tensor:
         """N(0, 1) of this shape for each picture of the batch."""
-        places = batch.get("place", range(len(batch["gt"])))
-        drawn = [torch.randn(shape, generator=self._random(stream, distributed.rank(), int(place)))
-                 for place in places]
+        drawn = [torch.randn(shape, generator=self._random(stream, distributed.rank(), place))
+                 for place in batch["place"]]
         return torch.stack(drawn).to(batch["gt"])
 
     def _direction(self, batch: dict[str, Any]) -> Tensor:

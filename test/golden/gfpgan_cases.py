@@ -341,7 +341,7 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     model.bare["G"].register_forward_hook(lambda _, args, result: made.append(result))
     model.bare["D"].register_forward_hook(lambda _, args, result: logits.append(result.detach()))
     model.start_step(config["iteration"], 10 ** 6, 10 ** 6)
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     (restored, rgbs), = made
     values = {LOGS[name]: loss[None] for name, loss in losses.items() if name in LOGS}
     values |= {f"l_p_{rgb.shape[2]}": loss[None]

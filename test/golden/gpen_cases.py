@@ -223,7 +223,7 @@ def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list
             made["real_score"].append(model.bare["D"](batch["gt"]).mean())
             made["fake_score"].append(model.bare["D"](model.bare["G"](batch["lq"])[0]).mean())
         model.start_step(index + 1, 100, 100)
-        losses = model.train_step(batch)
+        losses = model.run_step(batch)
         raw |= {name: losses[key] / scale[name] for key, name in (("R1", "r1"), ("Path", "path"))
                 if key in losses}
         raw["path_length"] = model.path_mean / PATH_DECAY       # of the only batch so far

@@ -155,7 +155,7 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
     for step, prefix in ((1, ""), (2, "second.")):
         model.start_step(step, 10 ** 6, 10 ** 6)
         # A loss of weight 0 is not computed, but recorded as 0.
-        found = {"PCP": torch.zeros(()), **model.train_step(batch)}
+        found = {"PCP": torch.zeros(()), **model.run_step(batch)}
         values |= {f"{prefix}loss_{name}": loss for name, loss in found.items()}
         values[f"{prefix}img_SR"] = made[-1]
         if step == 1:
@@ -188,7 +188,7 @@ def parse_iteration(case: dict[str, Any], device: torch.device, folder: Path) ->
     hook = network.register_forward_hook(lambda _, args, result: values.update(
         pred_Parse=result[0].detach(), img_SR=result[1].detach()))
     model.start_step(1, 10 ** 6, 10 ** 6)
-    values |= {f"loss_{name}": loss for name, loss in model.train_step(batch).items()}
+    values |= {f"loss_{name}": loss for name, loss in model.run_step(batch).items()}
     hook.remove()
     after = watched(case, network.state_dict())
     values |= {f"{key}:grad": weight.grad for key, weight in network.named_parameters()}

@@ -81,12 +81,12 @@ def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list
     hook = net.register_forward_hook(lambda _, args, result: sr.append(result.detach().clone()))
     for step in range(1, config["steps"] + 1):
         model.start_step(step, 10 ** 6, 10 ** 6)
-        losses[f"loss_Pix_step{step}"] = model.train_step({"lq": lq, "gt": gt})["Pix"]
+        losses[f"loss_Pix_step{step}"] = model.run_step({"lq": lq, "gt": gt})["Pix"]
         if step == 1:
             grads = {key: p.grad.clone() for key, p in net.named_parameters()}
     hook.remove()
     after = net.state_dict()
-    moments = model.precision.updates["G"].optimizer.state
+    moments = model.precision.steps["G"].optimizer.state
     values = {
         "outputs": losses, "grads_step1": grads, "params_after": after, "buffers_after": after,
         "param_deltas": {key: after[key] - start[key] for key in grads},

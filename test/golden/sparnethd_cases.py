@@ -90,7 +90,7 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
         lambda _, args, result: forwards.append(result.detach().clone()))
     for step in range(1, config["steps"] + 1):
         model.start_step(step, 10 ** 6, 10 ** 6)
-        found = model.train_step({"lq": lq, "gt": gt})
+        found = model.run_step({"lq": lq, "gt": gt})
         values |= {f"loss_{name}_step{step}": loss for name, loss in found.items()}
         values[f"sr_step{step}"] = forwards[-1]
         # The published forward of H is its power iteration, which ours has done: eval repeats it.

@@ -84,13 +84,13 @@ def missing(counts: Counter[str], kernels: set[str]) -> list[str]:
 
 def record_step(model: Any, batch: dict[str, Any]) -> Counter[str]:
     """Operators of the second training step (the first makes the optimiser's state) and restore."""
-    for update in model.precision.updates.values():
+    for update in model.precision.steps.values():
         for group in update.optimizer.param_groups:
             group["foreach"] = True         # torch's Adam takes that form on a card by itself
-    model.train_step(batch)
+    model.run_step(batch)
     with Recorder() as recorder:
         model.start_step(2, 100, 100)
-        model.train_step(batch)
+        model.run_step(batch)
     counts = recorder.counts
     model.eval()
     with torch.no_grad(), Recorder() as restoring:

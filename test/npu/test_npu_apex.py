@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from npu_suite import FOLDER, ROOT, load
 from torch import nn
 
-from engine.optimizer_step import Part
+from engine.optimizer_step import MicroBatch
 from engine.precision import Precision
 from tools.golden import fill, make_input
 
@@ -51,7 +51,7 @@ def run(precision: Precision, wrapped: nn.Module, steps: range, device: torch.de
     for step in steps:
         x, y = pair(step, device)
         loss = F.l1_loss(wrapped(x), y)
-        precision.updates["G"].step(loss)
+        precision.steps["G"].step(loss)
         losses.append(float(loss.detach()))
     return losses
 
@@ -95,7 +95,7 @@ def test_going_on_from_a_file_equals_not_stopping(optimizer: str, npu: torch.dev
     whole, wrapped = prepared(whole_network, npu, **settings)
     run(whole, wrapped, range(3), npu)
     content = {"weights": whole.state_of(whole_network), "amp": whole.state_dict(),
-               "optimizer": whole.updates["G"].optimizer.state_dict()}
+               "optimizer": whole.steps["G"].optimizer.state_dict()}
     torch.save(npu_suite.newtrain.checkpoint._to_cpu(content), tmp_path / "state.pth")
     expected = run(whole, wrapped, range(3, 6), npu)
     apex()      # a new process
@@ -124,7 +124,7 @@ def test_overflow_skips_the_step_and_halves_the_scale(npu: torch.device) -> None
     run(precision, wrapped, range(1), npu)
     before = {key: value.clone() for key, value in precision.state_of(network).items()
               if key in dict(network.named_parameters())}
-    precision.updates["G"].step(wrapped(pair(1, npu)[0]).sum() * 1e6)
+    precision.steps["G"].step(wrapped(pair(1, npu)[0]).sum() * 1e6)
     after = precision.state_of(network)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert precision.state_dict()["loss_scaler0"] == {"loss_scale": 32768.0, "unskipped": 0}
@@ -133,14 +133,14 @@ def test_overflow_skips_the_step_and_halves_the_scale(npu: torch.device) -> None
 def test_parts_of_a_batch_are_unscaled_once(npu: torch.device) -> None:
     """Two equal halves are the whole: gradients are summed before they are unscaled."""
     results = []
-    for parts in ([Part()], [Part(True, False, 0.5), Part(False, True, 0.5)]):
+    for parts in ([MicroBatch()], [MicroBatch(True, False, 0.5), MicroBatch(False, True, 0.5)]):
         for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
             del sys.modules[name]
         network = net(npu).eval()       # batch statistics would tell the halves apart
         precision, wrapped = prepared(network, npu)
         x, y = pair(0, npu)
         for part in parts:
-            precision.updates["G"].step(F.l1_loss(wrapped(x), y), part)
+            precision.steps["G"].step(F.l1_loss(wrapped(x), y), at=part)
         assert precision.state_dict()["loss_scaler0"]["unskipped"] == 1
         results.append(precision.state_of(network)["conv2.weight"].cpu())
     assert torch.allclose(results[0], results[1], atol=1e-6)
@@ -149,7 +149,7 @@ def test_parts_of_a_batch_are_unscaled_once(npu: torch.device) -> None:
 def test_clipping_limits_the_unscaled_gradients(npu: torch.device) -> None:
     precision, wrapped = prepared(net(npu), npu, grad_clip=1e-3)
     run(precision, wrapped, range(1), npu)
-    assert float(precision.updates["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert float(precision.steps["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_o1_leaves_weights_in_fp32(npu: torch.device) -> None:
@@ -178,14 +178,14 @@ def test_amp_is_initialised_once_over_everything(npu: torch.device,
     assert calls == [(2, 2, {"opt_level": "O2", "loss_scale": 64.0, "combine_grad": True,
                              "num_losses": 2})]
     assert wrapped["fixed"].conv1.weight.dtype == torch.float32
-    precision.updates["D"].step(wrapped["D"](pair(0, npu)[0]).sum())
+    precision.steps["D"].step(wrapped["D"](pair(0, npu)[0]).sum())
     assert [scaler["unskipped"] for scaler in (
         precision.state_dict()[f"loss_scaler{i}"] for i in range(2))] == [0, 1]
 
 
 def test_a_recipe_with_missing_gradients_gets_the_plain_adam(npu: torch.device) -> None:
     precision, _ = prepared(net(npu), npu, every_gradient=False)
-    assert type(precision.updates["G"].optimizer) is torch.optim.Adam
+    assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match="--optimizer fused"):
         prepared(net(npu), npu, every_gradient=False, optimizer="fused")
 

@@ -105,7 +105,7 @@ def test_a_master_without_gradient_is_left_alone_under_o2() -> None:
             {"lr": 1e-2, "betas": (0.9, 0.99)})
     precision.prepare({"G": network}, {"G": plan}, False)
     before = {key: value.clone() for key, value in precision.state_of(network).items()}
-    precision.updates["G"].step(network["used"](torch.ones(1, 2).half()).float().sum())
+    precision.steps["G"].step(network["used"](torch.ones(1, 2).half()).float().sum())
     after = precision.state_of(network)
     assert {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])} == {
         "used"}

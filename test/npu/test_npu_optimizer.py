@@ -72,7 +72,7 @@ def prepared(net: nn.Module, device: torch.device, every_gradient: bool = True,
 
 def update_steps(precision: Precision, net: nn.Module, numbers: range) -> None:
     for step in numbers:
-        precision.updates["G"].step(loss_of(net, step, precision.device))
+        precision.steps["G"].step(loss_of(net, step, precision.device))
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_other_settings_are_adams_too(settings: dict, npu: torch.device) -> None
 def test_precision_takes_it_by_itself_and_gets_adams_values(npu: torch.device) -> None:
     precision, net = prepared(network(npu), npu)
     update_steps(precision, net, range(10))
-    assert type(precision.updates["G"].optimizer).__name__ == "NpuFusedAdam"
+    assert type(precision.steps["G"].optimizer).__name__ == "NpuFusedAdam"
     assert farthest(weights_of(net), adam_weights(10)) < 1e-6
 
 
@@ -112,7 +112,7 @@ def test_update_zeroes_through_the_optimiser(level: str, npu: torch.device) -> N
     """Gradients that somebody left behind before the step do not count either."""
     precision, net = prepared(network(npu), npu, opt_level=level, loss_scale=None)
     for step in range(5):
-        precision.updates["G"].step(loss_of(net, step, npu))
+        precision.steps["G"].step(loss_of(net, step, npu))
         loss_of(net, 50 + step, npu).backward()
     limit = 1e-6 if level == "O0" else 2e-2     # fp16 weights; stale gradients give 4e-2 and more
     state = {key: value.cpu() for key, value in precision.state_of(
@@ -139,7 +139,7 @@ def test_alone_it_dies_of_a_late_first_gradient(npu: torch.device) -> None:
 
 def test_precision_takes_adam_for_recipes_with_late_gradients(npu: torch.device) -> None:
     precision, _ = prepared(network(npu), npu, every_gradient=False)
-    assert type(precision.updates["G"].optimizer) is torch.optim.Adam
+    assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match=r"--optimizer fused.*--optimizer adam"):
         prepared(network(npu), npu, every_gradient=False, optimizer="fused")
 
@@ -178,7 +178,7 @@ def test_clipping_returns_the_norm_before_and_limits_what_is_taken(npu: torch.de
 def test_update_clips_the_fused_gradients(level: str, npu: torch.device) -> None:
     precision, net = prepared(network(npu), npu, opt_level=level, grad_clip=1e-3)
     update_steps(precision, net, range(3))
-    assert float(precision.updates["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert float(precision.steps["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize("scaler", ["torch", "torch_npu"])
@@ -261,14 +261,14 @@ def test_precision_restores_it_exactly_from_either_state(origin: str, npu: torch
     precision.load_optimizer("G", state)
     update_steps(precision, net, range(5, 10))
     assert farthest(weights_of(net), adam_weights(10)) < 1e-6
-    assert {int(entry["step"]) for entry in precision.updates["G"].optimizer.state.values()} == {10}
+    assert {int(entry["step"]) for entry in precision.steps["G"].optimizer.state.values()} == {10}
 
 
 def test_precision_refuses_a_state_after_a_step(npu: torch.device) -> None:
     precision, net = prepared(network(npu), npu)
     update_steps(precision, net, range(1))
     with pytest.raises(AssertionError, match="ignores a load"):
-        precision.load_optimizer("G", precision.updates["G"].optimizer.state_dict())
+        precision.load_optimizer("G", precision.steps["G"].optimizer.state_dict())
 
 
 # ---- parameters ---------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_precision_refuses_bf16_up_front_and_never_uses_it_on_the_cpu(npu: torch
 def test_masters_are_what_it_holds_under_o2(npu: torch.device) -> None:
     precision, net = prepared(network(npu), npu, opt_level="O2")
     update_steps(precision, net, range(2))
-    held = precision.updates["G"].optimizer.param_groups[0]["params"]
+    held = precision.steps["G"].optimizer.param_groups[0]["params"]
     assert {p.dtype for p in held} == {torch.float32}
-    for weight, master in precision.updates["G"].pairs:
+    for weight, master in precision.steps["G"].pairs:
         assert weight.dtype is torch.float16 and torch.equal(weight.cpu(), master.half().cpu())

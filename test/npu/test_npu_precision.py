@@ -30,7 +30,7 @@ def golden_run(device: torch.device, overflows: tuple[int, ...] = (), **settings
     network = recorded.Net()
     fill(network)
     precision, wrapped = prepared(network, device, opt_level="O2", keep_fp32="apex", **settings)
-    update, losses, scales = precision.updates["G"], [], []
+    update, losses, scales = precision.steps["G"], [], []
     for step in range(6):
         x, y = (make_input(f"amp_{kind}{step}", (2, 3, 8, 8)).to(device) for kind in "xy")
         update.scaler.unscale = lambda grads, step=step: (
@@ -92,7 +92,7 @@ def test_a_truly_infinite_gradient_skips_the_step_under_the_dynamic_scale(
     fill(network)
     precision, wrapped = prepared(network, npu, opt_level="O2", loss_scale="dynamic",
                                   optimizer=optimizer)
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     x = make_input("overflow", (2, 3, 8, 8)).to(npu)
     update.step(wrapped(x).square().mean())
     before = precision.state_of(network)["conv1.weight"].cpu().clone()
@@ -105,7 +105,7 @@ def test_a_truly_infinite_gradient_skips_the_step_under_the_dynamic_scale(
 
 def test_an_infinite_loss_is_counted_on_the_device(npu: torch.device) -> None:
     precision, wrapped = prepared(recorded.Net(), npu, opt_level="O2")
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     x = torch.rand(2, 3, 8, 8, device=npu)
     update.step(wrapped(x).square().mean())
     assert int(update.bad_steps) == 0
@@ -118,7 +118,7 @@ def test_o1_runs_convolutions_in_fp16_and_skips_what_overflows(npu: torch.device
     precision, wrapped = prepared(network, npu, opt_level="O1")
     seen = []
     network.register_forward_hook(lambda _, args, output: seen.append(output.dtype))
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     x = torch.rand(2, 3, 8, 8, device=npu)
     update.step(wrapped(x).square().mean())
     before = network.weight.detach().cpu().clone()
@@ -149,7 +149,7 @@ def test_every_optimiser_has_a_scaler_of_its_own(npu: torch.device) -> None:
     plans = {name: ([name], lambda net: [{"params": list(net.parameters())}],
                     {"lr": 1e-3, "betas": (0.9, 0.99)}) for name in "GD"}
     precision.prepare({name: nn.Conv2d(3, 3, 1).to(npu) for name in "GD"}, plans, True)
-    assert precision.updates["G"].scaler is not precision.updates["D"].scaler
+    assert precision.steps["G"].scaler is not precision.steps["D"].scaler
 
 
 def test_torch_npus_static_scaler_changes_and_skips_nothing(npu: torch.device) -> None:

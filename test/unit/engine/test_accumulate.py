@@ -17,8 +17,9 @@ from torch import Tensor
 import data
 import models
 from data.base_dataset import collate
-from engine.optimizer_step import LossScaler
-from models.base_model import BaseModel, split
+from engine.optimizer_step import WHOLE, LossScaler
+from engine.step import Step
+from models.base_model import BaseModel
 from models.ops.spectral import iterate_spectral_norms
 from utils.images.io import write_image
 
@@ -38,7 +39,7 @@ def make(tiny_run: Callable, name: str, samples: int, *arguments: str) -> tuple[
 def gradients(model: BaseModel) -> dict[str, Tensor]:
     """The fp32 gradients that the last step used, one vector per optimiser."""
     return {name: torch.cat([master.grad.double().flatten() for master in update.masters])
-            for name, update in model.precision.updates.items()}
+            for name, update in model.precision.steps.items()}
 
 
 def distance(one: Tensor, two: Tensor) -> float:
@@ -52,13 +53,42 @@ def state_of(model: BaseModel) -> dict[str, Tensor]:
 
 # ---- parts and the whole -------------------------------------------------------------------------
 
+class Recorded:
+    """What a step needs of a model, and what it was told."""
+    networks: dict = {}
+    micro_batch = WHOLE
+    began = True
+    ended = 0
+
+    def on_step_end(self) -> None:
+        self.ended += 1
+
+
 @pytest.mark.parametrize("count, sizes", [(4, [2, 2]), (5, [2, 2, 1]), (1, [1]), (2, [2])])
-def test_a_batch_falls_into_parts_in_order(count: int, sizes: list[int]) -> None:
-    batch = {"lq": torch.arange(count), "path": [str(i) for i in range(count)], "bad": ["x"] * 3}
-    parts = split(batch, 2)
-    assert [len(part["path"]) for part in parts] == sizes
-    assert torch.equal(torch.cat([part["lq"] for part in parts]), batch["lq"])
-    assert [path for part in parts for path in part["path"]] == batch["path"]
+def test_a_batch_falls_into_micro_batches_in_order(count: int, sizes: list[int]) -> None:
+    batch = {"gt": torch.arange(count), "path": [str(i) for i in range(count)], "bad": ["x"] * 3}
+    model, places = Recorded(), []
+    with Step(model, 2) as step:
+        found = []
+        for micro_batch in step.split(batch):
+            found.append(micro_batch)
+            places.append((model.micro_batch.first, model.micro_batch.last))
+            assert model.ended == 0
+    assert [len(each["path"]) for each in found] == sizes
+    assert torch.equal(torch.cat([each["gt"] for each in found]), batch["gt"])
+    assert [path for each in found for path in each["path"]] == batch["path"]
+    assert [place for each in found for place in each["place"]] == list(range(count))
+    assert [each["fraction"] for each in found] == [size / count for size in sizes]
+    assert places == [(i == 0, i == len(sizes) - 1) for i in range(len(sizes))]
+    assert (model.ended, model.micro_batch) == (1, WHOLE)
+
+
+def test_a_step_that_fails_leaves_no_trace_and_ends_nothing() -> None:
+    model = Recorded()
+    with pytest.raises(RuntimeError, match="lost"), Step(model, 2) as step:
+        for _ in step.split({"gt": torch.arange(4)}):
+            raise RuntimeError("lost")
+    assert (model.ended, model.micro_batch) == (0, WHOLE)
 
 
 # PFSRNet's discriminator looks at the deviation among the pictures of a part.
@@ -121,13 +151,13 @@ def test_optimisers_step_once_per_step(name: str, tiny_run: Callable) -> None:
         model.start_step(step, 100, 100)
         model.run_step(batch)
     counts = {name: {int(entry["step"]) for entry in update.optimizer.state.values()}
-              for name, update in model.precision.updates.items()}
+              for name, update in model.precision.steps.items()}
     assert all(count == {2} for count in counts.values()), counts
 
 
 def test_a_dynamic_loss_scale_counts_steps_not_parts(tiny_run: Callable) -> None:
     model, batch = make(tiny_run, "sparnet", 4, "--opt_level", "O2", "--loss_scale", "dynamic")
-    scaler = model.precision.updates["G"].scaler
+    scaler = model.precision.steps["G"].scaler
     scaler.loss_scale = 128.0
     model.run_step(batch)
     assert isinstance(scaler, LossScaler) and (scaler.unskipped, scaler.loss_scale) == (1, 128.0)

@@ -63,7 +63,7 @@ def _golden_run(overflows: tuple[int, ...], **settings: object) -> tuple[dict, l
     network = Net()
     fill(network)
     precision, wrapped = prepared(network, keep_fp32="apex", **settings)
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     losses, scales = [], []
     for step in range(6):
         x, y = (make_input(f"amp_{kind}{step}", (2, 3, 8, 8)) for kind in "xy")
@@ -149,7 +149,7 @@ def test_masters_start_where_asked(init: str, equal: bool) -> None:
 def test_saved_weights_are_the_masters_not_the_rounded_copies() -> None:
     network = Net()
     precision, wrapped = prepared(network, opt_level="O2")
-    precision.updates["G"].step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
+    precision.steps["G"].step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
     saved = precision.state_of(network)["conv1.weight"]
     assert saved.dtype == torch.float32
     assert not torch.equal(saved, network.conv1.weight.float())
@@ -162,7 +162,7 @@ def test_saved_weights_are_the_masters_not_the_rounded_copies() -> None:
 def test_a_step_with_infinite_loss_changes_nothing_and_is_counted(settings: dict) -> None:
     network = Net()
     precision, wrapped = prepared(network, **settings)
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     update.step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
     before = {k: v.clone() for k, v in precision.state_of(network).items() if "running" not in k
               and "num_batches" not in k}
@@ -177,7 +177,7 @@ def test_an_infinite_gradient_skips_exactly_that_step_under_the_dynamic_scale() 
         network = Net()
         fill(network)
         precision, wrapped = prepared(network, opt_level="O2", loss_scale="dynamic")
-        update, found = precision.updates["G"], []
+        update, found = precision.steps["G"], []
         for step in range(4):
             x = make_input(f"inject{step}", (2, 3, 8, 8))
             if step == 1 and inject:
@@ -202,7 +202,7 @@ def test_an_infinite_gradient_skips_exactly_that_step_under_the_dynamic_scale() 
 def test_an_infinite_gradient_under_the_static_scale_is_taken_and_shows_in_the_next_loss() -> None:
     network = Net()
     precision, wrapped = prepared(network, opt_level="O2")
-    update = precision.updates["G"]
+    update = precision.steps["G"]
     handle = network.conv2.weight.register_hook(lambda g: g * float("inf"))
     update.step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
     handle.remove()
@@ -224,7 +224,7 @@ def test_amp_state_has_apex_layout_and_comes_back() -> None:
 def test_apex_own_flat_state_is_understood() -> None:
     fresh, _ = prepared(Net(), opt_level="O2", loss_scale="dynamic")
     fresh.load_state_dict({"loss_scaler0": {"loss_scale": 512.0, "unskipped": 7}})
-    assert fresh.updates["G"].scaler.loss_scale == 512.0
+    assert fresh.steps["G"].scaler.loss_scale == 512.0
 
 
 def test_dynamic_scale_grows_after_its_window_up_to_a_limit() -> None:
@@ -236,8 +236,8 @@ def test_dynamic_scale_grows_after_its_window_up_to_a_limit() -> None:
 
 def test_gradient_clipping_limits_the_masters_gradients() -> None:
     precision, wrapped = prepared(Net(), opt_level="O2", grad_clip=1e-3)
-    precision.updates["G"].step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
-    assert float(precision.updates["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
+    precision.steps["G"].step(wrapped(torch.rand(2, 3, 8, 8)).square().mean())
+    assert float(precision.steps["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize("settings, word", [
@@ -260,14 +260,14 @@ def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -
         return network.to(memory_format=layout)
     x = make_input("layout", (2, 3, 6, 6))
     first, wrapped = prepared(net(torch.contiguous_format), opt_level="O0", optimizer=optimizer)
-    first.updates["G"].step(wrapped(x).square().mean())
-    state = copy.deepcopy(first.updates["G"].optimizer.state_dict())
+    first.steps["G"].step(wrapped(x).square().mean())
+    state = copy.deepcopy(first.steps["G"].optimizer.state_dict())
     weights = {k: v.clone() for k, v in wrapped.state_dict().items()}
-    first.updates["G"].step(wrapped(x).square().mean())
+    first.steps["G"].step(wrapped(x).square().mean())
     second, other = prepared(net(torch.channels_last), opt_level="O0", optimizer=optimizer)
     second.load_state_of(other, weights)
     second.load_optimizer("G", state)
-    second.updates["G"].step(other(x).square().mean())
+    second.steps["G"].step(other(x).square().mean())
     assert torch.allclose(other.weight, wrapped.weight, atol=1e-6)
 
 

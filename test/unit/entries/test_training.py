@@ -287,7 +287,7 @@ def test_one_step_reaches_every_weight(name: str, tiny_run: Callable) -> None:
     model, batch = tiny_run(name)
     before = {letter: {key: value.clone() for key, value in state.items()}
               for letter, state in model.weights().items()}
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     unmoved = [f"{letter}.{key}" for letter, network in model.bare.items()
                for key, parameter in network.named_parameters()
@@ -299,10 +299,10 @@ def test_one_step_reaches_every_weight(name: str, tiny_run: Callable) -> None:
 @pytest.mark.parametrize("name", models.names())
 def test_every_recipe_trains_at_every_precision(name: str, level: str, tiny_run: Callable) -> None:
     model, batch = tiny_run(name, "--opt_level", level)
-    first = sum(model.train_step(batch).values())
+    first = sum(model.run_step(batch).values())
     for step in range(2, 6):
         model.start_step(step, 100, 100)
-        last = sum(model.train_step(batch).values())
+        last = sum(model.run_step(batch).values())
     assert torch.isfinite(last) and last < first
 
 
@@ -311,16 +311,16 @@ def test_every_recipe_trains_at_every_precision(name: str, level: str, tiny_run:
 def test_going_on_from_a_state_equals_not_stopping(name: str, level: str, tiny_run: Callable,
                                                    tmp_path: Path) -> None:
     model, batch = tiny_run(name, "--opt_level", level)
-    model.train_step(batch)
+    model.run_step(batch)
     torch.save(model.state_dict(), tmp_path / "state.pth")
     model.start_step(2, 100, 100)
-    model.train_step(batch)
+    model.run_step(batch)
     fresh, _ = tiny_run(name, "--opt_level", level)
     again = type(fresh)(fresh.opt, fresh.device)
     again.setup(torch.load(tmp_path / "state.pth", weights_only=True))
     again.train()
     again.start_step(2, 100, 100)
-    again.train_step(batch)
+    again.run_step(batch)
     for letter, state in model.weights().items():
         other = again.weights()[letter]
         assert [key for key in state if not torch.equal(state[key], other[key])] == []

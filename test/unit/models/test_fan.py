@@ -29,7 +29,7 @@ def test_without_a_teacher_the_known_landmarks_are_the_target(tiny_run: Callable
     model, batch = tiny_run("fan", "--fan_sigma", "2")
     expected = F.mse_loss(model.heatmaps(batch["gt"]),
                           gaussian_maps(batch["landmarks"], 32, 2.0)).item()
-    assert model.train_step(batch)["HM"].item() == pytest.approx(expected, rel=1e-6)
+    assert model.run_step(batch)["HM"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_targets_peaks_are_the_landmarks_of_the_synthetic_faces(tiny_run: Callable) -> None:
@@ -55,13 +55,13 @@ def test_a_teachers_last_maps_of_the_enlarged_picture_are_the_target(taught: tup
     with torch.no_grad():
         target = model.bare["T"](large)[-1]
     expected = F.mse_loss(model.heatmaps(batch["gt"]), target).item()
-    assert model.train_step(batch)["HM"].item() == pytest.approx(expected, rel=1e-5)
+    assert model.run_step(batch)["HM"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_stays_as_it_is(taught: tuple) -> None:
     model, batch = taught
     before = {key: value.clone() for key, value in model.bare["T"].state_dict().items()}
-    model.train_step(batch)
+    model.run_step(batch)
     after = model.bare["T"].state_dict()
     assert not model.bare["T"].training
     assert [key for key in before if not torch.equal(before[key], after[key])] == []
@@ -75,7 +75,7 @@ def test_data_without_landmarks_needs_a_teacher(tiny_run: Callable) -> None:
     model, batch = tiny_run("fan")
     del batch["landmarks"]
     with pytest.raises(ValueError, match="--fan_teacher; got --dataset_name synthetic"):
-        model.train_step(batch)
+        model.run_step(batch)
 
 
 def test_validation_counts_landmarks_that_were_found(tiny_run: Callable) -> None:
@@ -121,7 +121,7 @@ def test_its_weights_are_what_pfsrnet_takes(tiny_run: Callable, tmp_path: Path) 
     torch.save(model.weights()["G"], tmp_path / "fan.pth")
     other, batch = tiny_run("pfsrnet", "--fan_weights", str(tmp_path / "fan.pth"))
     assert torch.equal(other.bare["FAN"].conv.weight, model.bare["G"].conv.weight)
-    assert other.train_step(batch)["ATT"] > 0
+    assert other.run_step(batch)["ATT"] > 0
 
 
 def test_a_pickled_module_to_start_from_is_refused_with_the_way_out(tiny_run: Callable,

@@ -95,7 +95,7 @@ def test_a_published_setting_is_the_recipes_default(name: str) -> None:
 def test_a_fixed_decoder_stays_while_all_else_moves(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--fix_decoder", "--decoder_weights", "random")
     before = state_of(model, "G")
-    model.train_step(batch)
+    model.run_step(batch)
     changed = moved(before, state_of(model, "G"))
     assert changed == {key for key in before if not key.startswith("stylegan_decoder.")}
 
@@ -103,7 +103,7 @@ def test_a_fixed_decoder_stays_while_all_else_moves(tiny_run: Callable) -> None:
 def test_every_network_has_its_published_rate(tiny_run: Callable) -> None:
     model, _ = tiny_run("gfpgan")
     found = {name: (update.optimizer.param_groups[0]["lr"], update.optimizer.defaults["betas"])
-             for name, update in model.precision.updates.items()}
+             for name, update in model.precision.steps.items()}
     assert found == {"G": (2e-3, (0.0, 0.99)), "D": (2e-3, (0.0, LAZY_BETA)),
                      "components": (2e-3, (0.9, 0.99))}
     assert pytest.approx(0.9905855) == LAZY_BETA
@@ -113,7 +113,7 @@ def test_a_clean_network_learns_slower_and_its_modulated_layers_slower_still(
         tiny_run: Callable) -> None:
     model, _ = tiny_run("gfpgan", "--preset", "1.3")
     rates = {parameter: group["lr"]
-             for group in model.precision.updates["G"].optimizer.param_groups
+             for group in model.precision.steps["G"].optimizer.param_groups
              for parameter in group["params"]}
     network = model.bare["G"]
     assert rates[network.final_conv.weight] == pytest.approx(1e-4)
@@ -132,7 +132,7 @@ def test_a_milestones_rate_starts_with_the_step_after_it(step: int, factor: floa
 def test_the_average_follows_with_its_decay(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--ema_decay", "0.75")
     start = state_of(model, "H")
-    model.train_step(batch)
+    model.run_step(batch)
     g, h = state_of(model, "G"), state_of(model, "H")
     key = "conv_body_first.0.weight"
     assert torch.allclose(h[key], 0.75 * start[key] + 0.25 * g[key])
@@ -142,26 +142,26 @@ def test_the_average_follows_with_its_decay(tiny_run: Callable) -> None:
 def test_discriminators_first_train_alone(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--d_init_steps", "1")
     before = {letter: state_of(model, letter) for letter in ("G", "D", *CRITICS.values())}
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert losses.keys() == {"D", *CRITICS.values()}
     assert [letter for letter in before if not moved(before[letter], state_of(model, letter))
             ] == ["G"]
     model.start_step(2, 100, 100)
-    model.train_step(batch)
+    model.run_step(batch)
     assert moved(before["G"], state_of(model, "G"))
 
 
 def test_g_can_be_trained_at_every_second_step_only(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--d_iters", "2")
-    assert "Pix" not in model.train_step(batch)
+    assert "Pix" not in model.run_step(batch)
     model.start_step(2, 100, 100)
-    assert "Pix" in model.train_step(batch)
+    assert "Pix" in model.run_step(batch)
 
 
 def test_without_component_losses_there_are_no_component_critics(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", *SIMPLE)
     assert set(model.bare) == {"G", "H", "D"}
-    assert model.train_step(batch).keys() == {"Pix", "Pyramid", "G", "D"}
+    assert model.run_step(batch).keys() == {"Pix", "Pyramid", "G", "D"}
 
 
 # ---- losses over time ---------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_the_gradient_penalty_comes_every_few_steps(step: int, expected: bool,
                                                     tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--r1_every", "2", *SIMPLE)
     model.start_step(step, 100, 100)
-    assert ("R1" in model.train_step(batch)) == expected
+    assert ("R1" in model.run_step(batch)) == expected
 
 
 @pytest.mark.parametrize("flag, default, names", [
@@ -185,7 +185,7 @@ def test_a_loss_grows_with_its_weight_and_no_other_does(flag: str, default: floa
     for factor in (1, 3):
         model, batch = tiny_run("gfpgan", f"--lambda_{flag}", str(factor * default),
                                 "--r1_every", "1")
-        runs.append(model.train_step(batch))
+        runs.append(model.run_step(batch))
     grown = {name for name in runs[0] if runs[1][name] != runs[0][name]}
     assert grown == set(names)
     assert all(float(runs[1][name]) == pytest.approx(3 * float(runs[0][name]), rel=1e-5)
@@ -197,7 +197,7 @@ def test_the_penalty_weighs_more_the_rarer_it_is(tiny_run: Callable) -> None:
     for every in ("2", "6"):
         model, batch = tiny_run("gfpgan", "--r1_every", every, *SIMPLE)
         model.start_step(6, 100, 100)
-        values.append(float(model.train_step(batch)["R1"]))
+        values.append(float(model.run_step(batch)["R1"]))
     assert values[1] == pytest.approx(3 * values[0], rel=1e-5)
 
 
@@ -206,7 +206,7 @@ def test_the_pyramid_ends_after_its_last_step(tiny_run: Callable) -> None:
     for step in (5, 6):
         model, batch = tiny_run("gfpgan", "--remove_pyramid", "5", *SIMPLE)
         model.start_step(step, 100, 100)
-        values.append(float(model.train_step(batch)["Pyramid"]))
+        values.append(float(model.run_step(batch)["Pyramid"]))
     assert values[0] > 0.1
     assert values[1] == pytest.approx(1e-12 * values[0], rel=1e-5, abs=0)
 

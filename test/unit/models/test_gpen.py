@@ -80,11 +80,11 @@ def test_a_bare_file_starts_g_and_the_average(tiny_run: Callable, tmp_path: Path
 def training_file(tiny_run: Callable, *arguments: str) -> tuple[object, dict]:
     """A trained recipe and what the original would have saved of it."""
     model, batch = tiny_run("gpen", *arguments)
-    model.train_step(batch)
+    model.run_step(batch)
     weights = {letter: {key: value.clone() for key, value in state.items()}
                for letter, state in model.weights().items()}
     optimizers = {name: update.optimizer.state_dict()
-                  for name, update in model.precision.updates.items()}
+                  for name, update in model.precision.steps.items()}
     return model, {"g": weights["G"], "d": weights["D"], "g_ema": weights["H"],
                    "g_optim": optimizers["G"], "d_optim": optimizers["D"]}
 
@@ -101,11 +101,11 @@ def test_a_training_checkpoint_starts_everything(level: str, tiny_run: Callable,
                    for letter, key in (("G", "g"), ("D", "d"), ("H", "g_ema")))
     assert same(again.weights()["H"], content["g_ema"])
     for name, key in (("G", "g_optim"), ("D", "d_optim")):
-        entries = again.precision.updates[name].optimizer.state_dict()["state"]
+        entries = again.precision.steps[name].optimizer.state_dict()["state"]
         for index, entry in content[key]["state"].items():
             assert torch.equal(entries[index]["exp_avg_sq"], entry["exp_avg_sq"])
-    again.train_step(batch)
-    steps = {int(entry["step"]) for update in again.precision.updates.values()
+    again.run_step(batch)
+    steps = {int(entry["step"]) for update in again.precision.steps.values()
              for entry in update.optimizer.state.values()}
     assert steps <= {1, 2} and (level == "O2" or steps == {2})
 
@@ -171,7 +171,7 @@ def test_a_prior_of_added_noise_does_not_fit_concatenated(tiny_run: Callable,
 
 def test_encoder_and_decoder_may_have_rates_of_their_own(tiny_run: Callable) -> None:
     model, _ = tiny_run("gpen", "--lr", "0.01", "--decoder_lr", "0.001", "--d_lr", "0.0001")
-    groups = model.precision.updates["G"].optimizer.param_groups
+    groups = model.precision.steps["G"].optimizer.param_groups
     names = {id(p): name for name, p in model.bare["G"].named_parameters()}
     for group, rate, inside in zip(groups, (0.01, 0.001), (False, True), strict=True):
         assert group["lr"] == pytest.approx(rate)
@@ -200,7 +200,7 @@ def test_the_identity_loss_trains_g_and_not_its_network(tiny_run: Callable) -> N
     model, batch = tiny_run("gpen", "--lambda_id", "2", "--id_weights", "random", "--lambda_g",
                             "0", "--lambda_pix", "0")
     before = model.bare["G"].ecd0[0][0].weight.clone()
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert 0 < losses["ID"] < 4 and "ID" not in model.weights()
     assert not torch.equal(before, model.bare["G"].ecd0[0][0].weight)
     assert all(weight.grad is None for weight in model.bare["ID"].parameters())
@@ -210,14 +210,14 @@ def test_the_pixel_loss_is_smooth_l1(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--lambda_pix", "3")
     with torch.no_grad():
         expected = 3 * F.smooth_l1_loss(model.bare["G"](batch["lq"])[0], batch["gt"])
-    assert model.train_step(batch)["Pix"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert model.run_step(batch)["Pix"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_unit_range_means_zero_to_one_at_the_network_only(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--unit_range")
     expected = model.bare["H"]((batch["lq"] + 1) / 2)[0] * 2 - 1
     assert torch.equal(model.restore(batch["lq"]), expected)
-    assert torch.isfinite(model.train_step(batch)["Pix"])
+    assert torch.isfinite(model.run_step(batch)["Pix"])
 
 
 def test_kept_luminance_is_the_inputs_and_colours_are_the_networks(tiny_run: Callable) -> None:

@@ -62,7 +62,7 @@ def steps_of(model: object, batch: dict, steps: range) -> list[dict[str, torch.T
     found = []
     for step in steps:
         model.start_step(step, 100, 100)
-        found.append(model.train_step(batch))
+        found.append(model.run_step(batch))
     return found
 
 
@@ -72,7 +72,7 @@ def test_every_stage_moves_what_it_uses_and_nothing_else(tiny_run: Callable) -> 
         model.start_step(step, 100, 100)
         before = {(name, key): weight.detach().clone() for name in ("G", "D")
                   for key, weight in model.bare[name].named_parameters()}
-        model.train_step(batch)
+        model.run_step(batch)
         for name in ("G", "D"):
             network = model.bare[name]
             used = {id(weight) for module in network.used(model.stage, model.alpha)
@@ -102,26 +102,26 @@ def test_weights_belong_to_stages(flag: str, name: str, tiny_run: Callable) -> N
     found = []
     for weights in (("7", "0", "2"), ("0", "5", "4")):
         model, batch = tiny_run("pfsrnet", flag, *weights, "--vgg_weights", "random")
-        found.append(model.train_step(batch)[name].item())
+        found.append(model.run_step(batch)[name].item())
     assert found[1] == pytest.approx(2 * found[0], rel=1e-6)
 
 
 def test_the_squared_pixel_loss_is_another_one(tiny_run: Callable) -> None:
     found = [tiny_run("pfsrnet", "--pix_loss", kind) for kind in ("l1", "l2")]
-    values = [model.train_step(batch)["Pix"].item() for model, batch in found]
+    values = [model.run_step(batch)["Pix"].item() for model, batch in found]
     assert values[0] != values[1]
 
 
 def test_the_one_sided_penalty_lets_small_slopes_be(tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet", "--gp", "one_sided_mean")
-    assert model.train_step(batch)["GP"].item() == 0
+    assert model.run_step(batch)["GP"].item() == 0
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_landmark_networks_mode_is_the_options(mode: str, tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet", "--fan_mode", mode)
     before = model.bare["FAN"].layers[1].running_mean.clone()
-    model.train_step(batch)
+    model.run_step(batch)
     moved = not torch.equal(before, model.bare["FAN"].layers[1].running_mean)
     assert (model.bare["FAN"].training, moved) == (mode == "train", mode == "train")
 
@@ -138,7 +138,7 @@ def test_the_discriminator_stays_in_fp32(level: str, tiny_run: Callable) -> None
     types = set()
     for module in model.bare["D"].modules():
         module.register_forward_hook(lambda _, args, result: types.add(result.dtype))
-    model.train_step(batch)
+    model.run_step(batch)
     assert types == {torch.float32}
     assert {weight.dtype for weight in model.bare["D"].parameters()} == {torch.float32}
 
@@ -164,11 +164,8 @@ def test_a_resumed_fade_equals_one_that_was_not_stopped(level: str, tiny_run: Ca
 def test_parts_of_a_batch_draw_different_mixtures(tiny_run: Callable) -> None:
     model, _ = tiny_run("pfsrnet")
     gt = torch.zeros(4, 3, 2, 2)
-    whole = model._shares(gt)
-    model.part = type(model.part)(first=True, last=False)
-    parts = [model._shares(gt[:2])]
-    model.part = type(model.part)(first=False)
-    parts.append(model._shares(gt[:2]))
+    whole = model._shares(gt, [0, 1, 2, 3])
+    parts = [model._shares(gt[:2], place) for place in ([0, 1], [2, 3])]
     assert torch.equal(torch.cat(parts), whole) and len(set(whole.flatten().tolist())) == 4
 
 
@@ -178,7 +175,7 @@ def test_mixtures_depend_on_step_and_seed_only(tiny_run: Callable) -> None:
         model, _ = tiny_run("pfsrnet", "--seed", seed)
         for step in (3, 4, 3):
             model.start_step(step, 100, 100)
-            share = model._shares(gt)
+            share = model._shares(gt, [0, 1])
             assert torch.equal(found.setdefault((seed, step), share), share)
     assert len({share[0].item() for share in found.values()}) == 4
 
@@ -186,7 +183,7 @@ def test_mixtures_depend_on_step_and_seed_only(tiny_run: Callable) -> None:
 def test_input_of_the_targets_size_is_refused_with_the_way_out(tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet")
     with pytest.raises(ValueError, match=r"side 4, got 32; use --degradation pyramid"):
-        model.train_step({**batch, "lq": batch["gt"]})
+        model.run_step({**batch, "lq": batch["gt"]})
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -41,14 +41,14 @@ def test_the_parsing_network_stays_as_it_is(tiny_run: Callable) -> None:
     """Its batch statistics too: it is in eval mode while G trains."""
     model, batch = tiny_run("psfrgan")
     before = copied(model.bare["P"].state_dict())
-    model.train_step(batch)
+    model.run_step(batch)
     assert not moved(before, model.bare["P"].state_dict()) and "P" not in model.weights()
 
 
 def test_the_optimisers_are_the_published_ones(tiny_run: Callable) -> None:
     model, _ = tiny_run("psfrgan")
     found = {name: (update.optimizer.param_groups[0]["lr"], update.optimizer.defaults["betas"])
-             for name, update in model.precision.updates.items()}
+             for name, update in model.precision.steps.items()}
     assert found == {"G": (1e-4, (0.5, 0.999)), "D": (4e-4, (0.5, 0.999))}
 
 
@@ -58,7 +58,7 @@ def test_targets_without_labels_are_parsed(tiny_run: Callable) -> None:
     seen = []
     model.bare["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     del batch["labels"]
-    model.train_step(batch)
+    model.run_step(batch)
     assert torch.equal(seen[0], one_hot(by_brightness(batch["gt"])))
 
 
@@ -66,7 +66,7 @@ def test_given_labels_reach_the_discriminator(tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan")
     seen = []
     model.bare["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    model.train_step(batch)
+    model.run_step(batch)
     assert len(seen) == 3 and all(torch.equal(mask, one_hot(batch["labels"])) for mask in seen)
 
 
@@ -75,7 +75,7 @@ def test_the_generator_sees_the_map_of_the_degraded_picture(tiny_run: Callable) 
     model.parse = by_brightness
     seen = []
     model.bare["G"].register_forward_pre_hook(lambda _, args: seen.append(args))
-    model.train_step(batch)
+    model.run_step(batch)
     lq, mask = seen[0]
     assert torch.equal(lq, batch["lq"]) and torch.equal(mask, one_hot(by_brightness(lq)))
 
@@ -83,7 +83,7 @@ def test_the_generator_sees_the_map_of_the_degraded_picture(tiny_run: Callable) 
 @pytest.mark.parametrize("name", ["SS", "PCP"])
 def test_a_vgg_loss_is_there_when_its_weight_is(name: str, tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan", f"--lambda_{name.lower()}", "7", "--vgg_weights", "random")
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert set(losses) == {"Pix", "FM", "G", "D", name}
     assert torch.isfinite(losses[name]) and losses[name] > 0
 
@@ -91,7 +91,7 @@ def test_a_vgg_loss_is_there_when_its_weight_is(name: str, tiny_run: Callable) -
 def test_a_map_without_labels_has_no_style_loss(tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan", "--lambda_ss", "100", "--vgg_weights", "random")
     batch["labels"].fill_(255)
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert losses["SS"] == 0 and model.weights_are_finite()
 
 
@@ -149,7 +149,7 @@ def test_parsing_needs_labels(tiny_run: Callable) -> None:
     model, batch = tiny_run("parse")
     del batch["labels"]
     with pytest.raises(ValueError, match="needs a dataset with labels"):
-        model.train_step(batch)
+        model.run_step(batch)
 
 
 def test_a_few_steps_teach_labels(tiny_run: Callable) -> None:
@@ -158,7 +158,7 @@ def test_a_few_steps_teach_labels(tiny_run: Callable) -> None:
     batch = {**batch, "lq": batch["gt"]}
     for step in range(1, 25):
         model.start_step(step, 100, 100)
-        model.train_step(batch)
+        model.run_step(batch)
     assert (model.parse(batch["gt"]) == batch["labels"]).float().mean() > max(0.6, first)
 
 

@@ -142,7 +142,7 @@ def test_an_update_leaves_no_gradient_in_the_other_network(updated: str, other: 
         if name == updated:
             seen.append(same(before, snapshots(model, other)))
     model.update = watched
-    model.train_step(batch)
+    model.run_step(batch)
     assert seen == [True]
 
 
@@ -151,7 +151,7 @@ def test_the_discriminator_learns_again_after_its_frozen_forward(tiny_run: Calla
     frozen_forwards = []
     model.bare["D"].register_forward_hook(lambda network, *_: frozen_forwards.append(
         not any(weight.requires_grad for weight in network.parameters())))
-    model.train_step(batch)
+    model.run_step(batch)
     assert frozen_forwards == [False, False, True]
     assert all(weight.requires_grad for weight in model.bare["D"].parameters())
 
@@ -167,7 +167,7 @@ def test_power_iterations_per_step_are_three_in_d_and_one_in_g_and_h(
         counts[id(module)] += do_power_iteration
         return compute(hook, module, do_power_iteration)
     monkeypatch.setattr(SpectralNorm, "compute_weight", counted)
-    model.train_step(batch)
+    model.run_step(batch)
     for letter, expected in (("G", 1), ("D", 3), ("H", 1)):
         found = {counts[id(module)] for module in model.bare[letter].modules()
                  if isinstance(module, nn.Conv2d)}
@@ -177,7 +177,7 @@ def test_power_iterations_per_step_are_three_in_d_and_one_in_g_and_h(
 @pytest.mark.parametrize("mode", TERMS)
 def test_every_adversarial_loss_trains_both_networks(mode: str, tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST, "--gan_mode", mode)
-    losses = model.train_step(batch)
+    losses = model.run_step(batch)
     assert set(losses) == {"Pix", "FM", "G", "D"}
     assert all(torch.isfinite(loss) and loss != 0 for loss in losses.values())
 
@@ -188,7 +188,7 @@ def test_each_weight_scales_its_own_loss(flag: str, loss: str, tiny_run: Callabl
     for weight in ("2", "4"):
         common = PERCEPTUAL if flag == "pcp" else FAST
         model, batch = tiny_run("sparnethd", *common, f"--lambda_{flag}", weight)
-        found[weight] = model.train_step(batch)
+        found[weight] = model.run_step(batch)
     ratios = {key: (found["4"][key] / found["2"][key]).item() for key in found["2"]}
     assert ratios == pytest.approx({key: 2 if key == loss else 1 for key in ratios}, rel=1e-5)
 
@@ -251,11 +251,11 @@ def test_the_average_follows_the_masters_not_the_rounded_weights(tiny_run: Calla
 def test_the_average_lags_one_step_and_uses_its_decay(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST, "--ema_decay", "0.5")
     start = {key: weight.detach().clone() for key, weight in model.bare["G"].named_parameters()}
-    model.train_step(batch)
+    model.run_step(batch)
     assert all(torch.equal(weight, start[key])
                for key, weight in model.bare["H"].named_parameters())
     moved = {key: weight.detach().clone() for key, weight in model.bare["G"].named_parameters()}
-    model.train_step(batch)
+    model.run_step(batch)
     for key, weight in model.bare["H"].named_parameters():
         assert torch.allclose(weight, (start[key] + moved[key]) / 2, atol=1e-7), key
 
@@ -263,7 +263,7 @@ def test_the_average_lags_one_step_and_uses_its_decay(tiny_run: Callable) -> Non
 def test_the_averages_vectors_stay_of_unit_length(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST, "--ema_decay", "0.5", "--lr", "0.01")
     for _ in range(3):
-        model.train_step(batch)
+        model.run_step(batch)
     for key, value in model.bare["H"].state_dict().items():
         if key.endswith(("weight_u", "weight_v")):
             assert value.norm().item() == pytest.approx(1, abs=1e-4), key
@@ -271,7 +271,7 @@ def test_the_averages_vectors_stay_of_unit_length(tiny_run: Callable) -> None:
 
 def test_restoring_during_training_uses_the_average(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST)
-    model.train_step(batch)
+    model.run_step(batch)
     with torch.no_grad():
         model.bare["G"].out_conv.conv2d.bias += 1
     model.eval()
@@ -341,7 +341,7 @@ NETWORK = ["--res_depth", "1", "--bottleneck_size", "8", "--max_channels", "32"]
 def test_a_published_style_file_restores_as_the_average_did(prefix: str, tmp_path: Path,
                                                             tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST)
-    model.train_step(batch)
+    model.run_step(batch)
     model.eval()
     with torch.no_grad():
         expected = model.restore(batch["lq"])

@@ -97,7 +97,7 @@ def test_two_hundred_steps_restore_better_and_keep_the_balance(tmp_path: Path) -
     distances: dict[int, float] = {}
     for step in range(1, STEPS + 1):
         model.start_step(step, STEPS, STEPS)
-        for name, loss in model.train_step(batch_of(model, "train", [step])).items():
+        for name, loss in model.run_step(batch_of(model, "train", [step])).items():
             losses.setdefault(name, []).append(loss.item())
         if step % EVERY == 0:
             distances[step], restored = perceptual_distance(model, held_out["lq"], gt_features)

@@ -95,7 +95,7 @@ def test_all_weights_of_an_optimiser_take_equally_many_steps(name: str, tiny_run
     model, batch = tiny_run(name, *LAZY)
     run(model, batch, 3)
     counts = {name: {int(entry["step"]) for entry in update.optimizer.state.values()}
-              for name, update in model.precision.updates.items()}
+              for name, update in model.precision.steps.items()}
     assert counts == {"D": {3 + 2}, "G": {3 + 1}}
 
 
@@ -103,7 +103,7 @@ def test_all_weights_of_an_optimiser_take_equally_many_steps(name: str, tiny_run
 def test_rates_and_betas_make_up_for_the_lazy_steps(every: int, share: float,
                                                     tiny_run: Callable) -> None:
     model, _ = tiny_run("gpen", "--g_reg_every", str(every), "--lr", "0.002")
-    group = model.precision.updates["G"].optimizer.param_groups[0]
+    group = model.precision.steps["G"].optimizer.param_groups[0]
     assert group["lr"] == pytest.approx(0.002 * share)
     assert group["betas"] == pytest.approx((0.0 ** share, 0.99 ** share))
 
@@ -233,7 +233,7 @@ def test_the_paths_are_of_a_share_of_the_batch(tiny_run: Callable,
     counts = []
     monkeypatch.setattr("models.style_training.path_lengths", lambda images, *rest: (
         counts.append(len(images)), path_lengths(images, *rest))[1])
-    model.train_step(batch)
+    model.run_step(batch)
     assert (len(batch["gt"]), counts) == (2, [1])
 
 

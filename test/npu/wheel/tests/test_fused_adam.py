@@ -214,14 +214,14 @@ def prepared(net: nn.Module, device: torch.device, every_gradient: bool = True,
 
 def our_steps(precision: Precision, net: nn.Module, first: int = 0, count: int = STEPS) -> None:
     for step in range(first, first + count):
-        precision.updates["G"].step(loss_of(net, step))
+        precision.steps["G"].step(loss_of(net, step))
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "fused"])
 def test_our_step_takes_it_and_equals_torch_adam(optimizer: str, net: nn.Module,
                                                  card: torch.device) -> None:
     precision, called = prepared(net, card, optimizer=optimizer)
-    assert type(precision.updates["G"].optimizer).__name__ == "NpuFusedAdam"
+    assert type(precision.steps["G"].optimizer).__name__ == "NpuFusedAdam"
     our_steps(precision, called)
     assert apart(net, reference()[0]) < EQUAL
 
@@ -230,14 +230,14 @@ def test_our_step_survives_gradients_cleared_behind_its_back(net: nn.Module,
                                                              card: torch.device) -> None:
     precision, called = prepared(net, card)
     for step in range(STEPS):
-        precision.updates["G"].step(loss_of(called, step))
-        precision.updates["G"].zero()
+        precision.steps["G"].step(loss_of(called, step))
+        precision.steps["G"].zero()
     assert apart(net, reference()[0]) < EQUAL
 
 
 def test_a_recipe_with_late_gradients_gets_torch_adam(net: nn.Module, card: torch.device) -> None:
     precision, _ = prepared(net, card, every_gradient=False)
-    assert type(precision.updates["G"].optimizer) is torch.optim.Adam
+    assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match="without gradient"):
         prepared(network().to(card), card, every_gradient=False, optimizer="fused")
 
@@ -249,7 +249,7 @@ def test_resuming_across_optimisers_is_exact(source: str, target: str, net: nn.M
     precision, called = prepared(net, card, optimizer=source)
     our_steps(precision, called, count=5)
     weights = copy.deepcopy(net.state_dict())
-    state = copy.deepcopy(precision.updates["G"].optimizer.state_dict())
+    state = copy.deepcopy(precision.steps["G"].optimizer.state_dict())
     other = network().to(card)
     other.load_state_dict(weights)
     resumed, called = prepared(other, card, optimizer=target)
@@ -268,7 +268,7 @@ def test_a_skipped_first_step_does_not_move_weights_under_a_forward_pass(
     start = net[1].weight.detach().clone()
     for step, factor in enumerate((float("inf"), 1.0, 1.0)):
         loss = called(torch.rand(2, 3, 4, 4, device=card)).square().mean() * factor
-        precision.updates["G"].step(loss)
+        precision.steps["G"].step(loss)
         assert torch.equal(net[1].weight.detach(), start) == (step == 0)
 
 
@@ -276,13 +276,13 @@ def test_loading_after_a_step_is_refused(net: nn.Module, card: torch.device) -> 
     precision, called = prepared(net, card)
     our_steps(precision, called, count=1)
     with pytest.raises(AssertionError, match="ignores a load"):
-        precision.load_optimizer("G", precision.updates["G"].optimizer.state_dict())
+        precision.load_optimizer("G", precision.steps["G"].optimizer.state_dict())
 
 
 def test_our_clipping_limits_the_gradients_it_uses(net: nn.Module, card: torch.device) -> None:
     precision, called = prepared(net, card, grad_clip=1e-3)
-    precision.updates["G"].step(loss_of(called, 0))
-    assert float(precision.updates["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-3)
+    precision.steps["G"].step(loss_of(called, 0))
+    assert float(precision.steps["G"].gradient_norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_bf16_is_refused_up_front(card: torch.device) -> None:

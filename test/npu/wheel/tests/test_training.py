@@ -42,7 +42,7 @@ def two_steps(device: torch.device, *arguments: str) -> dict[str, Any]:
     losses = []
     for step in (1, 2):
         model.start_step(step, 100, 100)
-        losses.append(float(model.train_step(batch)["Pix"]))
+        losses.append(float(model.run_step(batch)["Pix"]))
     return {"losses": losses, "weights": {key: value.cpu() for key, value
                                           in model.weights()["G"].items()}}
 

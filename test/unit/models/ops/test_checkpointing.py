@@ -25,7 +25,7 @@ def steps(model: object, batch: dict, count: int = 2) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for step in range(1, count + 1):
         model.start_step(step, 100, 100)
-        losses = model.train_step(batch)
+        losses = model.run_step(batch)
         found |= {f"loss {name} {step}": loss for name, loss in losses.items()}
         for letter, network in model.bare.items():
             found |= {f"gradient {letter} {key} {step}": weight.grad.clone()
@@ -79,7 +79,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(name: str, tiny_run: Cal
         inputs: list[tuple] = []
         hook = model.bare[name_of_network].register_forward_pre_hook(
             lambda _, args, inputs=inputs: inputs.append(args))
-        model.train_step(batch)
+        model.run_step(batch)
         hook.remove()
         sizes[switch] = saved_bytes(
             lambda network=model.networks[name_of_network], args=inputs[0]: network(*args))

@@ -1,0 +1,278 @@
+"""What lies between a model and the machine: networks on the device, precision, optimizers, ranks,
+and what is saved of them."""
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import checkpoint, distributed
+from engine import device as devices
+from engine.lr_schedule import learning_rate_factor
+from engine.optimizer_step import WHOLE
+from engine.precision import Precision
+from engine.step import Step
+
+logger = logging.getLogger("facezoo")
+Groups = Callable[[nn.Module], Iterable[dict]]
+
+
+class ModelEngine:
+    """The half of a model that its author does not write; see models.base_model.BaseModel.
+
+    Attributes:
+        networks: by letter, to be called; in mixed precision and DDP these are wrappers.
+        bare: by letter, the networks themselves.
+        step: number of the current optimizer step, the first is 1.
+    """
+    every_gradient: bool
+    loss_scale: str | float
+    restorer: str
+    gradients: str
+
+    def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
+        self.opt, self.device, self.is_train = opt, device, opt.is_train
+        self.memory_format = devices.memory_format(device, opt.memory_format)
+        self.networks: dict[str, nn.Module] = {}
+        self.bare: dict[str, nn.Module] = {}
+        self.precision: Precision | None = None
+        self.step = 0
+        self.micro_batch = WHOLE    # the engine's business alone, as is whether a step has begun
+        self.began = True
+        self._averages: dict[str, str] = {}
+        self._plans: dict[str, tuple[list[str], Groups, dict[str, Any]]] = {}
+        self._base_rates: dict[str, list[float]] = {}
+        self._not_saved: set[str] = set()
+
+    # -- what a model's constructor calls ---------------------------------------------------------
+
+    def add_network(self, name: str, network: nn.Module, saved: bool = True) -> None:
+        """Take a network, with its fp32 initial weights, to the device.
+
+        Args:
+            saved: False for fixed networks that come from a file of their own.
+        """
+        if hasattr(network, "checkpointing"):
+            network.checkpointing = self.is_train and self.opt.checkpointing
+        network.to(device=self.device, memory_format=self.memory_format)
+        self.bare[name] = self.networks[name] = network
+        if not saved:
+            self._not_saved.add(name)
+        count = sum(p.numel() for p in network.parameters())
+        logger.info("network %s: %s, %s parameters", name, type(network).__name__, f"{count:,}")
+        if self.opt.verbose:
+            logger.info("%s", network)
+
+    def add_average(self, name: str, of: str) -> None:
+        """Take a copy of network `of` that follows its weights; see `update_average`.
+
+        Call before the first forward: a module with spectral norm cannot be copied after one.
+        """
+        network = copy.deepcopy(self.bare[of]).requires_grad_(False)
+        self.bare[name] = self.networks[name] = network
+        self._averages[name] = of
+
+    def add_optimizer(self, name: str, *, lr: float, betas: tuple[float, float],
+                      networks: Iterable[str] | None = None, groups: Groups | None = None) -> None:
+        """Plan an Adam for the network of this name; it is built by `setup`.
+
+        Args:
+            networks: letters of the networks it trains, if not the one called `name`.
+            groups: parameter groups of a network (dicts with `params`, optionally `lr`).
+        """
+        groups = groups or (lambda network: [{"params": list(network.parameters())}])
+        self._plans[name] = (list(networks or [name]), groups, {"lr": lr, "betas": betas})
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def setup(self, state: dict[str, Any] | None = None) -> None:
+        """Load start weights, cast, build the optimizers, restore a training state, go parallel.
+
+        The order matters: masters are made from the loaded weights, fused optimizers must be
+        restored before their first step, and DDP comes last.
+
+        Args:
+            state: what `state_dict` returned earlier, or a published training state.
+        """
+        if self.opt.pretrain_model_path and state is None:
+            self.load_weights(self._starting(), self.opt.pretrain_model_path)
+            for name, of in self._averages.items():
+                self.bare[name].load_state_dict(self.bare[of].state_dict())
+        if self.is_train:
+            self._prepare_training()
+        if state is not None:
+            self.load_state_dict(state)
+        if self.is_train:
+            self._go_parallel()
+        else:
+            self.eval()
+
+    def _prepare_training(self) -> None:
+        opt = self.opt
+        if opt.checkpointing and not any(hasattr(network, "checkpointing")
+                                         for network in self.bare.values()):
+            raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
+        if opt.sync_bn:
+            self._synchronize_batch_norms()
+        self.precision = Precision(
+            self.device, opt_level=opt.opt_level, loss_scale=opt.loss_scale,
+            amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
+            master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip,
+            default_scale=self.loss_scale)
+        self.networks = self.precision.prepare(self.bare, self._plans, self.every_gradient)
+        self._base_rates = {name: [group["lr"] for group in step.optimizer.param_groups]
+                            for name, step in self.precision.steps.items()}
+
+    def _starting(self) -> str:
+        """The network that start weights are for: the one that restores, or its origin."""
+        return next(name for name in (self._averages.get(self.restorer), self.restorer, "G")
+                    if name in self.bare)
+
+    def _go_parallel(self) -> None:
+        if self.gradients == "ddp":
+            self.networks |= {name: distributed.wrap(self.networks[name], self.device)
+                              for name in self._trained()}
+        elif distributed.world_size() > 1:
+            for name in self._trained():
+                distributed.copy_weights(self.bare[name])
+            for step in self.precision.steps.values():
+                step.averages = True
+
+    def _synchronize_batch_norms(self) -> None:
+        if distributed.world_size() == 1:
+            logger.info("--sync_bn has no effect in a single process")
+            return
+        for name in self._trained():
+            count = self.synchronize_batch_norms(self.bare[name])
+            logger.info("network %s: %d batch norms over all %d processes", name, count,
+                        distributed.world_size())
+
+    def _trained(self) -> list[str]:
+        """Names of the networks that an optimizer moves."""
+        return list(dict.fromkeys(name for names, _, _ in self._plans.values() for name in names))
+
+    def load_weights(self, name: str, path: str | Path) -> None:
+        """Load a weight file strictly into network `name`; published key names and wrappers."""
+        network = self.bare[name]
+        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe_weights)
+        network.load_state_dict(state)
+        logger.info("network %s: weights from %s", name, path)
+
+    def train(self) -> None:
+        for network in self.bare.values():
+            network.train()
+
+    def eval(self) -> None:
+        for network in self.bare.values():
+            network.eval()
+
+    def share_buffers(self) -> None:
+        """Give every process the main one's buffers (batch norm statistics): those are saved."""
+        distributed.copy_buffers(self.bare.values())
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
+        """Set the step's number and learning rates."""
+        self.step = step
+        factor = learning_rate_factor(
+            self.opt.lr_policy, (step - 1) / steps_per_epoch, total_steps / steps_per_epoch,
+            self.opt.n_epochs, self.opt.n_epochs_decay, self.opt.lr_decay_epochs)
+        for name, each in self.precision.steps.items():
+            for group, rate in zip(each.optimizer.param_groups, self._base_rates[name],
+                                   strict=True):
+                group["lr"] = rate * factor
+
+    def run_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """One optimizer step on a batch, with --accumulate in micro-batches of --batch_size.
+
+        Returns:
+            Losses as the model's phases give them, averaged over the samples.
+        """
+        with Step(self, self.opt.batch_size) as step:
+            for phase in self.phases():
+                for micro_batch in step.split(batch):
+                    step.add(phase(micro_batch))
+        return step.losses
+
+    def optimize(self, name: str, *losses: Tensor) -> None:
+        """Backward and step of one optimizer; several losses go backward one after the other.
+
+        With micro-batches this adds gradients, and the optimizer steps at the last one.
+        """
+        if not self.began:
+            self.began = True
+            self.before_backward()
+        self.precision.steps[name].step(*losses, at=self.micro_batch)
+
+    @torch.no_grad()
+    def update_average(self, name: str, decay: float) -> None:
+        """Move a network of `add_average`: decay * itself + (1 - decay) * its origin, over weights
+        and buffers; counters are copied. Follows the fp32 masters."""
+        average = self.bare[name].state_dict()
+        origin = self.precision.state_of(self.bare[self._averages[name]])
+        floating = [key for key, value in average.items() if value.is_floating_point()]
+        torch._foreach_lerp_([average[key] for key in floating],
+                             [origin[key] for key in floating], 1 - decay)
+        for key in average.keys() - floating:
+            average[key].copy_(origin[key])
+
+    def learning_rates(self) -> dict[str, float]:
+        """Current rate of the first parameter group of each optimizer."""
+        return {name: step.optimizer.param_groups[0]["lr"]
+                for name, step in self.precision.steps.items()}
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Norm of each optimizer's last gradients, unscaled; waits for the device."""
+        return {name: float(step.gradient_norm()) for name, step in self.precision.steps.items()}
+
+    def bad_steps(self) -> int:
+        """Steps so far whose loss was not finite; waits for the device."""
+        return sum(int(step.bad_steps) for step in self.precision.steps.values())
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def weights_are_finite(self) -> bool:
+        """False once an overflow or a diverged step has spoilt a network; waits for the device."""
+        tensors = [tensor for state in self.weights().values() for tensor in state.values()
+                   if tensor.is_floating_point()]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors)).sum()))
+
+    def optimizer_names(self) -> list[str]:
+        """Names of the optimizers, in the order they were added."""
+        return list(self._plans)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """State dict of every saved network, fp32, by letter."""
+        return {name: self.precision.state_of(network) if self.precision else network.state_dict()
+                for name, network in self.bare.items() if name not in self._not_saved}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the model needs to go on exactly."""
+        steps = self.precision.steps
+        return {"networks": self.weights(), "amp": self.precision.state_dict(),
+                "optimizers": {name: step.optimizer.state_dict() for name, step in steps.items()},
+                "bad_steps": {name: step.bad_steps for name, step in steps.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned, strictly."""
+        for name, network in self.bare.items():
+            if name in self._not_saved:
+                continue
+            if name not in state["networks"]:
+                raise ValueError(f"the training state holds no network {name}; it was written by "
+                                 f"another model than {self.opt.model}")
+            saved = state["networks"][name]
+            checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
+                                   self.describe_weights(saved))
+            self.precision.load_state_of(network, saved)
+        for name, step in self.precision.steps.items():
+            self.precision.load_optimizer(name, state["optimizers"][name])
+            step.bad_steps += int(state.get("bad_steps", {}).get(name, 0))
+        self.precision.load_state_dict(state.get("amp", {}))
