@@ -62,7 +62,7 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
         init_type="normal", init_gain=0.02, memory_format="auto", opt_level="O0", loss_scale=None,
         amp_backend="auto", amp_dtype="auto", optimizer="auto", master_init="rounded",
         keep_fp32="safe", grad_clip=0.0, lr_policy="constant", n_epochs=10, n_epochs_decay=10,
-        lr_decay_epochs=50, sync_bn=False, checkpointing=False)
+        lr_decay_epochs=50, sync_bn=False, checkpointing=False, batch_size=1 << 20)
     model = SPARNetModel(opt, device)
     fill(model.bare["G"])
     model.setup()

@@ -119,3 +119,30 @@ def test_requirements_leave_out_what_breaks_other_machines() -> None:
     assert names == ["torch", "numpy", "opencv-python-headless", "pillow", "tensorboard", "pyyaml",
                      "tqdm", "safetensors"]
     assert "torch==2.13.0" in text
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def members(tree: ast.AST) -> set[str]:
+    """Names that a module or a class defines itself, those of its classes with a dot."""
+    found = set()
+    for node in getattr(tree, "body", []):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found |= {node.name} | {f"{node.name}.{name}" for name in members(node)}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("path, name", sorted(set(re.findall(
+    r"`([\w/]+\.py)(?::([\w.]+))?`", ARCHITECTURE))))
+def test_what_the_page_about_the_architecture_names_exists(path: str, name: str) -> None:
+    assert (ROOT / path).is_file()
+    assert not name or name in members(ast.parse((ROOT / path).read_text()))
+
+
+def test_the_page_about_the_architecture_has_every_room() -> None:
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms <= set(re.findall(r"`(\w+)/`", ARCHITECTURE))
