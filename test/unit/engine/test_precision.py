@@ -56,9 +56,10 @@ def prepared(network: nn.Module, **settings: object) -> tuple[Precision, nn.Modu
 def golden_run(overflows: tuple[int, ...] = (), **settings: object) -> tuple[dict, list, Precision]:
     """Six steps. Without oneDNN: on processors with 16-bit arithmetic of their own its fp16
     convolutions round otherwise, and a bias before a batch norm moves by rounding alone."""
-    with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # of torch, about another setting of oneDNN
-        return _golden_run(overflows, **settings)
+        with torch.backends.mkldnn.flags(enabled=False):
+            return _golden_run(overflows, **settings)
 
 
 def _golden_run(overflows: tuple[int, ...], **settings: object) -> tuple[dict, list, Precision]:

@@ -50,8 +50,8 @@ def code(tmp_path: Path) -> Path:
     """A code folder with the entries and scripts that only take notes."""
     folder = tmp_path / "my code"
     (folder / "test").mkdir(parents=True)
-    (folder / "utils").mkdir()
-    for name in (*ENTRIES, "utils/__init__.py", "tools/modelarts.py"):
+    (folder / "tools").mkdir()
+    for name in (*ENTRIES, "tools/__init__.py", "tools/modelarts.py"):
         shutil.copy(ROOT / name, folder / name)
     for kind in ENTRIES.values():
         (folder / "test" / f"{kind}_1p.sh").write_text(SCRIPT)
