@@ -43,7 +43,6 @@ from metrics.evaluation import (
 )
 from metrics.measures import METRICS, Measures
 from metrics.psnr_ssim import PROTOCOLS, Protocol
-from metrics.published import FIGURES
 from metrics.report import Extremes, page
 from metrics.tables import per_image_csv, table
 from options.evaluate_options import EvaluateOptions
@@ -267,7 +266,7 @@ def html_page(rows: list[Row], hashes: list[dict[str, str]], report: dict[str, A
                  **{name: described["text"] for name, described in report["metrics"].items()}}
     return page(title=title, rows=rows, numbers=numbers, protocols=protocols, facts=facts,
                 remarks=report["remarks"], extremes=extremes,
-                figures=[] if folders else FIGURES.get(opt["model"], []),
+                figures=[] if folders else list(models.find(opt["model"]).figures),
                 order=f"PSNR {list(report['protocols'])[-1]}")
 
 

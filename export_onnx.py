@@ -16,10 +16,7 @@ import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import numpy as np
 
 import data
 import models
@@ -53,7 +50,7 @@ def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
     """Export a recipe with its weights; nothing is written unless it is right."""
     # Only now: the packages they need are an extra.
     from export import graph, metadata, smaller
-    model, opset, away = graph.make(recipe, input_side(recipe), batch=opt.batch_size,
+    model, opset, away = graph.make(recipe, recipe.input_size(opt), batch=opt.batch_size,
                                     dynamic=opt.dynamic_batch, opset=opt.opset)
     further = {"max_relative_error": away}
     logger.info("opset %d, largest difference from the network %.1e of the largest value", opset,
@@ -63,7 +60,8 @@ def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
         model, further["fp16_psnr"] = smaller.checked_half(model, side)
         logger.info("fp16: PSNR %.1f dB against float32", further["fp16_psnr"])
     metadata.stamp(model, options=metadata.network_options(opt, models.option_setter(opt.model)),
-                   weights=str(weights), licence=opt.licence or metadata.licence_of(opt.model),
+                   weights=str(weights),
+                   licence=opt.licence or metadata.license_text(recipe.weights_license),
                    precision="fp16" if opt.fp16 else "fp32")
     metadata.save(model, path, **further)
     print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
@@ -71,18 +69,10 @@ def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
     print(f"for an Ascend chip: {metadata.atc_commands(model, path)[metadata.CHIPS[1]]}")
 
 
-def input_side(recipe: Any) -> int:
-    """Side of what the network takes, which may be less than --load_size."""
-    size = recipe.opt.load_size
-    return recipe.preprocess(np.zeros((size, size, 3), np.uint8)).shape[0]
-
-
 def write_bins(opt: Namespace) -> int:
     from export import ais_bench
-    recipe, around = models.find(opt.model), SimpleNamespace(opt=opt)
-    # The recipe's preprocessing reads options only; networks are not needed.
-    made = ais_bench.to_bins(opt.to_bin, Path(opt.output),
-                        lambda image: recipe.preprocess(around, image))
+    preprocess = models.find(opt.model).preprocess
+    made = ais_bench.to_bins(opt.to_bin, Path(opt.output), lambda image: preprocess(image, opt))
     print(f"{len(made)} files of {made[0].stat().st_size} bytes in {opt.output}")
     return 0
 

@@ -26,7 +26,8 @@ def open_restorer(opt: Namespace) -> FaceRestorer:
         model = open_graph(opt, device)
     else:
         model, _ = models.load_trained(opt, device)
-    return FaceRestorer(model, device, opt.rounding)
+    rounding = models.find(opt.model).rounding if opt.rounding == "auto" else opt.rounding
+    return FaceRestorer(model, device, rounding)
 
 
 def open_graph(opt: Namespace, device: torch.device) -> Any:
@@ -36,7 +37,7 @@ def open_graph(opt: Namespace, device: torch.device) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
                          f"requirements-export.txt") from error
-    return OnnxModel(opt.onnx, models.find(opt.model), opt, device)
+    return OnnxModel(opt.onnx, models.find(opt.model).preprocess, opt, device)
 
 
 def paste_settings(opt: Namespace) -> Settings:

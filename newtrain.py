@@ -283,7 +283,7 @@ class Trainer:
                   for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
         further = further_means(rows)
         values.update(further)
-        reached = values.get(self.model.best_by, values["psnr"])
+        reached = values.get(self.model.best_by, math.nan)
         best = math.isfinite(reached) and (self.best is None or reached > self.best)
         self.validated = values
         self.progress.validation(self.step, values, further, best)
@@ -341,7 +341,8 @@ class Trainer:
                 "opt_level": self.model.precision.opt_level,
                 "precision": self.model.precision.describe(),
                 "losses": self.losses, "loss": sum(self.losses.values()) if self.losses else None,
-                **self.validated, f"best_{self.model.best_by}": self.best,
+                **self.validated,
+                **({f"best_{self.model.best_by}": self.best} if self.model.best_by else {}),
                 "bad_steps": self.bad_steps, "bad_images": len(self.bad_images),
                 "peak_memory": devices.peak_memory(self.device),
                 "seconds": time.perf_counter() - self.began}

@@ -100,7 +100,7 @@ def draw_weights(flags: list[str], path: Path) -> int:
     torch.manual_seed(0)
     recipe = models.create(opt, torch.device("cpu"))
     recipe.setup()
-    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.restorer], path)
+    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.inference_network], path)
     return opt.load_size
 
 
@@ -132,10 +132,10 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     opt = ExportOptions(models, data, "deploy.py").parse(
         [*flags, "--pretrain_model_path", str(weights)])
     recipe, _ = models.load_trained(opt, torch.device("cpu"))
-    lq = to_tensor(recipe.preprocess(render_face(0, size=side).image))
+    lq = to_tensor(recipe.preprocess(render_face(0, size=side).image, opt))
     calls: dict[str, Callable[[], Any]] = {"torch": lambda: recipe.restore(lq)}
     for precision, path in (("fp32", graph), ("int8", graph.with_name("graph_int8.onnx"))):
-        engine = OnnxModel(path, models.find(opt.model), opt, torch.device("cpu"))
+        engine = OnnxModel(path, models.find(opt.model).preprocess, opt, torch.device("cpu"))
         calls[precision] = partial(engine.restore, lq)
     with torch.inference_mode():
         took = best_times(calls, 3 if side <= 512 else 1)

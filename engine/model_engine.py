@@ -17,6 +17,7 @@ from engine import device as devices
 from engine.lr_schedule import learning_rate_factor
 from engine.optimizer_step import WHOLE
 from engine.precision import Precision
+from engine.recompute import Recomputable
 from engine.step import Step
 
 logger = logging.getLogger("facezoo")
@@ -33,7 +34,7 @@ class ModelEngine:
     """
     every_gradient: bool
     loss_scale: str | float
-    restorer: str
+    inference_network: str
     gradients: str
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
@@ -58,7 +59,7 @@ class ModelEngine:
         Args:
             saved: False for fixed networks that come from a file of their own.
         """
-        if hasattr(network, "checkpointing"):
+        if isinstance(network, Recomputable):
             network.checkpointing = self.is_train and self.opt.checkpointing
         network.to(device=self.device, memory_format=self.memory_format)
         self.bare[name] = self.networks[name] = network
@@ -115,7 +116,7 @@ class ModelEngine:
 
     def _prepare_training(self) -> None:
         opt = self.opt
-        if opt.checkpointing and not any(hasattr(network, "checkpointing")
+        if opt.checkpointing and not any(isinstance(network, Recomputable)
                                          for network in self.bare.values()):
             raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
         if opt.sync_bn:
@@ -131,7 +132,8 @@ class ModelEngine:
 
     def _starting(self) -> str:
         """The network that start weights are for: the one that restores, or its origin."""
-        return next(name for name in (self._averages.get(self.restorer), self.restorer, "G")
+        letter = self.inference_network
+        return next(name for name in (self._averages.get(letter), letter, "G")
                     if name in self.bare)
 
     def _go_parallel(self) -> None:

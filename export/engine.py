@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +15,7 @@ from engine import device as devices
 from utils.images.convert import to_tensor
 
 CPU = "CPUExecutionProvider"
+Preprocess = Callable[[np.ndarray, argparse.Namespace], np.ndarray]
 
 
 class OnnxModel:
@@ -22,7 +23,7 @@ class OnnxModel:
 
     Args:
         path: the graph.
-        recipe: class whose graph it is; its `preprocess` is used, which reads options only.
+        preprocess: that of the model whose graph it is.
         opt: options; must describe the graph's network.
         device: on the CPU type nothing but the CPU is used, else whatever onnxruntime has.
 
@@ -30,9 +31,9 @@ class OnnxModel:
         ValueError: no graph, or one of another network than the options describe.
     """
 
-    def __init__(self, path: str | Path, recipe: Any, opt: argparse.Namespace,
+    def __init__(self, path: str | Path, preprocess: Preprocess, opt: argparse.Namespace,
                  device: torch.device) -> None:
-        self.recipe, self.opt, self.path = recipe, opt, path
+        self.preprocess, self.opt, self.path = preprocess, opt, path
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = torch.get_num_threads()
@@ -56,10 +57,6 @@ class OnnxModel:
                 raise ValueError(f"--onnx {self.path} was made with --{name} {made[name]}, not "
                                  f"{getattr(self.opt, name)}; give that flag, or put the JSON of "
                                  f"the export beside the graph")
-
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """As the recipe's."""
-        return self.recipe.preprocess(self, image)
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"lq": to_tensor(batch["lq"])}

@@ -36,8 +36,6 @@ INPUT = "input"
 TOLERANCE = 1e-4
 # Labels may differ where two regions are equally likely up to rounding.
 LABELS_DIFFER = 1e-3
-# What recipes can do besides restoring, and how the graph's further output is called.
-FURTHER = {"parse": "labels", "heatmaps": "heatmaps"}
 logger = logging.getLogger("facezoo")
 
 
@@ -48,8 +46,7 @@ class Restorer(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict(recipe.bare)
         self.outputs: dict[str, Callable[[Tensor], Tensor]] = {"output": recipe.restore} | {
-            name: getattr(recipe, method) for method, name in FURTHER.items()
-            if hasattr(recipe, method)}
+            name: getattr(recipe, method) for name, method in recipe.extra_outputs.items()}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(compute(x) for compute in self.outputs.values())

@@ -16,18 +16,13 @@ from utils.files import sha256, to_json, write_atomically, write_text
 CHIPS = ("Ascend310", "Ascend310P3", "Ascend310B1", "Ascend310B4", "Ascend910A", "Ascend910B2",
          "Ascend910B3", "Ascend910B4")
 DYNAMIC_BATCHES = (1, 2, 4, 8)
-NON_COMMERCIAL = "CC BY-NC-SA 4.0"
-# Of published weights; whoever trained their own decides themselves.
-LICENCES = {"sparnet": NON_COMMERCIAL, "sparnethd": NON_COMMERCIAL, "psfrgan": NON_COMMERCIAL,
-            "parse": NON_COMMERCIAL, "gfpgan": "Apache-2.0",
-            "gpen": "academic and non-commercial use"}
 UNKNOWN = "not stated by their authors"
 PRIVATE = ("pretrain_model_path",)
 
 
-def licence_of(model: str) -> str:
-    """What is known about the weights' licence, where --licence says nothing."""
-    return f"published weights: {LICENCES.get(model, UNKNOWN)}; others: their maker's"
+def license_text(of_published: str) -> str:
+    """What is known about the weights' license, where --licence says nothing."""
+    return f"published weights: {of_published or UNKNOWN}; others: their maker's"
 
 
 def network_options(opt: argparse.Namespace, add_flags: Callable[..., None]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class FaceRestorer:
     """A recipe that is ready to restore, or what stands in for one, for uint8 RGB pictures.
 
     Args:
-        model: has `preprocess`, `prepare` and `restore`, as recipes and `export.engine` have.
+        model: has `opt`, `preprocess`, `prepare` and `restore`, as models and `export.engine` have.
         device: where it runs.
         rounding: how floats become bytes, see `utils.images.io.to_image`.
     """
@@ -24,7 +24,7 @@ class FaceRestorer:
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """A picture of any size, uint8 (H, W, 3), as the network takes it."""
-        return self.model.preprocess(image)
+        return self.model.preprocess(image, self.model.opt)
 
     def restore(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Restored faces, uint8 (N, S, S, 3), of preprocessed pictures."""

@@ -50,7 +50,7 @@ def load_trained(opt: Any, device: Any) -> tuple[Any, Path]:
     from engine import checkpoint
     path = checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
                                    opt.name, opt.epoch, opt.load_iter,
-                                   find(opt.model).restorer)
+                                   find(opt.model).inference_network)
     opt.pretrain_model_path = str(path)
     model = create(opt, device)
     model.setup()

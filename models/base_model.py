@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model_engine import ModelEngine
+from metrics.published import Figure
 from models.ops.sync_batch_norm import synchronize_batch_norms
 from utils.images.convert import to_tensor
 from utils.images.resize import bicubic
@@ -26,10 +27,17 @@ class BaseModel(ModelEngine):
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
-        restorer: letter of the network whose saved weights restore pictures.
+        inference_network: letter of the network whose saved weights restore images.
         file_keys: by letter, the key that other tools expect the saved state dict under.
         template: five-point alignment of the faces it was made for, see faces.align.TEMPLATES.
-        best_by: the number of a validation, larger is better, that decides about `best`.
+        best_by: the number of a validation, larger is better, that decides about `best`; None
+            where no number says which weights are best: then there are only the latest.
+        rounding: how the published program turns results into bytes, `truncate` or `round`.
+        extra_outputs: what an exported graph gives besides the restored image: the output's name,
+            and the method from low-quality images that computes it.
+        makes_samples: it makes images out of codes (`draw_codes`, `sample`), see tools.sample.
+        figures: what others report of it, shown beside what is measured.
+        weights_license: of its published weights; empty where their authors say nothing.
         gradients: how ranks share them. "ddp" overlaps that with the backward pass; "average" does
             it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
@@ -43,10 +51,15 @@ class BaseModel(ModelEngine):
     every_gradient = True
     size_multiple = 1
     loss_scale: str | float = 128.0
-    restorer = "G"
+    inference_network = "G"
     file_keys: dict[str, str] = {}
     template = "ffhq"
-    best_by = "psnr"
+    best_by: str | None = "psnr"
+    rounding = "round"
+    extra_outputs: dict[str, str] = {}
+    makes_samples = False
+    figures: tuple[Figure, ...] = ()
+    weights_license = ""
     gradients = "ddp"
 
     # -- options ----------------------------------------------------------------------------------
@@ -114,16 +127,23 @@ class BaseModel(ModelEngine):
         """
         return {}
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """Make a picture of any size fit the network: bicubic to --load_size squared.
+    @staticmethod
+    def preprocess(image: np.ndarray, opt: argparse.Namespace) -> np.ndarray:
+        """Make an image of any size fit the network: bicubic to --load_size squared.
 
         Args:
             image: uint8 RGB (H, W, 3).
+            opt: the options; no network is needed.
 
         Returns:
-            uint8 RGB (load_size, load_size, 3).
+            uint8 RGB (S, S, 3), S being `input_size(opt)`.
         """
-        return bicubic(image, self.opt.load_size, self.opt.load_size)
+        return bicubic(image, opt.load_size, opt.load_size)
+
+    @staticmethod
+    def input_size(opt: argparse.Namespace) -> int:
+        """Side of the images that go into the network, in pixels."""
+        return opt.load_size
 
     @staticmethod
     def synchronize_batch_norms(network: nn.Module) -> int:

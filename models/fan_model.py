@@ -35,6 +35,7 @@ class FanModel(BaseModel):
     dataset = "celeba_aligned"
     degradation = "none"
     best_by = "landmarks_found"
+    extra_outputs = {"heatmaps": "heatmaps"}
     loss_scale = "dynamic"      # heat-maps are nearly empty, their mean error is small
 
     @staticmethod

@@ -28,8 +28,11 @@ class ParseModel(BaseModel):
     dataset = "celebahqmask"
     degradation = "blind"
     size_multiple = SIZE_MULTIPLE
-    restorer = "P"
+    inference_network = "P"
     best_by = "mIoU"
+    rounding = "truncate"
+    extra_outputs = {"labels": "parse"}
+    weights_license = "CC BY-NC-SA 4.0"
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:

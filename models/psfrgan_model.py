@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.published import Figure
 from models.base_model import BaseModel, frozen
 from models.losses.gan import TERMS, discriminator_loss, generator_loss
 from models.losses.style import feature_mse, style_loss
@@ -24,6 +25,9 @@ from models.parse_model import add_parse_flags, parse_settings
 VGG_LAYERS = (3, 8, 17, 26, 34)
 STYLE_FROM = 2
 PCP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+CELEBA_HQ = ("2800 images of CelebA-HQ at 512 pixels, an unseeded choice; JPEG of quality 75; PSNR "
+             "over all images at once (psnr_pooled), RGB; LPIPS of VGG; FID to the targets")
+REIMPLEMENTED = "a published re-implementation of PSFR-GAN, its README"
 # The published rates are 1e-4 and 4e-4.
 D_RATE = 4.0
 # The parsing network's, whose smallest side is 17.
@@ -45,6 +49,16 @@ class PSFRGANModel(BaseModel):
     degradation = "blind"
     loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = FEAT_SIZE
+    rounding = "truncate"
+    extra_outputs = {"labels": "parse"}
+    weights_license = "CC BY-NC-SA 4.0"
+    figures = (
+        Figure("psfrgan_epoch15_net_G.pth, 70,000 FFHQ images",
+               {"PSNR": 24.8226, "SSIM": 0.6729, "LPIPS": 0.3347, "FID": 12.0026}, CELEBA_HQ,
+               REIMPLEMENTED),
+        Figure("epoch_20_net_gen.pth, 35,000 images, batch 4",
+               {"PSNR": 24.5472, "SSIM": 0.6648, "LPIPS": 0.3290, "FID": 11.9687}, CELEBA_HQ,
+               REIMPLEMENTED))
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:

@@ -9,10 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.published import Figure
 from models.base_model import BaseModel
 from models.networks.sparnet import ATTENTION_MAP_SIZE, ATTENTIONS, SPARNet
 from models.ops.blocks import NORMS
 from models.ops.init import init_weights
+
+HELEN = ("Helen's test split of DICNet, 16 to 128 pixels, Y truncated to bytes (--protocol "
+         "published); trained on CelebA")
+SOURCE = "chaofengc/Face-SPARNet, README"
+NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 
 
 class SPARNetModel(BaseModel):
@@ -22,6 +28,12 @@ class SPARNetModel(BaseModel):
     Setting: batch 32, Adam 2e-4 (0.9, 0.99), 20 epochs of CelebA faces, 128 x 128
     Source:  chaofengc/Face-SPARNet
     """
+    rounding = "truncate"
+    weights_license = NON_COMMERCIAL
+    figures = (
+        Figure("SPARNet, paper", {"PSNR": 26.97, "SSIM": 0.8026}, HELEN, SOURCE),
+        Figure("SPARNet, released", {"PSNR": 27.43, "SSIM": 0.8201}, HELEN, SOURCE),
+        Figure("SPARNet light 3D, released", {"PSNR": 27.39, "SSIM": 0.8189}, HELEN, SOURCE))
     size_multiple = 8       # three halvings; other sizes come back larger than they went in
 
     @staticmethod

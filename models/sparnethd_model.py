@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.published import Figure
 from models.base_model import BaseModel, frozen
 from models.losses.gan import TERMS, discriminator_loss, feature_matching_loss, generator_loss
 from models.losses.perceptual import feature_l1
@@ -17,11 +18,18 @@ from models.networks.sparnet import SPARNet
 from models.ops.blocks import NORMS
 from models.ops.init import init_weights
 from models.ops.spectral import apply_spectral_norm, iterate_spectral_norms
-from models.sparnet_model import add_network_flags, network_settings, options_of
+from models.sparnet_model import (
+    NON_COMMERCIAL,
+    SOURCE,
+    add_network_flags,
+    network_settings,
+    options_of,
+)
 
 # relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before
 # ReLUs that then overwrite them in place, all but the last.
 VGG_LAYERS = (3, 8, 17, 26, 34)
+TEST_N = "FID of CelebA-TestN (1117 images) to CelebAHQ-Test-HR, pytorch-fid"
 # The published rates are 1e-4 and 4e-4.
 D_RATE = 4.0
 
@@ -39,7 +47,13 @@ class SPARNetHDModel(BaseModel):
     degradation = "blind"
     loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = 16      # four halvings; other sizes come back larger than they went in
-    restorer = "H"
+    inference_network = "H"
+    rounding = "truncate"
+    weights_license = NON_COMMERCIAL
+    figures = (
+        Figure("SPARNetHD, paper", {"FID": 27.16}, TEST_N, SOURCE),
+        Figure("SPARNetHD 2D, released", {"FID": 26.72}, TEST_N, SOURCE),
+        Figure("SPARNetHD 3D, released", {"FID": 28.42}, TEST_N, SOURCE))
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:

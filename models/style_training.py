@@ -42,7 +42,7 @@ class StyleTraining(BaseModel):
     dataset = "gpen"
     gradients = "average"       # R1 and path length are differentiated twice
     loss_scale = "dynamic"
-    restorer = "H"
+    inference_network = "H"
 
     # -- options ----------------------------------------------------------------------------------
 

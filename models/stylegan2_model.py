@@ -29,6 +29,8 @@ class StyleGAN2Model(StyleTraining):
     --d_weights. There is nothing to restore: `restore` makes a face for each picture.
     """
     degradation = "none"
+    best_by = None          # its images belong to no target
+    makes_samples = True
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:

@@ -19,8 +19,9 @@ class RestoreOptions(TestOptions):
 
     @staticmethod
     def _add_engine_flags(group: Any) -> None:
-        group.add_argument("--rounding", default="round", choices=("round", "truncate"),
-                           help="how floats become bytes; the published code truncates")
+        group.add_argument("--rounding", default="round", choices=("auto", "round", "truncate"),
+                           help="how floats become bytes; auto is what the model's published "
+                                "program does")
         group.add_argument("--engine", default="torch", choices=("torch", "onnx"),
                            help="onnx runs a graph of export_onnx.py, without weights and networks")
         group.add_argument("--onnx", metavar="FILE",

@@ -14,7 +14,6 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,15 +91,15 @@ def quantize(opt: Namespace) -> int:
 
 
 class Recipe:
-    """The preprocessing of a graph's recipe, from the options in its metadata."""
+    """The preprocessing of a graph's model, from the options in its metadata."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.opt = Namespace(**options)
-        self.kind = models.find(options["model"])
+        self.preprocess = models.find(options["model"]).preprocess
 
     def image(self, path: Path) -> np.ndarray:
         """The picture as the network takes it, uint8."""
-        return self.kind.preprocess(SimpleNamespace(opt=self.opt), read_image(path))
+        return self.preprocess(read_image(path), self.opt)
 
     def tensor(self, path: Path) -> np.ndarray:
         """The same as float32 (1, 3, H, W)."""
@@ -151,7 +150,7 @@ def target_of(picture: Path, targets: dict[str, Path], shape: tuple[int, ...]) -
 def restore_all(path: Path, recipe: Recipe, pictures: list[Path]) -> list[np.ndarray]:
     """What a graph makes of each picture, uint8."""
     from export.engine import OnnxModel
-    engine = OnnxModel(path, recipe.kind, recipe.opt, torch.device("cpu"))
+    engine = OnnxModel(path, recipe.preprocess, recipe.opt, torch.device("cpu"))
     return [to_image(engine.restore(torch.from_numpy(recipe.tensor(picture))))[0]
             for picture in pictures]
 

@@ -44,7 +44,7 @@ class SampleOptions(TestOptions):
             raise ValueError(f"--truncation must be from 0 to 1, got {opt.truncation}")
         if not (opt.pretrain_model_path or opt.name):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
-        if not hasattr(self.models.find(opt.model), "draw_codes"):
+        if not self.models.find(opt.model).makes_samples:
             raise ValueError(f"--model {opt.model} is no prior: it makes pictures out of pictures; "
                              f"see enhance.py")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import checkpoint, legacy_pickle
+from engine.recompute import Recomputable
 from models.ops.checkpointing import checkpointed
 from models.ops.init import draw_fixed
 
@@ -22,7 +23,7 @@ WIDTH_MULTIPLE = 4
 logger = logging.getLogger("facezoo")
 
 
-class FAN(nn.Module):
+class FAN(Recomputable):
     """Heat-maps of the 68 landmarks (iBUG order: jaw, brows, nose, eyes, mouth).
 
     Args:
@@ -45,7 +46,6 @@ class FAN(nn.Module):
                        nn.LeakyReLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, NUM_LANDMARKS, 3, padding=1),
                                     nn.LeakyReLU())
-        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] to (B, 68, H, W), about 0 to 1."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from engine.recompute import Recomputable
 from models.networks.gfpgan_decoder import Decoder
 from models.networks.gfpgan_layers import (
     condition_net,
@@ -31,7 +32,7 @@ PRESETS = {
     **{version: {"arch": "clean", "channel_multiplier": 2} for version in ("1.2", "1.3", "1.4")}}
 
 
-class GFPGAN(nn.Module):
+class GFPGAN(Recomputable):
     """GFP-GAN's restoration network; pictures must have the size it is built for.
 
     Args:
@@ -79,7 +80,6 @@ class GFPGAN(nn.Module):
         self.condition_shift = nn.ModuleList(
             condition_net(width[side], out[side], arch, 0.0) for side in sides)
         self.size, self.style_dim = size, style_dim
-        self.checkpointing = False
         self.input_is_latent, self.different_w = input_is_latent, different_w
         if input_is_latent:
             self.stylegan_decoder.style_mlp.requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from engine.recompute import Recomputable
 from models.networks.stylegan2 import (
     SIZES,
     TAPS,
@@ -22,7 +23,7 @@ from models.networks.stylegan2 import (
 from models.ops.style_ops import channels_last
 
 
-class FullGenerator(nn.Module):
+class FullGenerator(Recomputable):
     """GPEN's restoration network; pictures must have the size it is built for.
 
     Args:

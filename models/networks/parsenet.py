@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import checkpoint
+from engine.recompute import Recomputable
 from models.ops.blocks import NORMS, ConvUnit
 from models.ops.checkpointing import run_blocks
 
@@ -47,7 +48,7 @@ class ParseBlock(nn.Module):
         return self.shortcut_func(x) + self.conv2(self.conv1(x))
 
 
-class ParseNet(nn.Module):
+class ParseNet(Recomputable):
     """Logits of face regions and a picture from a degraded face; fully convolutional.
 
     Args:
@@ -92,7 +93,6 @@ class ParseNet(nn.Module):
         self.out_mask_conv = ConvUnit(widths[0], num_labels)
         self.min_size = 2 ** steps + 1      # the body pads by reflection, which takes two pixels
         self.num_labels = num_labels
-        self.checkpointing = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Parse pictures.

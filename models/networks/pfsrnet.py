@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.recompute import Recomputable
 from models.ops.checkpointing import checkpointed
 
 PUBLISHED_WIDTH = 512
@@ -66,7 +67,7 @@ def _check_width(width: int) -> None:
         raise ValueError(f"--width must be a positive multiple of {WIDTH_MULTIPLE}, got {width}")
 
 
-class Generator(nn.Module):
+class Generator(Recomputable):
     """Doubles the side of its input once per stage.
 
     Args:
@@ -86,7 +87,6 @@ class Generator(nn.Module):
                 *(stem if index == 0 else []), ResBlock(inside),
                 nn.ConvTranspose2d(inside, outside, 4, stride=2, padding=1),
                 nn.BatchNorm2d(outside), nn.ReLU()))
-        self.checkpointing = False
 
     def forward(self, x: Tensor, stage: int = NUM_STAGES, alpha: float = 1.0) -> Tensor:
         """Enlarge pictures.

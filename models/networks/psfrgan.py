@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.recompute import Recomputable
 from models.networks.parsenet import NUM_LABELS
 from models.ops.blocks import LEAKY_SLOPE, ConvUnit, InstanceNorm2d
 from models.ops.checkpointing import checkpointed
@@ -112,7 +113,7 @@ class Stage(nn.Sequential):
         return block(x, resized(ref, tuple(x.shape[2:])))
 
 
-class PSFRGenerator(nn.Module):
+class PSFRGenerator(Recomputable):
     """Grows a face from a learnt constant; picture and parsing map steer it at every scale.
 
     Args:
@@ -154,7 +155,6 @@ class PSFRGenerator(nn.Module):
             for start, end in pairwise(widths))
         self.img_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
         self.ref_channels = ref_channels
-        self.checkpointing = False
 
     def forward(self, lq: Tensor, mask: Tensor) -> Tensor:
         """Restore faces.

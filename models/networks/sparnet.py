@@ -6,6 +6,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.recompute import Recomputable
 from models.ops.blocks import NORMS, ConvUnit, ResidualBlock
 from models.ops.checkpointing import run_blocks
 
@@ -59,7 +60,7 @@ class HourglassAttention(nn.Module):
         return beside + raised
 
 
-class SPARNet(nn.Module):
+class SPARNet(Recomputable):
     """Face super-resolution network; its input is already enlarged to the output size.
 
     SPARNetHD is SPARNet(size=512, feat_size=32, max_channels=512, norm="in").
@@ -121,7 +122,6 @@ class SPARNet(nn.Module):
         self.out_conv = ConvUnit(clip(width), out_channels)
         # Every innermost attention map must be at least 2x2 for its reflection padding.
         self.min_size = 2 ** (steps + body_depth) + 1
-        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images.

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from engine.recompute import Recomputable
 from models.ops.style_ops import (
     EPS,
     channels_last,
@@ -265,7 +266,7 @@ class ConstantInput(nn.Module):
         return self.input.expand(batch_size, -1, -1, -1)
 
 
-class Generator(nn.Module):
+class Generator(Recomputable):
     """StyleGAN2's generator with skip connections.
 
     Args:
@@ -304,7 +305,6 @@ class Generator(nn.Module):
         self.style_dim = style_dim
         self.num_latents = 2 * levels - 2
         self.num_noises = 2 * levels - 3
-        self.checkpointing = False
 
     def noise_shapes(self) -> list[tuple[int, int, int]]:
         """(channels, height, width) of each convolution's noise, in forward's order."""
@@ -393,7 +393,7 @@ def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
     return torch.cat((x, channel), dim=1)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Recomputable):
     """StyleGAN2's residual discriminator; a picture's logit depends on its batch mates.
 
     Args:
@@ -412,7 +412,6 @@ class Discriminator(nn.Module):
         self.final_linear = nn.Sequential(EqualLinear(16 * widths[4], widths[4], activate=True),
                                           EqualLinear(widths[4], 1))
         self.group = group
-        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of pictures (B, 3, size, size)."""

@@ -69,7 +69,7 @@ def weights_of(name: str, preset: tuple[str, ...], folder: Path) -> Path:
     recipe = models.create(opt, torch.device("cpu"))
     recipe.setup()
     path = folder / f"{'_'.join((name, *preset[1:]))}.pth"
-    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.restorer], path)
+    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.inference_network], path)
     return path
 
 
@@ -112,7 +112,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def difference(path: Path, recipe: Any, batch: int) -> float:
     """Largest difference of graph and recipe over other pictures than the export looked at."""
-    side = export_onnx.input_side(recipe)
+    side = recipe.input_size(recipe.opt)
     x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     smooth = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
     with torch.inference_mode():

@@ -232,7 +232,8 @@ def test_kept_luminance_is_the_inputs_and_colours_are_the_networks(tiny_run: Cal
 def test_pictures_are_brought_to_size_bilinearly(tiny_run: Callable) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     expected = cv2.resize(image, (16, 16), interpolation=cv2.INTER_LINEAR)
-    assert np.array_equal(tiny_run("gpen")[0].preprocess(image), expected)
+    model, _ = tiny_run("gpen")
+    assert np.array_equal(model.preprocess(image, model.opt), expected)
 
 
 # ---- whole runs ----------------------------------------------------------------------------------

@@ -384,10 +384,10 @@ def test_the_published_chain_leads_to_the_input(align: str, part: tuple,
     model, _ = tiny_run("pfsrnet")
     image = np.random.default_rng(0).integers(0, 256, (240, 200, 3), dtype=np.uint8)
     model.opt.align = align
-    small = model.preprocess(image)
+    small = model.preprocess(image, model.opt)
     assert np.array_equal(small, reduced(np.ascontiguousarray(image[part]), (32, 16, 8, 4)))
     model.opt.simulate_lq = True
-    degraded = PyramidDegradation()(model.preprocess(image), np.random.default_rng(0))
+    degraded = PyramidDegradation()(model.preprocess(image, model.opt), np.random.default_rng(0))
     assert np.array_equal(degraded, small)
 
 

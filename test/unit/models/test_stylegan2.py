@@ -29,6 +29,8 @@ import operators
 
 RECIPES = pytest.mark.parametrize("name", ["stylegan2", "gpen"])
 LAZY = ("--d_reg_every", "2", "--g_reg_every", "3")
+# What the engine adds to a batch of two.
+WHOLE_BATCH = {"place": [0, 1], "fraction": 1.0}
 ALWAYS = ("--d_reg_every", "1", "--g_reg_every", "1")
 
 
@@ -175,8 +177,8 @@ def test_no_operator_of_the_regularisers_lacks_an_npu_kernel(name: str, tiny_run
         model, batch = tiny_run(name, *ALWAYS, "--memory_format", "contiguous")
         model.iteration = 1
         with operators.Recorder() as recorder:
-            model._regularize_d(batch)
-            model._regularize_g(batch)
+            model._regularize_d(batch | WHOLE_BATCH)
+            model._regularize_g(batch | WHOLE_BATCH)
     finally:
         put_back()
     assert operators.missing(recorder.counts, operators.registered()) == []
@@ -207,9 +209,9 @@ def test_with_groups_of_one_a_logit_does_not_depend_on_batch_mates() -> None:
 
 def test_every_step_and_purpose_draws_codes_of_its_own(tiny_run: Callable) -> None:
     model, batch = tiny_run("stylegan2", "--mixing", "0")
-    first, again, other = (model._draw(batch, stream)[0][0] for stream in (0, 0, 1))
+    first, again, other = (model._draw(batch | WHOLE_BATCH, stream)[0][0] for stream in (0, 0, 1))
     model.iteration = 1
-    later = model._draw(batch, 0)[0][0]
+    later = model._draw(batch | WHOLE_BATCH, 0)[0][0]
     assert torch.equal(first, again)
     assert not torch.equal(first, other) and not torch.equal(first, later)
     assert not torch.equal(first[0], first[1])
@@ -219,7 +221,7 @@ def test_every_step_and_purpose_draws_codes_of_its_own(tiny_run: Callable) -> No
 def test_mixing_says_how_often_two_codes_are_drawn(mixing: str, codes: int,
                                                    tiny_run: Callable) -> None:
     model, batch = tiny_run("stylegan2", "--mixing", mixing)
-    assert len(model._draw(batch, 0)[0]) == codes
+    assert len(model._draw(batch | WHOLE_BATCH, 0)[0]) == codes
 
 
 def test_noise_of_the_device_trains_too(tiny_run: Callable) -> None:

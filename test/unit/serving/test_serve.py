@@ -34,12 +34,13 @@ from utils.images.io import encode_image
 
 class Brighter:
     """Stands in for a recipe: shifts each picture by an amount of its own; can be held up."""
+    opt = None
 
     def __init__(self, size: int = 32) -> None:
         self.size, self.sizes, self.go = size, [], threading.Event()
         self.go.set()
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
+    def preprocess(self, image: np.ndarray, opt: None) -> np.ndarray:
         return np.array(Image.fromarray(image).resize((self.size, self.size)))
 
     def prepare(self, batch: dict) -> dict:

@@ -23,7 +23,6 @@ import models
 from data.synthetic.faces import render_face
 from metrics.evaluation import Row
 from metrics.measures import METRICS
-from metrics.published import FIGURES
 from metrics.report import Extremes, data_uri, histogram, html_table, page
 from models.networks.pretrained.arcface import ArcFace
 from options.evaluate_options import METRIC_WEIGHTS, EvaluateOptions
@@ -177,15 +176,15 @@ def test_a_number_that_a_method_lacks_is_a_dash() -> None:
 
 
 def test_published_figures_stand_with_protocol_and_source() -> None:
-    text = Outline(made_page(figures=FIGURES["sparnet"])).text
-    figure = FIGURES["sparnet"][0]
+    text = Outline(made_page(figures=models.find("sparnet").figures)).text
+    figure = models.find("sparnet").figures[0]
     assert all(part in text for part in (figure.model, "26.97", figure.protocol, figure.source))
 
 
-@pytest.mark.parametrize("name", list(FIGURES))
-def test_published_figures_belong_to_a_recipe_and_state_a_protocol(name: str) -> None:
-    assert name in models.names()
-    assert all(figure.numbers and figure.protocol and figure.source for figure in FIGURES[name])
+@pytest.mark.parametrize("name", models.names())
+def test_published_figures_state_numbers_protocol_and_source(name: str) -> None:
+    assert all(figure.numbers and figure.protocol and figure.source
+               for figure in models.find(name).figures)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -205,7 +204,7 @@ def test_a_browser_shows_the_page_without_errors_requests_and_overflow(width: in
     (tmp_path / "p.html").write_text(made_page(
         title=f"results_{'of_a_long_name_' * 6}", rows=[Row("a.png", values)], extremes=extremes,
         facts={"SHA-256": "0123456789abcdef" * 4, "--dataroot": None},
-        figures=FIGURES["psfrgan"]))
+        figures=models.find("psfrgan").figures))
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -1,0 +1,13 @@
+"""Networks that can trade time for memory: --checkpointing."""
+from __future__ import annotations
+
+from torch import nn
+
+
+class Recomputable(nn.Module):
+    """A network that can compute what is inside its blocks again in the backward pass.
+
+    Attributes:
+        checkpointing: whether it does; set by the training model.
+    """
+    checkpointing = False
