@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import checkpoint
 from models.base_model import BaseModel
 from models.losses.landmark import attention_map, gaussian_maps, normalized_maps
 from models.networks import fan
-from models.networks.fan import FAN, load_landmark_weights, peaks
+from models.networks.fan import FAN, peaks, read_landmark_weights
 from models.networks.pretrained.fan_teacher import SIZE_MULTIPLE, teacher_network
 
 # Side of the teacher's input for one of the student's.
@@ -88,7 +89,8 @@ class FanModel(BaseModel):
 
     def load_weights(self, name: str, path: str | Path) -> None:
         """As every recipe's; the published pickled module is refused with the way out."""
-        load_landmark_weights(self.bare[name], path, "--pretrain_model_path")
+        with checkpoint.named_by("--pretrain_model_path"):
+            self.bare[name].load_state_dict(read_landmark_weights(self.bare[name], path))
 
     def train(self) -> None:
         super().train()

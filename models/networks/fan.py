@@ -5,7 +5,6 @@ published weights.
 """
 from __future__ import annotations
 
-import logging
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from engine import checkpoint, legacy_pickle
 from engine.recompute import Recomputable
 from models.ops.checkpointing import checkpointed
-from models.ops.init import draw_fixed
+from models.ops.fixed import load_fixed
 
 NUM_LANDMARKS = 68
 PUBLISHED_WIDTH = 128
 WIDTH_MULTIPLE = 4
-logger = logging.getLogger("facezoo")
 
 
 class FAN(Recomputable):
@@ -67,28 +65,23 @@ def landmark_network(path: str | Path, flag: str = "--fan_weights",
         FileNotFoundError, ValueError: no such file, no state dict, or one of another network.
     """
     network = FAN(width=width)
-    if str(path) == checkpoint.RANDOM:
-        logger.warning("%s %s: HEAT-MAPS OF AN UNTRAINED NETWORK, for smoke runs only", flag,
-                       checkpoint.RANDOM)
-        draw_fixed(network, NUM_LANDMARKS, 2.0)
-    else:
-        load_landmark_weights(network, path, flag)
+    load_fixed(network, path, flag, lambda path: read_landmark_weights(network, path),
+               draw=(NUM_LANDMARKS, 2.0),
+               warning="HEAT-MAPS OF AN UNTRAINED NETWORK, for smoke runs only")
     return network.requires_grad_(False).eval()
 
 
-def load_landmark_weights(network: FAN, path: str | Path, flag: str) -> None:
-    """Load a state dict strictly; the published pickled module is refused with the way out.
+def read_landmark_weights(network: FAN, path: str | Path) -> dict[str, Tensor]:
+    """A state dict that fits; the published pickled module is refused with the way out.
 
     Raises:
         FileNotFoundError, ValueError: as `landmark_network`.
     """
     if Path(path).is_file() and legacy_pickle.holds_module(path):
-        raise ValueError(f"{flag}: {path} is a pickled module, which is not loaded because that "
+        raise ValueError(f"{path} is a pickled module, which is not loaded because that "
                          f"can run code from the file; extract its tensors first: python -m "
                          f"tools.legacy_pickle {path} fan.pth")
-    with checkpoint.named_by(flag):
-        state = checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
-    network.load_state_dict(state)
+    return checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
 
 
 def _width_hint(state: dict[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ GPEN and facexlib publish weights of the same layout. Source: arXiv 2009.08709, 
 """
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from engine import checkpoint
 from engine.recompute import Recomputable
 from models.ops.blocks import NORMS, ConvUnit
 from models.ops.checkpointing import run_blocks
+from models.ops.fixed import load_fixed
 
 NUM_LABELS = 19
-logger = logging.getLogger("facezoo")
 
 
 class ParseBlock(nn.Module):
@@ -148,12 +147,8 @@ def parsing_network(weights: str | Path, flag: str, **settings: Any) -> ParseNet
     with torch.random.fork_rng(devices=[]):         # always the same draw, and no other moved
         torch.manual_seed(NUM_LABELS)
         network = ParseNet(**settings)
-    if str(weights) == checkpoint.RANDOM:
-        logger.warning("%s %s: PARSING MAPS COME FROM AN UNTRAINED NETWORK. This is for smoke runs "
-                       "only; give parse_multi_iter_90000.pth or one trained here with --model "
-                       "parse", flag, checkpoint.RANDOM)
-    else:
-        with checkpoint.named_by(flag):
-            state = checkpoint.load_weights(weights, network.state_dict(), "P")
-        network.load_state_dict(state)
+    load_fixed(network, weights, flag,
+               lambda path: checkpoint.load_weights(path, network.state_dict(), "P"),
+               warning="PARSING MAPS COME FROM AN UNTRAINED NETWORK. This is for smoke runs only; "
+                       "give parse_multi_iter_90000.pth or one trained here with --model parse")
     return network.requires_grad_(False).eval()

@@ -4,18 +4,13 @@ Source: ArcFace (arXiv 1801.07698); TencentARC/GFPGAN; weights `arcface_resnet18
 """
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import checkpoint
-from models.ops.init import draw_fixed
+from models.ops.fixed import FixedNetwork
 
 INPUT_SIZE = 128
 LUMA = (0.2989, 0.5870, 0.1140)
-logger = logging.getLogger("facezoo")
 
 
 class SqueezeExcitation(nn.Module):
@@ -55,7 +50,7 @@ class IRBlock(nn.Module):
         return self.prelu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
-class ArcFace(nn.Module):
+class ArcFace(FixedNetwork):
     """ResNet with IR blocks, frozen, in eval mode for good.
 
     Args:
@@ -63,6 +58,9 @@ class ArcFace(nn.Module):
         use_se: squeeze-and-excitation in every block.
         widths: channels of the stages.
     """
+    flag, published = "--id_weights", "arcface_resnet18.pth"
+    use = "THE IDENTITY LOSS COMPARES FEATURES OF"
+    draw = (18, 1.0)
 
     # Names follow the released checkpoint.
     def __init__(self, layers: tuple[int, ...] = (2, 2, 2, 2), *, use_se: bool = False,
@@ -93,28 +91,6 @@ class ArcFace(nn.Module):
             x = self.get_submodule(f"layer{stage}")(x)
         return self.bn5(self.fc5(self.bn4(x).flatten(1)))
 
-    def train(self, mode: bool = True) -> ArcFace:
-        """Stays in eval mode: it is never trained."""
-        return super().train(False)
-
-    def load_published(self, path: str | Path, flag: str = "--id_weights") -> None:
-        """Load arcface_resnet18.pth.
-
-        Args:
-            path: the file, or "random" for a seeded draw (smoke runs only).
-            flag: named in errors.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, no checkpoint, or another network.
-        """
-        if str(path) == checkpoint.RANDOM:
-            logger.warning("%s %s: THE IDENTITY LOSS COMPARES FEATURES OF AN UNTRAINED NETWORK. "
-                           "This is for smoke runs only; give arcface_resnet18.pth to train a "
-                           "network worth keeping", flag, checkpoint.RANDOM)
-            draw_fixed(self, 18, 1.0)
-            return
-        with checkpoint.named_by(flag):
-            self.load_state_dict(checkpoint.load_weights(path, self.state_dict()))
 
 
 def gray_input(image: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.checkpoint import check_match, named_by, read, unwrap
+from engine import checkpoint
+from models.ops.fixed import FixedNetwork
 
 INPUT_SIZE = 299
 NUM_FEATURES = 2048
@@ -122,8 +123,10 @@ def _block_e(in_channels: int, pool: str) -> Mixed:
          [("branch3x3dbl_3a", 384, wide, 1), ("branch3x3dbl_3b", 384, high, 1)]]], pool, 192)
 
 
-class Inception(nn.Module):
+class Inception(FixedNetwork):
     """The features before the classifier; frozen, always in eval mode."""
+    flag, published = "--fid_weights", "pt_inception-2015-12-05-6726825d.pth"
+    use = "FID IS MEASURED BY"
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,20 +153,15 @@ class Inception(nn.Module):
             x = x if name == "fc" else layer(x)
         return x.mean(dim=(2, 3))
 
-    def train(self, mode: bool = True) -> Inception:
-        """Stays in eval mode: it is never trained."""
-        return super().train(False)
-
-    def load_published(self, path: str | Path, flag: str = "--fid_weights") -> None:
-        """Load pytorch-fid's file strictly, but for counters of batches, which older ones lack.
+    def read(self, path: str | Path) -> dict[str, Tensor]:
+        """The state dict of pytorch-fid's file, strictly, but for counters of batches, which older
+        ones lack.
 
         Raises:
             FileNotFoundError, ValueError: no such file, no state dict, or another network's.
         """
-        def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {key: value for key, value in state.items()
-                    if not key.endswith("num_batches_tracked")}
-        with named_by(flag):
-            state = without_counters(unwrap(read(path), path))
-            check_match(state, without_counters(self.state_dict()), path)
-        self.load_state_dict(state, strict=False)
+        counters = {key: value for key, value in self.state_dict().items()
+                    if key.endswith("num_batches_tracked")}
+        state = checkpoint.unwrap(checkpoint.read(path), path) | counters
+        checkpoint.check_match(state, self.state_dict(), path)
+        return state

@@ -5,21 +5,16 @@ Source: ArcFace (arXiv 1801.07698), squeeze and excitation (arXiv 1709.01507); w
 """
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import checkpoint
-from models.ops.init import draw_fixed
+from models.ops.fixed import FixedNetwork
 
 INPUT_SIZE = 112
 # Channels and number of units of each stage; a stage's first unit halves the sides.
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 REDUCTION = 16
-logger = logging.getLogger("facezoo")
 
 
 class SqueezeExcitation(nn.Module):
@@ -59,8 +54,11 @@ class Unit(nn.Module):
         return shortcut + self.res_layer(x)
 
 
-class IRSE50(nn.Module):
+class IRSE50(FixedNetwork):
     """Unit vectors that tell people apart; frozen, always in eval mode."""
+    flag, published = "--id_weights", "model_ir_se50.pth"
+    use = "THE IDENTITY LOSS COMPARES FEATURES OF"
+    draw = (50, 1.0)
 
     # Names follow the published file; dropout and flattening of its output layer have no weights.
     def __init__(self) -> None:
@@ -83,27 +81,3 @@ class IRSE50(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 512) of length 1 for RGB faces (B, 3, 112, 112) in [-1, 1]."""
         return F.normalize(self.output_layer(self.body(self.input_layer(x))))
-
-    def train(self, mode: bool = True) -> IRSE50:
-        """Stays in eval mode: it is never trained."""
-        return super().train(False)
-
-    def load_published(self, path: str | Path, flag: str = "--id_weights") -> None:
-        """Load model_ir_se50.pth.
-
-        Args:
-            path: the file, or "random" to keep the seeded draw (smoke runs only).
-            flag: named in errors.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, no checkpoint, or another network's.
-        """
-        if str(path) == checkpoint.RANDOM:
-            logger.warning("%s %s: THE IDENTITY LOSS COMPARES FEATURES OF AN UNTRAINED NETWORK. "
-                           "This is for smoke runs only; give model_ir_se50.pth to train a network "
-                           "worth keeping", flag, checkpoint.RANDOM)
-            draw_fixed(self, 50, 1.0)
-            return
-        with checkpoint.named_by(flag):
-            state = checkpoint.load_weights(path, self.state_dict())
-        self.load_state_dict(state)

@@ -4,7 +4,6 @@ Source: arXiv 1409.1556; weights `vgg16-397923af.pth`, `vgg19-dcbb9e9d.pth`.
 """
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.checkpoint import RANDOM, named_by, read
-from models.ops.init import draw_fixed
+from engine import checkpoint
+from models.ops.fixed import FixedNetwork
 
 # Convolutions per block; each block doubles the channels up to 512 and ends in a pooling.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_SIZE = 224
-logger = logging.getLogger("facezoo")
 
 
-class VGGFeatures(nn.Module):
+class VGGFeatures(FixedNetwork):
     """Activations of a frozen VGG at the given layers of its `features` stack.
 
     Args:
@@ -34,9 +32,14 @@ class VGGFeatures(nn.Module):
         ValueError: an unknown architecture or a layer it does not have.
     """
 
+    flag, published = "--vgg_weights", "torchvision's file"
+    use = "THE PERCEPTUAL LOSS COMPARES FEATURES OF"
+    draw = (19, 2.0)
+
     # Names follow the published files: features.<index>.weight and bias.
     def __init__(self, arch: str, layers: Sequence[int], *, resize: bool = False) -> None:
         super().__init__()
+        self.kind = arch.upper()
         if arch not in BLOCKS:
             raise ValueError(f"arch must be one of {', '.join(BLOCKS)}, got {arch!r}")
         stack = _stack(BLOCKS[arch])
@@ -61,28 +64,13 @@ class VGGFeatures(nn.Module):
                 found.append(x)
         return found
 
-    def train(self, mode: bool = True) -> VGGFeatures:
-        """Stays in eval mode: it is never trained."""
-        return super().train(False)
-
-    def load_published(self, path: str | Path, flag: str = "--vgg_weights") -> None:
-        """Load torchvision's file by its own key names; the classifier is left aside.
-
-        Args:
-            path: the file, or "random" for a seeded draw (smoke runs only).
-            flag: named in errors.
+    def read(self, path: str | Path) -> dict[str, Tensor]:
+        """What is needed of torchvision's file, by its own key names; the classifier is left aside.
 
         Raises:
             FileNotFoundError, ValueError: no such file, no checkpoint, or another architecture.
         """
-        if str(path) == RANDOM:
-            logger.warning("%s %s: THE PERCEPTUAL LOSS COMPARES FEATURES OF AN UNTRAINED %s. This "
-                           "is for smoke runs only; give torchvision's file to train a network "
-                           "worth keeping", flag, RANDOM, self.arch.upper())
-            draw_fixed(self, 19, 2.0)
-            return
-        with named_by(flag):
-            content = read(path)
+        content = checkpoint.read(path)
         content = content if isinstance(content, dict) else {}
         state = self.state_dict()
         wrong = [key for key, value in state.items()
@@ -92,10 +80,10 @@ class VGGFeatures(nn.Module):
                         and key not in {f"features.{index}.{kind}" for kind in ("weight", "bias")
                                         for index in _convolutions(BLOCKS[self.arch])})
         if wrong:
-            raise ValueError(f"{flag} {path} is not torchvision's {self.arch} file: "
+            raise ValueError(f"{path} is not torchvision's {self.arch} file: "
                              f"{len(wrong)} tensors are missing, unknown or differ in shape, e.g. "
                              f"{', '.join(wrong[:3])}")
-        self.load_state_dict({key: content[key] for key in state})
+        return {key: content[key] for key in state}
 
 
 def _convolutions(blocks: Sequence[int]) -> list[int]:

@@ -59,7 +59,7 @@ def test_every_tensor_of_the_features_is_taken_from_the_file(arch: str, file_of:
 def test_the_file_of_the_other_architecture_is_refused(arch: str, other: str, layers: tuple | None,
                                                        file_of: Callable) -> None:
     network = VGGFeatures(arch, layers or DEEP[arch])
-    said = f"--vgg_weights .*{other}.pth is not torchvision's {arch}"
+    said = f"--vgg_weights: .*{other}.pth is not torchvision's {arch}"
     with pytest.raises(ValueError, match=said):
         network.load_published(file_of(other))
 
