@@ -20,11 +20,13 @@ Measure = Callable[[dict[str, Any], Tensor], dict[str, list[float]]]
 @dataclass
 class Row:
     """One picture's numbers: values[method][protocol] = {"psnr": dB, "ssim": 0..1}, and what the
-    recipe measures besides, by name. measured[method] holds what --metrics asks for, by name."""
+    recipe measures besides, by name. measured[method] holds what --metrics asks for, by name;
+    `digests` the SHA-256 of the images that were compared, by what they are of."""
     path: str
     values: dict[str, dict[str, dict[str, float]]]
     further: dict[str, float] = field(default_factory=dict)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarray]],

@@ -83,6 +83,25 @@ class Frechet:
         return one.count, one.mean.size
 
 
+@dataclass
+class SetState:
+    """What the metrics of a whole set have to remember of its images; can be pickled.
+
+    Attributes:
+        errors: by method, mean squared error and number of values of each image.
+        moments: by method, of the features.
+    """
+    errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+    def merge(self, other: SetState) -> None:
+        """Take what another process has seen."""
+        for method, errors in other.errors.items():
+            self.errors.setdefault(method, []).extend(errors)
+        for method, moments in other.moments.items():
+            self.moments.setdefault(method, Moments()).merge(moments)
+
+
 class Measures:
     """Measures pictures one after the other, and in the end the set.
 
@@ -128,20 +147,16 @@ class Measures:
             error = float(np.mean((pictures[key] - gt) ** 2))
             self.errors.setdefault(method, []).append((error, gt.size))
 
-    def state(self) -> Any:
-        """What another process needs to go on; can be pickled."""
-        return self.errors, self.frechet.moments if self.frechet else {}
+    @property
+    def state(self) -> SetState:
+        """What was seen so far; set it to go on from what several processes have seen."""
+        return SetState(self.errors, self.frechet.moments if self.frechet else {})
 
-    def join(self, states: Iterable[Any]) -> None:
-        """Take the states of all processes, this one's among them, instead of its own."""
-        self.errors, moments = {}, {}
-        for errors, others in states:
-            for method, found in errors.items():
-                self.errors.setdefault(method, []).extend(found)
-            for method, other in others.items():
-                moments.setdefault(method, Moments()).merge(other)
+    @state.setter
+    def state(self, state: SetState) -> None:
+        self.errors = state.errors
         if self.frechet:
-            self.frechet.moments = moments
+            self.frechet.moments = state.moments
 
     def of_the_set(self) -> tuple[Numbers, dict[str, str]]:
         """Numbers of all pictures together, by method; and what to know about them, by metric."""

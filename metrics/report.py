@@ -65,11 +65,10 @@ class Extremes:
         if self._keep([new]):
             new.thumbnails = {key: data_uri(pictures[key]) for key in _TITLES if key in pictures}
 
-    def merge(self, others: Iterable[Extremes]) -> None:
-        """Take what others have kept."""
-        for other in others:
-            known = {id(case): case for case in (*other.worst, *other.best)}
-            self._keep(list(known.values()))
+    def merge(self, other: Extremes) -> None:
+        """Take what another one has kept."""
+        known = {id(case): case for case in (*other.worst, *other.best)}
+        self._keep(list(known.values()))
 
     def _keep(self, new: list[Case]) -> bool:
         """Whether one of the new cases is among the kept ones."""

@@ -37,8 +37,7 @@ def table(mean: dict[str, dict[str, dict[str, float]]], further: dict[str, float
     return "\n".join([head, *lines])
 
 
-def per_image_csv(rows: list[Row], hashes: list[dict[str, str]],
-                  protocols: list[Protocol]) -> str:
+def per_image_csv(rows: list[Row], protocols: list[Protocol]) -> str:
     """One line per picture: path, every method's numbers, digests of what was compared."""
     methods, measured = list(rows[0].values), rows[0].measured
     text = io.StringIO()
@@ -46,11 +45,11 @@ def per_image_csv(rows: list[Row], hashes: list[dict[str, str]],
     writer.writerow(["path", *(f"{method}_{name}_{key}" for method in methods
                                for name, key in columns(protocols)), *rows[0].further,
                      *(f"{method}_{name}" for method in measured for name in measured[method]),
-                     *hashes[0]])
-    for row, digests in zip(rows, hashes, strict=True):
+                     *rows[0].digests])
+    for row in rows:
         writer.writerow([row.path, *(f"{row.values[method][name][key]:.6f}" for method in methods
                                      for name, key in columns(protocols)),
                          *(f"{value:.6f}" for value in row.further.values()),
                          *(f"{row.measured[method][name]:.6f}" for method in measured
-                           for name in measured[method]), *digests.values()])
+                           for name in measured[method]), *row.digests.values()])
     return text.getvalue()

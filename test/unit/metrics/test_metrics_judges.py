@@ -21,7 +21,7 @@ from metrics.judges import (
     resized,
     structure_judge,
 )
-from metrics.measures import Frechet, Measures
+from metrics.measures import Frechet, Measures, SetState
 from metrics.psnr_ssim import pooled_psnr
 from models.losses import identity
 from models.networks.fan import FAN
@@ -206,7 +206,10 @@ def test_pooled_psnr_of_the_set_is_over_all_its_pixels() -> None:
 
 def test_the_parts_of_several_processes_give_the_numbers_of_one() -> None:
     whole, joined = measured(range(9)), measured(range(4))
-    joined.join([joined.state(), measured(range(4, 9)).state()])
+    state = SetState()
+    for part in (joined.state, measured(range(4, 9)).state):
+        state.merge(part)
+    joined.state = state
     for method, numbers in whole.of_the_set()[0].items():
         assert joined.of_the_set()[0][method] == pytest.approx(numbers, rel=1e-9)
 

@@ -67,7 +67,8 @@ def test_merged_cases_are_those_of_one_process(cut: int) -> None:
     for index, value in enumerate(values):
         parts[index >= cut].add(value, f"{index}", grey(index))
     joined = Extremes(2)
-    joined.merge(parts)
+    for part in parts:
+        joined.merge(part)
     whole = extremes_of(values)
     assert (joined.worst, joined.best) == (whole.worst, whole.best)
 
