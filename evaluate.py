@@ -34,19 +34,12 @@ from engine import device as devices
 from engine import distributed, entry
 from engine.prefetch import Prefetcher
 from metrics import measures as further_measures
-from metrics.evaluation import (
-    Row,
-    compare,
-    evaluate_loader,
-    further_means,
-    means,
-    measured_means,
-)
+from metrics.evaluation import Column, Numbers, Row, compare, evaluate_loader, means
 from metrics.measures import METRICS, Measures, SetState
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.published import FIGURES
 from metrics.report import Extremes, page
-from metrics.tables import per_image_csv, table
+from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 from options.evaluate_options import EvaluateOptions
 from utils.files import sha256, to_json, write_text
 from utils.images.convert import image_grid
@@ -192,11 +185,11 @@ def evaluate(opt: Namespace) -> int:
                else measure_network(opt, device, protocols, found.unreadable, report))
     out = Path(opt.results_dir) / (Path(opt.restored).name if folders
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
-    order = protocols[-1].name
+    order = Column("restored", "psnr", protocols[-1].name)
     for row, pictures in samples:
-        row.measured = measures.of(pictures)
+        row.numbers |= measures.of(pictures)
         found.rows.append(row)
-        found.extremes.add(row.values["restored"][order]["psnr"], row.path, pictures)
+        found.extremes.add(row.numbers[order], row.path, pictures)
         if len(found.strip) < opt.strip:
             found.strip.append([pictures[key] for key in ("lq", "restored", "gt")
                                 if key in pictures])
@@ -211,7 +204,7 @@ def evaluate(opt: Namespace) -> int:
         measures.state = found.state
         report.update(processes=len(parts), unreadable=found.unreadable, versions=versions(),
                       options={key: value for key, value in vars(opt).items() if key != "config"})
-        write_reports(out, found, protocols, report, measures)
+        write_reports(out, found, report, measures)
     distributed.stop()
     return 0
 
@@ -234,27 +227,23 @@ def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Measu
     return device, measures
 
 
-def write_reports(out: Path, found: Findings, protocols: list[Protocol], report: dict[str, Any],
+def write_reports(out: Path, found: Findings, report: dict[str, Any],
                   measures: Measures) -> None:
     """Print the table and write every file."""
     rows, bad, strip = found.rows, found.unreadable, found.strip[:report["options"]["strip"]]
     if not rows:
         raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
-    mean, further = means(rows), further_means(rows)
     of_the_set, remarks = measures.of_the_set()
     report["remarks"] |= remarks
-    measured = measured_means(rows)
-    for method, numbers in of_the_set.items():
-        measured[method] = measured.get(method, {}) | numbers
-    text = table(mean, further, measured, protocols, len(rows))
+    numbers = means(rows) | of_the_set
+    text = table(numbers, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), mean=mean, further=further, measured=measured,
-                  per_image=[{"path": row.path, **row.digests, **row.values,
-                              "further": row.further, "measured": row.measured} for row in rows])
+    report.update(pictures=len(rows), **json_layout(numbers),
+                  per_image=[per_image_entry(row) for row in rows])
     write_text(out / "table.txt", text + "\n")
-    write_text(out / "per_image.csv", per_image_csv(rows, protocols))
+    write_text(out / "per_image.csv", per_image_csv(rows))
     write_text(out / "report.json", to_json(report) + "\n")
-    write_text(out / "report.html", html_page(found, report))
+    write_text(out / "report.html", html_page(found, numbers, report))
     if strip:
         labels = ["input", "restored", "target"] if len(strip[0]) == 3 else ["restored", "target"]
         write_image(out / "strip.png", image_grid(strip, labels=labels))
@@ -266,17 +255,11 @@ def write_reports(out: Path, found: Findings, protocols: list[Protocol], report:
         print(f"warning: {len(bad)} unreadable picture(s) left out, see report.json")
 
 
-def html_page(found: Findings, report: dict[str, Any]) -> str:
+def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
     """report.html; the same whoever measured which picture, and wherever it is written to."""
     opt, folders = report["options"], report.get("folders")
     title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
              f"{opt['name'] or opt['model']} on {opt['dataset_name']}")
-    numbers = {method: {f"{key.upper()} {protocol}": value for protocol, pair in values.items()
-                        for key, value in pair.items()}
-               for method, values in report["mean"].items()}
-    numbers["restored"] |= report["further"]
-    for method, measured in report["measured"].items():
-        numbers[method] = numbers.get(method, {}) | measured
     every = "".join(digest for row in found.rows for digest in row.digests.values())
     facts = {**report["versions"], "unreadable pictures left out": len(report["unreadable"]),
              "SHA-256 of all pictures' SHA-256 in per_image.csv":
