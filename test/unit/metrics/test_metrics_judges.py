@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from metrics import measures, ms_ssim
 from metrics.evaluation import Column
 from metrics.judges import (
-    face_crop,
     identity_judge,
     identity_of,
     landmark_judge,
@@ -24,7 +23,6 @@ from metrics.judges import (
 )
 from metrics.measures import Frechet, Measures, SetState
 from metrics.psnr_ssim import pooled_psnr
-from models.losses import identity
 from models.networks.fan import FAN
 from models.networks.pretrained.arcface import ArcFace
 from models.networks.pretrained.fan_teacher import FAN2D
@@ -56,11 +54,6 @@ def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
     found = judge(images[:3], images[3:])
     assert found["id_cosine"] == pytest.approx([0, 1, 0.5 ** 0.5], abs=1e-6)
     assert found["id_degrees"] == pytest.approx([90, 0, 45], abs=1e-4)
-
-
-def test_the_crop_is_that_of_the_identity_loss() -> None:
-    images = pictures(1, side=256)      # where every edge is a whole pixel
-    assert torch.equal(face_crop(images), identity.face_crop(images))
 
 
 def bright_spots(spots: list[tuple[int, int]], side: int) -> Tensor:
