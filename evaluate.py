@@ -17,6 +17,7 @@ import logging
 import platform
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,11 @@ from engine import device as devices
 from engine import distributed, entry
 from engine.prefetch import Prefetcher
 from metrics import measures as further_measures
-from metrics.evaluation import (
-    Row,
-    compare,
-    evaluate_loader,
-    further_means,
-    means,
-    measured_means,
-)
-from metrics.measures import METRICS, Measures
+from metrics.evaluation import Column, Numbers, Row, compare, evaluate_loader, means
+from metrics.measures import METRICS, Measures, SetState
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.report import Extremes, page
-from metrics.tables import per_image_csv, table
+from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 from options.evaluate_options import EvaluateOptions
 from utils.files import sha256, to_json, write_text
 from utils.images.convert import image_grid
@@ -55,12 +49,38 @@ logger = logging.getLogger("facezoo")
 # Options that decide about a network's numbers, shown in report.html.
 SETTINGS = ("model", "dataset_name", "dataroot", "degradation", "load_size", "seed", "batch_size",
             "max_dataset_size")
-# Per picture: its numbers, the pictures "lq", "restored", "gt", and their SHA-256.
-Measured = Iterator[tuple[Row, dict[str, np.ndarray], dict[str, str]]]
+# Per sample: its numbers, and the images "lq", "restored", "gt".
+Samples = Iterator[tuple[Row, dict[str, np.ndarray]]]
+
+
+@dataclass
+class Findings:
+    """What a process has measured; the main one merges what all have measured.
+
+    Attributes:
+        extremes: the worst and the best cases.
+        rows: the numbers of each sample.
+        strip: the images of the first samples, side by side.
+        unreadable: messages about the images that were left out.
+        state: what the metrics of the whole set need.
+    """
+    extremes: Extremes
+    rows: list[Row] = field(default_factory=list)
+    strip: list[list[np.ndarray]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    state: SetState = field(default_factory=SetState)
+
+    def merge(self, other: Findings) -> None:
+        """Append what another process has measured."""
+        self.rows += other.rows
+        self.strip += other.strip
+        self.unreadable += other.unreadable
+        self.extremes.merge(other.extremes)
+        self.state.merge(other.state)
 
 
 def measure_network(opt: Namespace, device: torch.device, protocols: list[Protocol],
-                    bad: list[str], report: dict[str, Any]) -> Measured:
+                    bad: list[str], report: dict[str, Any]) -> Samples:
     """Rows of a network on the test split of a dataset."""
     devices.seed_everything(opt.seed, device)
     model, path = models.load_trained(opt, device)
@@ -84,12 +104,13 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
             if batch["path"]:
                 yield batch
     for row, pictures in evaluate_loader(model.restore, usable(), protocols, model.measure):
-        yield row, pictures, {f"{key}_pixels_sha256": pixel_digest(image)
-                              for key, image in pictures.items()}
+        row.digests = {f"{key}_pixels_sha256": pixel_digest(image)
+                       for key, image in pictures.items()}
+        yield row, pictures
 
 
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
-                    report: dict[str, Any]) -> Measured:
+                    report: dict[str, Any]) -> Samples:
     """Rows of the pictures in --restored against those of the same name in --gt."""
     root, names = root_of(opt.gt), relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
@@ -120,7 +141,8 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
             counter.add([message])
             bad.append(message)
             continue
-        yield row, pictures, dict(digest(key, path, pictures[key]) for key, path in paths.items())
+        row.digests = dict(digest(key, path, pictures[key]) for key, path in paths.items())
+        yield row, pictures
 
 
 # ---- reports ------------------------------------------------------------------------------------
@@ -155,33 +177,33 @@ def evaluate(opt: Namespace) -> int:
     entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
     protocols = [p for name, p in PROTOCOLS.items() if opt.protocol in (name, "both")]
     report: dict[str, Any] = {"protocols": {p.name: p.text for p in protocols}}
-    bad: list[str] = []
     device, measures = prepare(opt, report)
+    found = Findings(Extremes(opt.cases))
     folders = opt.restored is not None
-    measured = (measure_folders(opt, protocols, bad, report) if folders
-                else measure_network(opt, device, protocols, bad, report))
+    samples = (measure_folders(opt, protocols, found.unreadable, report) if folders
+               else measure_network(opt, device, protocols, found.unreadable, report))
     out = Path(opt.results_dir) / (Path(opt.restored).name if folders
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
-    rows, hashes, strip, extremes = [], [], [], Extremes(opt.cases)
-    order = protocols[-1].name
-    for row, pictures, digests in measured:
-        row.measured = measures.of(pictures)
-        rows.append(row)
-        hashes.append(digests)
-        extremes.add(row.values["restored"][order]["psnr"], row.path, pictures)
-        if len(strip) < opt.strip:
-            strip.append([pictures[key] for key in ("lq", "restored", "gt") if key in pictures])
+    order = Column("restored", "psnr", protocols[-1].name)
+    for row, pictures in samples:
+        row.numbers |= measures.of(pictures)
+        found.rows.append(row)
+        found.extremes.add(row.numbers[order], row.path, pictures)
+        if len(found.strip) < opt.strip:
+            found.strip.append([pictures[key] for key in ("lq", "restored", "gt")
+                                if key in pictures])
         if opt.save_images and not folders:
             write_image(out / "images" / Path(row.path).with_suffix(".png"), pictures["restored"])
-    parts = distributed.gather_from_ranks((rows, hashes, strip, bad, extremes, measures.state()))
+    found.state = measures.state
+    parts = distributed.gather_from_ranks(found)
     if distributed.is_main():
-        rows, hashes, strip, bad = ([item for part in parts for item in part[i]] for i in range(4))
-        extremes = Extremes(opt.cases)
-        extremes.merge(part[4] for part in parts)
-        measures.join(part[5] for part in parts)
-        report.update(processes=len(parts), unreadable=bad, versions=versions(), options={
-            key: value for key, value in vars(opt).items() if key != "config"})
-        write_reports(out, rows, hashes, protocols, report, strip[:opt.strip], extremes, measures)
+        found = Findings(Extremes(opt.cases))
+        for part in parts:
+            found.merge(part)
+        measures.state = found.state
+        report.update(processes=len(parts), unreadable=found.unreadable, versions=versions(),
+                      options={key: value for key, value in vars(opt).items() if key != "config"})
+        write_reports(out, found, report, measures)
     distributed.stop()
     return 0
 
@@ -204,29 +226,23 @@ def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Measu
     return device, measures
 
 
-def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
-                  protocols: list[Protocol], report: dict[str, Any],
-                  strip: list[list[np.ndarray]], extremes: Extremes, measures: Measures) -> None:
+def write_reports(out: Path, found: Findings, report: dict[str, Any],
+                  measures: Measures) -> None:
     """Print the table and write every file."""
-    bad = report["unreadable"]
+    rows, bad, strip = found.rows, found.unreadable, found.strip[:report["options"]["strip"]]
     if not rows:
         raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
-    mean, further = means(rows), further_means(rows)
     of_the_set, remarks = measures.of_the_set()
     report["remarks"] |= remarks
-    measured = measured_means(rows)
-    for method, numbers in of_the_set.items():
-        measured[method] = measured.get(method, {}) | numbers
-    text = table(mean, further, measured, protocols, len(rows))
+    numbers = means(rows) | of_the_set
+    text = table(numbers, len(rows))
     print(text, flush=True)
-    report.update(pictures=len(rows), mean=mean, further=further, measured=measured,
-                  per_image=[{"path": row.path, **digests, **row.values, "further": row.further,
-                              "measured": row.measured}
-                             for row, digests in zip(rows, hashes, strict=True)])
+    report.update(pictures=len(rows), **json_layout(numbers),
+                  per_image=[per_image_entry(row) for row in rows])
     write_text(out / "table.txt", text + "\n")
-    write_text(out / "per_image.csv", per_image_csv(rows, hashes, protocols))
+    write_text(out / "per_image.csv", per_image_csv(rows))
     write_text(out / "report.json", to_json(report) + "\n")
-    write_text(out / "report.html", html_page(rows, hashes, report, extremes))
+    write_text(out / "report.html", html_page(found, numbers, report))
     if strip:
         labels = ["input", "restored", "target"] if len(strip[0]) == 3 else ["restored", "target"]
         write_image(out / "strip.png", image_grid(strip, labels=labels))
@@ -238,19 +254,12 @@ def write_reports(out: Path, rows: list[Row], hashes: list[dict[str, str]],
         print(f"warning: {len(bad)} unreadable picture(s) left out, see report.json")
 
 
-def html_page(rows: list[Row], hashes: list[dict[str, str]], report: dict[str, Any],
-              extremes: Extremes) -> str:
+def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
     """report.html; the same whoever measured which picture, and wherever it is written to."""
     opt, folders = report["options"], report.get("folders")
     title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
              f"{opt['name'] or opt['model']} on {opt['dataset_name']}")
-    numbers = {method: {f"{key.upper()} {protocol}": value for protocol, found in values.items()
-                        for key, value in found.items()}
-               for method, values in report["mean"].items()}
-    numbers["restored"] |= report["further"]
-    for method, found in report["measured"].items():
-        numbers[method] = numbers.get(method, {}) | found
-    every = "".join(digest for digests in hashes for digest in digests.values())
+    every = "".join(digest for row in found.rows for digest in row.digests.values())
     facts = {**report["versions"], "unreadable pictures left out": len(report["unreadable"]),
              "SHA-256 of all pictures' SHA-256 in per_image.csv":
                  hashlib.sha256(every.encode()).hexdigest()}
@@ -264,8 +273,8 @@ def html_page(rows: list[Row], hashes: list[dict[str, str]], report: dict[str, A
         facts |= {f"{name}: {file}": digest for file, digest in described["files"].items()}
     protocols = {**report["protocols"],
                  **{name: described["text"] for name, described in report["metrics"].items()}}
-    return page(title=title, rows=rows, numbers=numbers, protocols=protocols, facts=facts,
-                remarks=report["remarks"], extremes=extremes,
+    return page(title=title, rows=found.rows, numbers=numbers, protocols=protocols, facts=facts,
+                remarks=report["remarks"], extremes=found.extremes,
                 figures=[] if folders else list(models.find(opt["model"]).figures),
                 order=f"PSNR {list(report['protocols'])[-1]}")
 

@@ -31,7 +31,7 @@ from engine import checkpoint, distributed, entry
 from engine import device as devices
 from engine.prefetch import Prefetcher
 from engine.training_log import LossWindow, Progress, SpeedMeter, clock
-from metrics.evaluation import evaluate_loader, further_means, means
+from metrics.evaluation import Column, evaluate_loader, extra_metrics, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
 from options.train_options import TrainOptions
@@ -279,14 +279,15 @@ class Trainer:
         self.model.train()
         rows = [row for part in distributed.gather_from_ranks(mine) for row in part]
         mean = means(rows)
-        values = {f"{key}{suffix}": mean[method][protocol.name][key] for key in ("psnr", "ssim")
+        values = {f"{metric}{suffix}": mean[Column(method, metric, protocol.name)]
+                  for metric in ("psnr", "ssim")
                   for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
-        further = further_means(rows)
-        values.update(further)
+        extra = extra_metrics(mean)
+        values.update(extra)
         reached = values.get(self.model.best_by, math.nan)
         best = math.isfinite(reached) and (self.best is None or reached > self.best)
         self.validated = values
-        self.progress.validation(self.step, values, further, best)
+        self.progress.validation(self.step, values, extra, best)
         if best:
             self.best = reached
             self._save_weights("best")

@@ -1,7 +1,6 @@
-"""Data sets and degradations, found by file name: `<name>_dataset.py`, `<name>_degradation.py`."""
+"""Datasets and degradations, found by file name: `<name>_dataset.py`, `<name>_degradation.py`."""
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,37 +22,34 @@ def degradation_names() -> list[str]:
 
 
 def option_setter(name: str) -> Callable[..., None]:
-    """The data set's `modify_commandline_options(parser, is_train)`."""
-    return _dataset_class(name).modify_commandline_options
+    """The dataset's `modify_commandline_options(parser, is_train)`."""
+    return dataset_class(name).modify_commandline_options
 
 
 def degradation_option_setter(name: str) -> Callable[..., None]:
     """The degradation's `modify_commandline_options(parser, is_train)`."""
-    return _degradation_class(name).modify_commandline_options
+    return degradation_class(name).modify_commandline_options
 
 
 def create_dataset(name: str, split: str, degradation: str | BaseDegradation | None,
                    options: dict[str, Any]) -> BaseDataset:
-    """Build a data set from the resolved options.
+    """Build a dataset from the resolved options.
 
     Args:
         name: one of `names()`.
         split: `train`, `val` (held out during training) or `test`.
         degradation: makes `lq` out of `gt`; a name is created from `options`.
-        options: `vars(opt)`; the entries that the constructor names are handed to it, the others
-            belong to somebody else.
+        options: `vars(opt)`, of which the settings are made, see `data.settings`.
 
     Raises:
-        ValueError: unknown name, or values that the data set or the degradation refuses.
+        ValueError: unknown name, or values that the dataset or the degradation refuses.
     """
-    cls = _dataset_class(name)
-    accepted = _keywords(cls)
-    if "degrade" not in accepted:
+    cls = dataset_class(name)
+    if not cls.has_targets:
         degradation = None
     elif isinstance(degradation, str):
         degradation = create_degradation(degradation, options)
-    given = {**options, "split": split, "degrade": degradation}
-    return cls(**{key: given[key] for key in accepted if key in given})
+    return cls(cls.Settings.from_options(options), split=split, degrade=degradation)
 
 
 def create_degradation(name: str, options: dict[str, Any]) -> BaseDegradation:
@@ -62,20 +58,15 @@ def create_degradation(name: str, options: dict[str, Any]) -> BaseDegradation:
     Raises:
         ValueError: unknown name, or values that the degradation refuses.
     """
-    cls = _degradation_class(name)
-    return cls(**{key: options[key] for key in _keywords(cls) if key in options})
+    cls = degradation_class(name)
+    return cls(cls.Settings.from_options(options))
 
 
-def _dataset_class(name: str) -> type[BaseDataset]:
+def dataset_class(name: str) -> type[BaseDataset]:
     from data.base_dataset import BaseDataset
     return plugins.load("data", name, "dataset", BaseDataset, flag="--dataset_name")
 
 
-def _degradation_class(name: str) -> type[BaseDegradation]:
+def degradation_class(name: str) -> type[BaseDegradation]:
     from data.base_dataset import BaseDegradation
     return plugins.load("data", name, "degradation", BaseDegradation, flag="--degradation")
-
-
-def _keywords(cls: type) -> list[str]:
-    parameters = inspect.signature(cls).parameters.values()
-    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]

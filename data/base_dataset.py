@@ -5,6 +5,7 @@ import argparse
 import logging
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data.settings import BaseSettings
 from utils.images.io import BadImage, list_images, read_image, root_of
 
 SPLITS = ("train", "val", "test")
@@ -20,11 +22,22 @@ logger = logging.getLogger("facezoo")
 
 
 class BaseDegradation:
-    """Makes the degraded picture out of the target."""
+    """Makes the degraded image out of the target.
+
+    Args:
+        settings: an object of this class's own `Settings`; None takes their defaults.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseSettings):
+        """A degradation with flags declares settings of its own below these."""
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
-        """Add the flags of this degradation; its constructor names them as keyword arguments."""
+        """Add the flags of this degradation, one for each field of its `Settings`."""
+
+    def __init__(self, settings: Settings | None = None):
+        self.settings = self.Settings() if settings is None else settings
 
     def check(self, load_size: int) -> None:
         """Raise ValueError if targets of this size cannot be degraded."""
@@ -34,42 +47,63 @@ class BaseDegradation:
         `rng`."""
         raise NotImplementedError
 
+    def degrade(self, gt: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+        """The degraded image, and whether it was turned gray on purpose."""
+        return self(gt, rng), False
+
+
+def draw_int(bounds: Sequence[int], rng: np.random.Generator) -> int:
+    """A whole number from low to high, both included, each as likely."""
+    return int(rng.integers(bounds[0], bounds[1] + 1))
+
 
 class BaseDataset(Dataset):
     """A sequence of items of which each gives a sample that depends on (seed, epoch, index) only.
 
-    A data set is one file with one subclass, which implements `sample`. Its constructor takes
-    keyword-only values named like the flags they come from.
+    A dataset is one file with one subclass, which implements `find_items` and `sample`.
 
     Args:
-        items: what `sample` turns into pictures: file names, numbers, ...
+        settings: an object of this class's own `Settings`.
         split: `train`, `val` or `test`.
-        load_size: side of the square pictures, in pixels.
         degrade: makes `lq`; None leaves it out.
-        max_dataset_size: use the first so many items only.
 
     Raises:
-        ValueError: a value out of range, or `load_size` does not suit the degradation.
+        ValueError: no such split, or `load_size` does not suit the degradation.
     """
-    has_targets = True      # whether samples hold `gt`
+    has_targets = True      # whether samples hold `gt`; if not, there is nothing to degrade
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseSettings):
+        """What every dataset can be told; one with flags of its own declares its own below these.
+
+        Attributes:
+            seed: of all chance in the samples.
+            load_size: side of the square images, in pixels.
+            max_dataset_size: use the first so many items only; None takes all.
+        """
+        seed: int = 0
+        load_size: int = 128
+        max_dataset_size: int | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("load_size", "max_dataset_size"):
+                value = getattr(self, name)
+                if value is not None and value < 1:
+                    raise ValueError(f"--{name} must be at least 1, got {value}")
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
-        """Add the flags of this data set."""
+        """Add the flags of this dataset, one for each field that its `Settings` add."""
 
-    def __init__(self, *, items: Sequence[Any], split: str = "train", seed: int = 0,
-                 load_size: int = 128, degrade: BaseDegradation | None = None,
-                 max_dataset_size: float | None = None):
+    def __init__(self, settings: Settings, *, split: str = "train",
+                 degrade: BaseDegradation | None = None):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        if load_size < 1:
-            raise ValueError(f"--load_size must be at least 1, got {load_size}")
-        if max_dataset_size is not None and max_dataset_size < 1:
-            raise ValueError(f"--max_dataset_size must be at least 1, got {max_dataset_size}")
         if degrade is not None:
-            degrade.check(load_size)
-        self.items = items[:int(min(max_dataset_size or len(items), len(items)))]
-        self.split, self.seed, self.load_size, self.degrade = split, seed, load_size, degrade
+            degrade.check(settings.load_size)
+        self.settings, self.split, self.degrade = settings, split, degrade
+        self.items = self.find_items()[:settings.max_dataset_size]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -81,7 +115,7 @@ class BaseDataset(Dataset):
         times; the other splits, or too many failures, give a dict with nothing but `bad`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng([self.seed, epoch, index])
+        rng = np.random.default_rng([self.settings.seed, epoch, index])
         bad: list[str] = []
         for _ in range(MAX_DRAWS if self.split == "train" else 1):
             try:
@@ -90,6 +124,14 @@ class BaseDataset(Dataset):
                 bad.append(str(error))
                 index = int(rng.integers(len(self)))
         return {"bad": bad}
+
+    def find_items(self) -> Sequence[Any]:
+        """What `sample` turns into images, for the split: file names, numbers, ...
+
+        Raises:
+            ValueError: there are none, or the settings do not lead to them.
+        """
+        raise NotImplementedError
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample; all its chance comes from `rng`.
@@ -110,33 +152,60 @@ class BaseDataset(Dataset):
 
 
 class FileDataset(BaseDataset):
-    """Pictures of a folder and its subfolders, a few of them held out for validation.
-
-    Args:
-        dataroot: the folder, a list or a pack of pictures (see `utils.images.io.list_images`).
-            `test` takes all of it, `train` what is not held out.
-        val_dataroot: validate on all pictures of this folder instead of holding any out.
-        num_val_images: how many to hold out; see `hold_out`.
+    """Images of a folder and its subfolders, a few of them held out for validation.
 
     Raises:
-        ValueError: folder missing or without pictures; what BaseDataset refuses.
+        ValueError: the folder is missing or holds no images; what BaseDataset refuses.
     """
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 128,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None):
-        if not dataroot:
-            raise ValueError("--dataroot must name a folder of images, got nothing")
-        source = val_dataroot if val_dataroot and split == "val" else dataroot
-        self.root, names = root_of(source), relative_names(source)
-        if split != "test" and not val_dataroot:
-            held_out = hold_out(names, num_val_images)
-            names = [name for name in names if (name in held_out) == (split == "val")]
-        super().__init__(items=names, split=split, seed=seed, load_size=load_size, degrade=degrade,
-                         max_dataset_size=max_dataset_size)
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDataset.Settings):
+        """Where the images are, and which of them validate.
+
+        Attributes:
+            dataroot: the folder, a list or a pack of images (see `utils.images.io.list_images`).
+                `test` takes all of it, `train` what is not held out.
+            num_val_images: how many to hold out; see `hold_out`.
+            val_dataroot: validate on all images of this folder instead of holding any out.
+        """
+        dataroot: str
+        num_val_images: int = 50
+        val_dataroot: str | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.dataroot:
+                raise ValueError("--dataroot must name a folder of images, got nothing")
+            if self.num_val_images < 0:
+                raise ValueError(f"--num_val_images must not be negative, got "
+                                 f"{self.num_val_images}")
+
+    settings: Settings
+
+    def find_items(self) -> list[str]:
+        source = self.source()
+        self.root = root_of(source)
+        return self.names_of_split(relative_names(source))
+
+    def source(self) -> str:
+        """The folder, list or pack that the images of the split are taken from."""
+        validation = self.settings.val_dataroot if self.split == "val" else None
+        return self.images_of(validation or self.settings.dataroot)
+
+    @staticmethod
+    def images_of(dataroot: str) -> str:
+        """Where the images of a --dataroot lie; datasets with a published layout know better."""
+        return dataroot
+
+    def names_of_split(self, names: list[str]) -> list[str]:
+        """Those of the source's names that belong to the split."""
+        if self.split == "test" or self.settings.val_dataroot:
+            return names
+        held_out = hold_out(names, self.settings.num_val_images)
+        return [name for name in names if (name in held_out) == (self.split == "val")]
 
     def read(self, index: int) -> np.ndarray:
-        """Picture of an item, uint8 (H, W, 3), as it lies on disk."""
+        """Image of an item, uint8 (H, W, 3), as it lies on disk."""
         return read_image(self.root / self.items[index])
 
 
@@ -192,12 +261,7 @@ def hold_out(names: Sequence[str], count: int) -> set[str]:
 
     The choice depends on the names only, not on their order. At most a tenth is taken, but at
     least one of two or more; a count of 0 takes none.
-
-    Raises:
-        ValueError: a negative count.
     """
-    if count < 0:
-        raise ValueError(f"--num_val_images must not be negative, got {count}")
     if len(names) < 2 or count == 0:
         return set()
     ranked = sorted(names, key=lambda name: (checksum(name), name))

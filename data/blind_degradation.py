@@ -4,12 +4,13 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from data.base_dataset import BaseDegradation
+from data.base_dataset import BaseDegradation, draw_int
 from data.blur import box_blur, gaussian_blur, median_blur, motion_blur
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)
@@ -29,13 +30,33 @@ class BlindDegradation(BaseDegradation):
     """What the photographs of strangers have been through, in the published order and ranges.
 
     One of four blurs; shrinking by nearest, linear, area or cubic interpolation; Gaussian noise,
-    grey or coloured; JPEG; cubic enlargement. Each range is (low, high), both included.
-
-    Raises:
-        ValueError: a range upside down or out of bounds, naming the flag.
+    grey or coloured; JPEG; cubic enlargement.
 
     Source: chaofengc/Face-SPARNet, chaofengc/PSFRGAN (which shrinks to 32 to 255 pixels).
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDegradation.Settings):
+        """What RANGES and SHARES say; each range is (low, high), both included."""
+        gaussian_sigma: Sequence[float] = RANGES["gaussian_sigma"][0]
+        blur_size: Sequence[int] = RANGES["blur_size"][0]
+        motion_size: Sequence[int] = RANGES["motion_size"][0]
+        lq_size: Sequence[int] = RANGES["lq_size"][0]
+        noise_sigma: Sequence[float] = RANGES["noise_sigma"][0]
+        jpeg_quality: Sequence[int] = RANGES["jpeg_quality"][0]
+        blur_prob: float = SHARES["blur_prob"][0]
+        noise_prob: float = SHARES["noise_prob"][0]
+        jpeg_prob: float = SHARES["jpeg_prob"][0]
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name, low, high in (("gaussian_sigma", 0.1, 100), ("blur_size", 1, 99),
+                                    ("motion_size", 3, 99), ("lq_size", 2, 4096),
+                                    ("noise_sigma", 0, 255), ("jpeg_quality", 1, 100)):
+                self.check_range(name, low, high)
+            self.check_fractions(*SHARES)
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -46,60 +67,39 @@ class BlindDegradation(BaseDegradation):
             parser.add_argument(f"--{name}", type=float, default=default,
                                 help=f"share of pictures {text}")
 
-    def __init__(self, *, gaussian_sigma: Sequence[float] = RANGES["gaussian_sigma"][0],
-                 blur_size: Sequence[int] = RANGES["blur_size"][0],
-                 motion_size: Sequence[int] = RANGES["motion_size"][0],
-                 lq_size: Sequence[int] = RANGES["lq_size"][0],
-                 noise_sigma: Sequence[float] = RANGES["noise_sigma"][0],
-                 jpeg_quality: Sequence[int] = RANGES["jpeg_quality"][0],
-                 blur_prob: float = 0.5, noise_prob: float = 0.2, jpeg_prob: float = 0.7):
-        for name, values, low, high in (
-                ("gaussian_sigma", gaussian_sigma, 0.1, 100), ("blur_size", blur_size, 1, 99),
-                ("motion_size", motion_size, 3, 99), ("lq_size", lq_size, 2, 4096),
-                ("noise_sigma", noise_sigma, 0, 255), ("jpeg_quality", jpeg_quality, 1, 100)):
-            if len(values) != 2 or not low <= values[0] <= values[1] <= high:
-                raise ValueError(f"--{name} must be two numbers from {low} to {high}, the smaller "
-                                 f"first; got {' '.join(map(str, values))}")
-        for name, share in (("blur_prob", blur_prob), ("noise_prob", noise_prob),
-                            ("jpeg_prob", jpeg_prob)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"--{name} must be from 0 to 1, got {share}")
-        self.gaussian_sigma, self.blur_size, self.motion_size = (gaussian_sigma, blur_size,
-                                                                 motion_size)
-        self.lq_size, self.noise_sigma, self.jpeg_quality = lq_size, noise_sigma, jpeg_quality
-        self.blur_prob, self.noise_prob, self.jpeg_prob = blur_prob, noise_prob, jpeg_prob
-
     def check(self, load_size: int) -> None:
-        if self.lq_size[1] > load_size:
-            raise ValueError(f"--lq_size must not be above --load_size ({load_size}), got "
-                             f"{self.lq_size[0]} {self.lq_size[1]}")
+        low, high = self.settings.lq_size
+        if high > load_size:
+            raise ValueError(f"--lq_size must not be above --load_size ({load_size}), got {low} "
+                             f"{high}")
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        lq = self.blur(gt, rng) if rng.random() < self.blur_prob else gt
-        side = int(rng.integers(self.lq_size[0], self.lq_size[1] + 1))
+        settings = self.settings
+        lq = self.blur(gt, rng) if rng.random() < settings.blur_prob else gt
+        side = draw_int(settings.lq_size, rng)
         lq = cv2.resize(lq, (side, side), interpolation=INTERPOLATIONS[rng.integers(4)])
-        if rng.random() < self.noise_prob:
-            lq = add_noise(lq, rng.uniform(*self.noise_sigma), rng.random() < 0.5, rng)
-        if rng.random() < self.jpeg_prob:
+        if rng.random() < settings.noise_prob:
+            lq = add_noise(lq, rng.uniform(*settings.noise_sigma), rng.random() < 0.5, rng)
+        if rng.random() < settings.jpeg_prob:
             lq = compress(lq, self._quality(rng))
         return cv2.resize(lq, (gt.shape[1], gt.shape[0]), interpolation=cv2.INTER_CUBIC)
 
     def blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One of the four blurs, each as likely."""
-        kind = rng.integers(4)
+        settings, kind = self.settings, rng.integers(4)
         if kind == 0:
-            return gaussian_blur(image, rng.uniform(*self.gaussian_sigma))
+            return gaussian_blur(image, rng.uniform(*settings.gaussian_sigma))
         if kind == 1:
-            return box_blur(image, int(rng.integers(self.blur_size[0], self.blur_size[1] + 1)))
+            return box_blur(image, draw_int(settings.blur_size, rng))
         if kind == 2:
-            return median_blur(image, int(rng.integers(self.blur_size[0], self.blur_size[1] + 1)))
-        return motion_blur(image, int(rng.integers(self.motion_size[0], self.motion_size[1] + 1)),
-                           rng.uniform(0, 360), rng.uniform(-1, 1))
+            return median_blur(image, draw_int(settings.blur_size, rng))
+        return motion_blur(image, draw_int(settings.motion_size, rng), rng.uniform(0, 360),
+                           rng.uniform(-1, 1))
 
     def _quality(self, rng: np.random.Generator) -> int:
         """The original draws a whole percentage of compression, not the quality."""
-        low, high = self.jpeg_quality
-        return quality_of(int(rng.integers(_compression_of(high), _compression_of(low) + 1)))
+        low, high = self.settings.jpeg_quality
+        return quality_of(draw_int((_compression_of(high), _compression_of(low)), rng))
 
 
 def add_noise(image: np.ndarray, sigma: float, coloured: bool,

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from data.base_dataset import BaseDegradation, FileDataset
+from data.base_dataset import FileDataset
 from utils.images.image_list import is_list
 from utils.images.resize import CELEBA_CROP, bilinear, centre_crop, flip
 
@@ -28,11 +29,15 @@ class CelebAAlignedDataset(FileDataset):
     `Anno` too, the official split is used; otherwise pictures are held out as everywhere. A
     picture smaller than 178 pixels gives the largest square from its middle.
 
-    Args:
-        data_augment: in training flip, rotate and change colours at random.
-
     Source: DeokyunKim/Progressive-Face-Super-Resolution, dataloader.py.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(FileDataset.Settings):
+        """`data_augment`: in training flip, rotate and change colors at random."""
+        data_augment: bool = False
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -42,36 +47,29 @@ class CelebAAlignedDataset(FileDataset):
                                 help="flip, rotate by up to 20 degrees and change colours at "
                                      "random")
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 128,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None,
-                 data_augment: bool = False):
-        super().__init__(dataroot=dataroot, split=split, seed=seed, load_size=load_size,
-                         degrade=degrade, num_val_images=num_val_images, val_dataroot=val_dataroot,
-                         max_dataset_size=None)
-        self.augmented = data_augment and split == "train"
-        partition = None if is_list(dataroot) else find_partition(self.root)
-        if partition is not None and not val_dataroot:
-            names = list(part_names(partition, PARTS[split]))
-            if split == "val":
-                names = names[:num_val_images]
-            there = set(FileDataset(dataroot=dataroot, split="test").items)
-            self.items = [name for name in sorted(names) if name in there]
-            if names and not self.items:
-                raise ValueError(f"{partition} names {names[0]} and others, none of which is in "
-                                 f"{self.root}")
-        if max_dataset_size is not None:
-            if max_dataset_size < 1:
-                raise ValueError(f"--max_dataset_size must be at least 1, got {max_dataset_size}")
-            self.items = self.items[:int(min(max_dataset_size, len(self.items)))]
+    def names_of_split(self, names: list[str]) -> list[str]:
+        settings = self.settings
+        partition = None if is_list(settings.dataroot) else find_partition(self.root)
+        if partition is None or settings.val_dataroot:
+            return super().names_of_split(names)
+        part = part_names(partition, PARTS[self.split])
+        if self.split == "val":
+            part = part[:settings.num_val_images]
+        there = set(names)
+        found = [name for name in sorted(part) if name in there]
+        if part and not found:
+            raise ValueError(f"{partition} names {part[0]} and others, none of which is in "
+                             f"{self.root}")
+        return found
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        image = self.read(index)
+        image, size = self.read(index), self.settings.load_size
+        augmented = self.settings.data_augment and self.split == "train"
         gt = centre_crop(image, min(CELEBA_CROP, *image.shape[:2]))
-        if self.augmented and rng.random() < 0.5:
+        if augmented and rng.random() < 0.5:
             gt = flip(gt)
-        gt = bilinear(gt, self.load_size, self.load_size)
-        if self.augmented:
+        gt = bilinear(gt, size, size)
+        if augmented:
             gt = change_colours(rotated(gt, rng.uniform(-MAX_ROTATION, MAX_ROTATION)), rng)
         return {**self.pair(gt, rng), "path": self.items[index]}
 

@@ -28,7 +28,7 @@ class CelebADataset(FileDataset):
         gt = self.read(index)
         if self.split == "train":
             gt = augment(gt, rng)
-        gt = bicubic(gt, self.load_size, self.load_size)
+        gt = bicubic(gt, self.settings.load_size, self.settings.load_size)
         return {**self.pair(gt, rng), "path": self.items[index]}
 
 

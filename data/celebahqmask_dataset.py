@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.base_dataset import BaseDegradation, FileDataset
+from data.base_dataset import FileDataset
 from data.ffhq_dataset import gray
 from data.labels import mirrored, read_label_map
 from utils.images.image_list import is_list
@@ -25,16 +26,31 @@ class CelebAHQMaskDataset(FileDataset):
     published part masks. A map that is missing or is none counts as an unreadable picture.
     `dataroot` may also be a list of pictures in CelebA-HQ-img.
 
-    Args:
-        gray_prob: share of training pictures turned grey, target and input alike.
-        flip_prob: share of training pictures that are mirrored; 0 is published.
-        others: see FileDataset.
-
     Raises:
-        ValueError: a share outside 0 to 1, no folder of maps; what FileDataset refuses.
+        ValueError: there is no folder of maps; what FileDataset refuses.
 
     Source: chaofengc/PSFRGAN.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(FileDataset.Settings):
+        """What training varies.
+
+        Attributes:
+            gray_prob: fraction of training images turned gray, target and input alike.
+            flip_prob: fraction of training images that are mirrored; 0 is published.
+        """
+        load_size: int = 512
+        gray_prob: float = 0.3
+        flip_prob: float = 0.0
+
+        def __post_init__(self) -> None:
+            if not self.dataroot:
+                raise ValueError(f"--dataroot must name a folder with {PICTURES} and {MASKS}")
+            super().__post_init__()
+            self.check_fractions("gray_prob", "flip_prob")
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -44,33 +60,25 @@ class CelebAHQMaskDataset(FileDataset):
             parser.add_argument("--flip_prob", type=float, default=0.0,
                                 help="share of training pictures mirrored, labels with them")
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 512,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None,
-                 gray_prob: float = 0.3, flip_prob: float = 0.0):
-        for flag, share in (("--gray_prob", gray_prob), ("--flip_prob", flip_prob)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{flag} must be from 0 to 1, got {share}")
-        if not dataroot:
-            raise ValueError(f"--dataroot must name a folder with {PICTURES} and {MASKS}")
-        pictures, val_pictures = pictures_of(dataroot), pictures_of(val_dataroot)
-        used = val_pictures if val_pictures and split == "val" else pictures
-        self.masks = root_of(used).parent / MASKS
+    def find_items(self) -> list[str]:
+        self.masks = root_of(self.source()).parent / MASKS
         if not self.masks.is_dir():
             raise ValueError(f"{self.masks}: no such folder; label maps are expected there, as "
                              "`prepare.py labels` writes them")
-        super().__init__(dataroot=pictures, split=split, seed=seed, load_size=load_size,
-                         degrade=degrade, max_dataset_size=max_dataset_size,
-                         num_val_images=num_val_images, val_dataroot=val_pictures)
-        self.gray_prob, self.flip_prob = gray_prob, flip_prob
+        return super().find_items()
+
+    @staticmethod
+    def images_of(dataroot: str) -> str:
+        return dataroot if is_list(dataroot) else str(Path(dataroot) / PICTURES)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        gt = bicubic(self.read(index), self.load_size, self.load_size)
+        size = self.settings.load_size
+        gt = bicubic(self.read(index), size, size)
         labels = self.read_labels(index)
         if self.split == "train":
-            if rng.random() < self.flip_prob:
+            if rng.random() < self.settings.flip_prob:
                 gt, labels = flip(gt), mirrored(labels)
-            if rng.random() < self.gray_prob:
+            if rng.random() < self.settings.gray_prob:
                 gt = gray(gt)
         return {**self.pair(gt, rng), "labels": labels, "path": self.items[index]}
 
@@ -81,9 +89,4 @@ class CelebAHQMaskDataset(FileDataset):
             BadImage: no such file, or no label map.
         """
         path = (self.masks / self.items[index]).with_suffix(".png")
-        return read_label_map(path, self.load_size)
-
-
-def pictures_of(dataroot: str | None) -> str | None:
-    """The folder of pictures inside the published layout, or the list that names some of them."""
-    return str(Path(dataroot) / PICTURES) if dataroot and not is_list(dataroot) else dataroot
+        return read_label_map(path, self.settings.load_size)

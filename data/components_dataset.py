@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,37 @@ from utils.images.resize import bicubic, flip
 class ComponentsDataset(FileDataset):
     """A folder of FFHQ-aligned faces, resized, half of them mirrored in training.
 
-    Args:
-        component_file: positions of eyes and mouth by picture, see data.components; without it
-            they are where FFHQ's alignment puts them.
-        eye_enlarge_ratio: factor on the eyes' boxes.
-        flip_prob: share of training pictures that are mirrored.
-        gt_gray: where the degradation turns its result grey, turn the target grey too.
-        others: see FileDataset.
-
     Raises:
-        ValueError: a share outside 0 to 1, pictures the file does not know; what FileDataset
-            refuses.
+        ValueError: images the component file does not know; what FileDataset refuses.
 
     Source: TencentARC/GFPGAN, ffhq_degradation_dataset.py.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(FileDataset.Settings):
+        """Where the boxes come from, and what training varies.
+
+        Attributes:
+            component_file: positions of eyes and mouth by image, see data.components; without it
+                they are where FFHQ's alignment puts them.
+            eye_enlarge_ratio: factor on the eyes' boxes; a flag of --model gfpgan.
+            flip_prob: fraction of training images that are mirrored.
+            gt_gray: where the degradation turns its result gray, turn the target gray too.
+        """
+        load_size: int = 512
+        component_file: str | None = None
+        eye_enlarge_ratio: float = 1.4
+        flip_prob: float = 0.5
+        gt_gray: bool = True
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_fractions("flip_prob")
+            if self.eye_enlarge_ratio <= 0:
+                raise ValueError(f"--eye_enlarge_ratio must be positive, got "
+                                 f"{self.eye_enlarge_ratio}")
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -43,37 +61,26 @@ class ComponentsDataset(FileDataset):
         parser.add_argument("--gt_gray", action=argparse.BooleanOptionalAction, default=True,
                             help="turn the target grey where the degradation turned the input grey")
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 512,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None,
-                 component_file: str | None = None, eye_enlarge_ratio: float = 1.4,
-                 flip_prob: float = 0.5, gt_gray: bool = True):
-        if not 0 <= flip_prob <= 1:
-            raise ValueError(f"--flip_prob must be from 0 to 1, got {flip_prob}")
-        if eye_enlarge_ratio <= 0:
-            raise ValueError(f"--eye_enlarge_ratio must be positive, got {eye_enlarge_ratio}")
-        super().__init__(dataroot=dataroot, split=split, seed=seed, load_size=load_size,
-                         degrade=degrade, max_dataset_size=max_dataset_size,
-                         num_val_images=num_val_images, val_dataroot=val_dataroot)
-        self.flip_prob, self.gt_gray = flip_prob, gt_gray
-        self.eye_enlarge_ratio = eye_enlarge_ratio
+    def __init__(self, settings: Settings, *, split: str = "train",
+                 degrade: BaseDegradation | None = None):
+        super().__init__(settings, split=split, degrade=degrade)
         self.parts = None
-        if component_file and split == "train":
-            table, size = read_components(component_file)
-            found = parts_of_names(table, self.items, component_file)
-            self.parts = [parts * (load_size / size) for parts in found]
+        if settings.component_file and split == "train":
+            table, size = read_components(settings.component_file)
+            found = parts_of_names(table, self.items, settings.component_file)
+            self.parts = [parts * (settings.load_size / size) for parts in found]
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        size = self.load_size
+        size = self.settings.load_size
         gt = bicubic(self.read(index), size, size)
         parts = template_parts(size) if self.parts is None else self.parts[index]
-        if self.split == "train" and rng.random() < self.flip_prob:
+        if self.split == "train" and rng.random() < self.settings.flip_prob:
             gt, parts = flip(gt), mirrored_parts(parts, size)
-        boxes = boxes_of_parts(parts, self.eye_enlarge_ratio).numpy()
+        boxes = boxes_of_parts(parts, self.settings.eye_enlarge_ratio).numpy()
         return {**self.pair(gt, rng), "boxes": boxes, "path": self.items[index]}
 
     def pair(self, gt: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if not (self.gt_gray and hasattr(self.degrade, "degrade")):
+        if self.degrade is None or not self.settings.gt_gray:
             return super().pair(gt, rng)
         lq, is_gray = self.degrade.degrade(gt, rng)
         return {"gt": gray(gt) if is_gray else gt, "lq": lq}

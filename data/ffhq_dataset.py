@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,31 @@ class FFHQDataset(FileDataset):
     Where DATAROOT/imgs1024 exists the pictures are taken from there; DATAROOT may also be a list of
     pictures, whose label maps are looked for beside its folder.
 
-    Args:
-        masks: folder of label maps, NAME.png for the picture NAME.jpg, as `prepare.py masks` writes
-            them; they become `labels`. None takes DATAROOT/masks512 where that exists, "none"
-            leaves labels out.
-        gray_prob: share of training pictures turned grey, target and input alike.
-        others: see FileDataset.
-
     Raises:
-        ValueError: gray_prob outside 0 to 1, no such folder of masks; what FileDataset refuses.
+        ValueError: there is no such folder of masks; what FileDataset refuses.
 
     Source: chaofengc/Face-SPARNet, chaofengc/PSFRGAN.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(FileDataset.Settings):
+        """What training varies, and where labels are.
+
+        Attributes:
+            gray_prob: fraction of training images turned gray, target and input alike.
+            masks: folder of label maps, NAME.png for the image NAME.jpg, as `prepare.py masks`
+                writes them; they become `labels`. None takes DATAROOT/masks512 where that exists,
+                "none" leaves labels out.
+        """
+        load_size: int = 512
+        gray_prob: float = 0.3
+        masks: str | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_fractions("gray_prob")
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -47,34 +61,27 @@ class FFHQDataset(FileDataset):
                                      "labels are not read (default: DATAROOT/masks512 where there "
                                      "is one)")
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 512,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None,
-                 gray_prob: float = 0.3, masks: str | None = None):
-        if not 0 <= gray_prob <= 1:
-            raise ValueError(f"--gray_prob must be from 0 to 1, got {gray_prob}")
-        super().__init__(dataroot=pictures_of(dataroot), split=split, seed=seed,
-                         load_size=load_size, degrade=degrade, max_dataset_size=max_dataset_size,
-                         num_val_images=num_val_images, val_dataroot=pictures_of(val_dataroot))
-        self.gray_prob = gray_prob
-        # Measuring restored pictures needs no labels.
-        self.masks = masks_of(dataroot, masks) if split == "train" else None
+    def __init__(self, settings: Settings, *, split: str = "train",
+                 degrade: BaseDegradation | None = None):
+        super().__init__(settings, split=split, degrade=degrade)
+        # Measuring restored images needs no labels.
+        self.masks = masks_of(settings.dataroot, settings.masks) if split == "train" else None
+
+    @staticmethod
+    def images_of(dataroot: str) -> str:
+        inside = Path(dataroot) / PICTURES
+        return str(inside) if inside.is_dir() else dataroot
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        gt = bicubic(self.read(index), self.load_size, self.load_size)
-        if self.split == "train" and rng.random() < self.gray_prob:
+        size = self.settings.load_size
+        gt = bicubic(self.read(index), size, size)
+        if self.split == "train" and rng.random() < self.settings.gray_prob:
             gt = gray(gt)
         sample = {**self.pair(gt, rng), "path": self.items[index]}
         if self.masks is not None:
             path = (self.masks / self.items[index]).with_suffix(".png")
-            sample["labels"] = read_label_map(path, self.load_size)
+            sample["labels"] = read_label_map(path, size)
         return sample
-
-
-def pictures_of(dataroot: str | None) -> str | None:
-    """The folder of pictures inside the published layout, else the folder itself."""
-    inside = Path(dataroot or ".") / PICTURES
-    return str(inside) if dataroot and inside.is_dir() else dataroot
 
 
 def masks_of(dataroot: str, masks: str | None) -> Path | None:

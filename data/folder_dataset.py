@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,15 +18,29 @@ from utils.images.resize import bicubic, flip
 class FolderDataset(FileDataset):
     """Pictures resized to load_size x load_size, flipped half of the time in training.
 
-    Args:
-        flip: flip left-right at random in training.
-        lq_dataroot: folder of degraded pictures, of any size, named like those of `dataroot` up
-            to the extension; None degrades the target.
-
     Raises:
-        ValueError: pictures without counterpart; --lq_dataroot together with --val_dataroot; what
-            FileDataset refuses.
+        ValueError: images without counterpart; what FileDataset refuses.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(FileDataset.Settings):
+        """Where degraded images are, and whether training mirrors.
+
+        Attributes:
+            flip: flip left-right at random in training.
+            lq_dataroot: folder of degraded images, of any size, named like those of `dataroot` up
+                to the extension; None degrades the target.
+        """
+        flip: bool = True
+        lq_dataroot: str | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.lq_dataroot and self.val_dataroot:
+                raise ValueError("--lq_dataroot pairs with --dataroot only; drop --val_dataroot "
+                                 "and let --num_val_images hold pairs out")
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -36,25 +51,18 @@ class FolderDataset(FileDataset):
             parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
                                 help="flip left-right at random")
 
-    def __init__(self, *, dataroot: str, split: str = "train", seed: int = 0, load_size: int = 128,
-                 degrade: BaseDegradation | None = None, max_dataset_size: float | None = None,
-                 num_val_images: int = 50, val_dataroot: str | None = None, flip: bool = True,
-                 lq_dataroot: str | None = None):
-        if lq_dataroot and val_dataroot:
-            raise ValueError("--lq_dataroot pairs with --dataroot only; drop --val_dataroot "
-                             "and let --num_val_images hold pairs out")
-        super().__init__(dataroot=dataroot, split=split, seed=seed, load_size=load_size,
-                         degrade=None if lq_dataroot else degrade,
-                         max_dataset_size=max_dataset_size, num_val_images=num_val_images,
-                         val_dataroot=val_dataroot)
-        self.flip = flip and split == "train"
-        self.lq_of = match_stems(dataroot, lq_dataroot) if lq_dataroot else {}
+    def __init__(self, settings: Settings, *, split: str = "train",
+                 degrade: BaseDegradation | None = None):
+        paired = settings.lq_dataroot
+        super().__init__(settings, split=split, degrade=None if paired else degrade)
+        self.lq_of = match_stems(settings.dataroot, paired) if paired else {}
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        name, size = self.items[index], self.load_size
+        name, size = self.items[index], self.settings.load_size
         gt = self.read(index)
         lq = read_image(self.lq_of[name]) if self.lq_of else None
-        if self.flip and rng.random() < 0.5:
+        flipping = self.settings.flip and self.split == "train"
+        if flipping and rng.random() < 0.5:
             gt, lq = flip(gt), None if lq is None else flip(lq)
         images = self.pair(bicubic(gt, size, size), rng)
         if lq is not None:

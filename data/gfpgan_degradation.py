@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -27,13 +28,40 @@ class GFPGANDegradation(BaseDegradation):
     """GFP-GAN's degradation, in the published order and ranges.
 
     Gaussian blur, round or elliptic; bilinear shrinking; coloured noise; JPEG; bilinear
-    enlargement; then now and then a colour shift, grey, a colour jitter. Each range is (low, high).
-
-    Raises:
-        ValueError: a range upside down or out of bounds, naming the flag.
+    enlargement; then now and then a colour shift, grey, a colour jitter.
 
     Source: TencentARC/GFPGAN, options/train_gfpgan_v1.yml and ffhq_degradation_dataset.py.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDegradation.Settings):
+        """What RANGES and SHARES say, each range (low, high), and two numbers.
+
+        Attributes:
+            kernel_side: of the blur's kernel, in pixels; odd.
+            colour_shift: largest shift of a channel, in gray levels.
+        """
+        kernel_sigma: Sequence[float] = RANGES["kernel_sigma"][0]
+        downsample_range: Sequence[float] = RANGES["downsample_range"][0]
+        noise_range: Sequence[float] = RANGES["noise_range"][0]
+        jpeg_range: Sequence[float] = RANGES["jpeg_range"][0]
+        shift_prob: float = SHARES["shift_prob"][0]
+        jitter_prob: float = SHARES["jitter_prob"][0]
+        lq_gray_prob: float = SHARES["lq_gray_prob"][0]
+        kernel_side: int = 41
+        colour_shift: float = 20.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name, (_, low, high, _) in RANGES.items():
+                self.check_range(name, low, high)
+            self.check_fractions(*SHARES)
+            if self.kernel_side < 1 or self.kernel_side % 2 == 0:
+                raise ValueError(f"--kernel_side must be odd and positive, got {self.kernel_side}")
+            if not 0 <= self.colour_shift <= 255:
+                raise ValueError(f"--colour_shift must be from 0 to 255, got {self.colour_shift}")
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -47,68 +75,41 @@ class GFPGANDegradation(BaseDegradation):
         parser.add_argument("--colour_shift", type=float, default=20.0,
                             help="largest shift of a channel, in grey levels")
 
-    def __init__(self, *, kernel_sigma: Sequence[float] = RANGES["kernel_sigma"][0],
-                 downsample_range: Sequence[float] = RANGES["downsample_range"][0],
-                 noise_range: Sequence[float] = RANGES["noise_range"][0],
-                 jpeg_range: Sequence[float] = RANGES["jpeg_range"][0], shift_prob: float = 0.3,
-                 jitter_prob: float = 0.3, lq_gray_prob: float = 0.01, kernel_side: int = 41,
-                 colour_shift: float = 20.0):
-        given = {"kernel_sigma": kernel_sigma, "downsample_range": downsample_range,
-                 "noise_range": noise_range, "jpeg_range": jpeg_range}
-        for name, values in given.items():
-            _, low, high, _ = RANGES[name]
-            if len(values) != 2 or not low <= values[0] <= values[1] <= high:
-                raise ValueError(f"--{name} must be two numbers from {low:g} to {high:g}, the "
-                                 f"smaller first; got {' '.join(map(str, values))}")
-        for name, share in (("shift_prob", shift_prob), ("jitter_prob", jitter_prob),
-                            ("lq_gray_prob", lq_gray_prob)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"--{name} must be from 0 to 1, got {share}")
-        if kernel_side < 1 or kernel_side % 2 == 0:
-            raise ValueError(f"--kernel_side must be odd and positive, got {kernel_side}")
-        if not 0 <= colour_shift <= 255:
-            raise ValueError(f"--colour_shift must be from 0 to 255, got {colour_shift}")
-        self.kernel_sigma, self.downsample_range = kernel_sigma, downsample_range
-        self.noise_range, self.jpeg_range = noise_range, jpeg_range
-        self.shift_prob, self.jitter_prob = shift_prob, jitter_prob
-        self.lq_gray_prob, self.kernel_side = lq_gray_prob, kernel_side
-        self.colour_shift = colour_shift / 255
-
     def check(self, load_size: int) -> None:
-        if load_size < self.downsample_range[1]:
+        largest = self.settings.downsample_range[1]
+        if load_size < largest:
             raise ValueError(f"--downsample_range must not shrink a picture of --load_size "
-                             f"{load_size} to nothing, got {self.downsample_range[1]:g}")
+                             f"{load_size} to nothing, got {largest:g}")
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return self.degrade(gt, rng)[0]
 
     def degrade(self, gt: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-        """The degraded picture, and whether it was turned grey."""
-        height, width = gt.shape[:2]
+        (height, width), settings = gt.shape[:2], self.settings
         lq = blurred(gt.astype(np.float32) / 255, self.kernel(rng))
-        lq = shrunk(lq, rng.uniform(*self.downsample_range))
+        lq = shrunk(lq, rng.uniform(*settings.downsample_range))
         noise = rng.standard_normal(lq.shape, dtype=np.float32)
-        lq = noisy(lq, noise, rng.uniform(*self.noise_range))
-        if self.jpeg_range[1] > 0:
-            lq = compressed(lq, max(1, int(rng.uniform(*self.jpeg_range))))
+        lq = noisy(lq, noise, rng.uniform(*settings.noise_range))
+        if settings.jpeg_range[1] > 0:
+            lq = compressed(lq, max(1, int(rng.uniform(*settings.jpeg_range))))
         lq = cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
-        if rng.random() < self.shift_prob:
-            shift = rng.uniform(-self.colour_shift, self.colour_shift, 3)
-            lq = shifted(lq, shift)
-        is_gray = bool(rng.random() < self.lq_gray_prob)
+        if rng.random() < settings.shift_prob:
+            largest = settings.colour_shift / 255
+            lq = shifted(lq, rng.uniform(-largest, largest, 3))
+        is_gray = bool(rng.random() < settings.lq_gray_prob)
         if is_gray:
             lq = cv2.cvtColor(cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        if rng.random() < self.jitter_prob:
+        if rng.random() < settings.jitter_prob:
             lq = colour_jitter(lq, rng)
         return quantised(lq), is_gray
 
     def kernel(self, rng: np.random.Generator) -> np.ndarray:
         """A random kernel, round or elliptic with equal chances."""
-        sigma = rng.uniform(*self.kernel_sigma)
+        sigmas, side = self.settings.kernel_sigma, self.settings.kernel_side
+        sigma = rng.uniform(*sigmas)
         if rng.random() < 0.5:
-            return gaussian_kernel(self.kernel_side, (sigma, sigma))
-        return gaussian_kernel(self.kernel_side, (sigma, rng.uniform(*self.kernel_sigma)),
-                               rng.uniform(-np.pi, np.pi))
+            return gaussian_kernel(side, (sigma, sigma))
+        return gaussian_kernel(side, (sigma, rng.uniform(*sigmas)), rng.uniform(-np.pi, np.pi))
 
 
 # ---- the steps, on float32 (H, W, 3) in [0, 1] ---------------------------------------------------

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from data.base_dataset import BaseDegradation
+from data.base_dataset import BaseDegradation, draw_int
 from data.blind_degradation import compress
 from data.blur import gaussian_kernel
 
@@ -26,14 +27,23 @@ class GPENDegradation(BaseDegradation):
     Blur by a Gaussian, half of the time round, else elliptic and turned; bilinear shrinking (which
     may enlarge a little); Gaussian noise in each channel; JPEG; bilinear enlargement.
 
-    Args:
-        blur_sigma, shrink, noise_sigma, jpeg_quality: (low, high), uniform between.
-
-    Raises:
-        ValueError: a range upside down or out of bounds, naming the flag.
-
     Source: yangxy/GPEN. The degradation of its paper was stronger and is not published.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDegradation.Settings):
+        """What RANGES says: each is (low, high), uniform between."""
+        blur_sigma: Sequence[float] = RANGES["blur_sigma"][0]
+        shrink: Sequence[float] = RANGES["shrink"][0]
+        noise_sigma: Sequence[float] = RANGES["noise_sigma"][0]
+        jpeg_quality: Sequence[int] = RANGES["jpeg_quality"][0]
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name, (_, bounds, _) in RANGES.items():
+                self.check_range(name, *bounds)
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -41,36 +51,22 @@ class GPENDegradation(BaseDegradation):
             parser.add_argument(f"--{name}", type=type(default[0]), nargs=2, default=list(default),
                                 metavar=("LOW", "HIGH"), help=text)
 
-    def __init__(self, *, blur_sigma: Sequence[float] = RANGES["blur_sigma"][0],
-                 shrink: Sequence[float] = RANGES["shrink"][0],
-                 noise_sigma: Sequence[float] = RANGES["noise_sigma"][0],
-                 jpeg_quality: Sequence[int] = RANGES["jpeg_quality"][0]):
-        given = {"blur_sigma": blur_sigma, "shrink": shrink, "noise_sigma": noise_sigma,
-                 "jpeg_quality": jpeg_quality}
-        for name, values in given.items():
-            low, high = RANGES[name][1]
-            if not low <= values[0] <= values[1] <= high:
-                raise ValueError(f"--{name} must be LOW HIGH with {low} <= LOW <= HIGH <= {high}, "
-                                 f"got {values[0]} {values[1]}")
-        self.blur_sigma, self.shrink = tuple(blur_sigma), tuple(shrink)
-        self.noise_sigma, self.jpeg_quality = tuple(noise_sigma), tuple(jpeg_quality)
-
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width = gt.shape[:2]
+        (height, width), settings = gt.shape[:2], self.settings
         lq = cv2.filter2D(gt.astype(np.float32), -1, self.kernel(rng))
-        factor = rng.uniform(*self.shrink)
+        factor = rng.uniform(*settings.shrink)
         small = (max(1, int(width // factor)), max(1, int(height // factor)))
         lq = cv2.resize(lq, small, interpolation=cv2.INTER_LINEAR)
         noise = rng.standard_normal(lq.shape, dtype=np.float32)
-        lq = np.clip(lq + rng.uniform(*self.noise_sigma) * noise, 0, 255)
-        quality = int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1] + 1))
-        lq = compress(np.rint(lq).astype(np.uint8), quality)
+        lq = np.clip(lq + rng.uniform(*settings.noise_sigma) * noise, 0, 255)
+        lq = compress(np.rint(lq).astype(np.uint8), draw_int(settings.jpeg_quality, rng))
         return cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def kernel(self, rng: np.random.Generator) -> np.ndarray:
         """A kernel of the blur, float64 (41, 41)."""
+        sigmas = self.settings.blur_sigma
         if rng.random() < 0.5:
-            sigma = rng.uniform(*self.blur_sigma)
+            sigma = rng.uniform(*sigmas)
             return gaussian_kernel(KERNEL_SIDE, (sigma, sigma))
-        along, across = rng.uniform(*self.blur_sigma, 2)
+        along, across = rng.uniform(*sigmas, 2)
         return gaussian_kernel(KERNEL_SIDE, (along, across), rng.uniform(-np.pi, np.pi))

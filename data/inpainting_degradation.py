@@ -4,12 +4,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from data.base_dataset import BaseDegradation
+from data.base_dataset import BaseDegradation, draw_int
 
 MEAN_ANGLE, ANGLE_SPREAD = 2 * math.pi / 5, 2 * math.pi / 15
 VERTICES = (8, 27)
@@ -20,15 +21,26 @@ WHITE = (255, 255, 255)
 class InpaintingDegradation(BaseDegradation):
     """Zigzag strokes of random length and width; no mask is passed on.
 
-    Args:
-        num_strokes: (fewest, most).
-        stroke_width: (least, most), pixels of a picture of 1024; smaller ones get thinner strokes.
-
-    Raises:
-        ValueError: a range upside down or out of bounds, naming the flag.
-
     Source: GPEN (arXiv 2105.06070); the strokes are those of DeepFill v2 (arXiv 1806.03589).
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDegradation.Settings):
+        """The strokes; each range is (low, high), both included.
+
+        Attributes:
+            num_strokes: per image.
+            stroke_width: pixels of an image of 1024; smaller ones get thinner strokes.
+        """
+        num_strokes: Sequence[int] = (1, 3)
+        stroke_width: Sequence[int] = (12, 79)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_range("num_strokes", 0)
+            self.check_range("stroke_width", 1)
+
+    settings: Settings
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -38,19 +50,10 @@ class InpaintingDegradation(BaseDegradation):
             parser.add_argument(f"--{name}", type=int, nargs=2, default=default,
                                 metavar=("LOW", "HIGH"), help=text)
 
-    def __init__(self, *, num_strokes: Sequence[int] = (1, 3),
-                 stroke_width: Sequence[int] = (12, 79)):
-        for name, values, low in (("num_strokes", num_strokes, 0),
-                                  ("stroke_width", stroke_width, 1)):
-            if not low <= values[0] <= values[1]:
-                raise ValueError(f"--{name} must be LOW HIGH with {low} <= LOW <= HIGH, got "
-                                 f"{values[0]} {values[1]}")
-        self.num_strokes, self.stroke_width = tuple(num_strokes), tuple(stroke_width)
-
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         lq = np.ascontiguousarray(gt).copy()
-        for _ in range(rng.integers(self.num_strokes[0], self.num_strokes[1] + 1)):
-            width = rng.integers(self.stroke_width[0], self.stroke_width[1] + 1)
+        for _ in range(draw_int(self.settings.num_strokes, rng)):
+            width = draw_int(self.settings.stroke_width, rng)
             paint(lq, zigzag(lq.shape[:2], rng), round(width * min(gt.shape[:2]) / FULL_SIZE))
         return lq
 

@@ -1,6 +1,7 @@
 """Pictures to be restored: no target, nothing random."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,23 @@ class SingleDataset(BaseDataset):
     """
     has_targets = False
 
-    def __init__(self, *, dataroot: str, split: str = "test", load_size: int = 128,
-                 max_dataset_size: float | None = None):
-        if not dataroot:
-            raise ValueError("--dataroot must name an image, a folder or a glob, got nothing")
-        self.root, paths = find_images(dataroot)
-        names = [path.relative_to(self.root).as_posix() for path in paths]
-        super().__init__(items=names, split=split, load_size=load_size,
-                         max_dataset_size=max_dataset_size)
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(BaseDataset.Settings):
+        """`dataroot`: the image, the folder or the glob."""
+        dataroot: str
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.dataroot:
+                raise ValueError("--dataroot must name an image, a folder or a glob, got nothing")
+
+    settings: Settings
+
+    def find_items(self) -> list[str]:
+        self.root, paths = find_images(self.settings.dataroot)
+        return [path.relative_to(self.root).as_posix() for path in paths]
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        name = self.items[index]
-        lq = bicubic(read_image(self.root / name), self.load_size, self.load_size)
+        name, size = self.items[index], self.settings.load_size
+        lq = bicubic(read_image(self.root / name), size, size)
         return {"lq": lq, "path": name}

@@ -15,16 +15,49 @@ from utils.images.convert import to_image
 from utils.images.resize import bicubic
 
 Measure = Callable[[dict[str, Any], Tensor], dict[str, list[float]]]
+# Where a metric comes from that follows no protocol: the model, or --metrics.
+MODEL, CHOSEN = "model", "chosen"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a number says.
+
+    Attributes:
+        method: whose images were measured: "restored", "bicubic", now and then "target".
+        metric: "psnr" in dB, "ssim" up to 1, or what another metric is called.
+        source: name of the protocol that PSNR and SSIM follow; MODEL for the extra metrics of the
+            model, which are those of "restored"; CHOSEN for those of --metrics.
+    """
+    method: str
+    metric: str
+    source: str = CHOSEN
+
+    @property
+    def label(self) -> str:
+        """Its name in per_image.csv."""
+        if self.source == MODEL:
+            return self.metric
+        named = () if self.source == CHOSEN else (self.source,)
+        return "_".join((self.method, *named, self.metric))
+
+    @property
+    def title(self) -> str:
+        """Its name in report.html, where the method is told in another way."""
+        plain = self.source in (MODEL, CHOSEN)
+        return self.metric if plain else f"{self.metric.upper()} {self.source}"
+
+
+# A table of numbers: those of an image, their means, or those of the whole set.
+Numbers = dict[Column, float]
 
 
 @dataclass
 class Row:
-    """One picture's numbers: values[method][protocol] = {"psnr": dB, "ssim": 0..1}, and what the
-    recipe measures besides, by name. measured[method] holds what --metrics asks for, by name."""
+    """One sample's numbers, and the SHA-256 of the images that were compared."""
     path: str
-    values: dict[str, dict[str, dict[str, float]]]
-    further: dict[str, float] = field(default_factory=dict)
-    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    numbers: Numbers
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarray]],
@@ -36,8 +69,9 @@ def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarra
         candidates: per method such a picture for each rounding ("round", "truncate") of the
             protocols; files have one for both.
     """
-    return Row(path, {method: {p.name: p.measure(made[p.rounding], gt) for p in protocols}
-                      for method, made in candidates.items()})
+    return Row(path, {Column(method, metric, protocol.name): value
+                      for method, made in candidates.items() for protocol in protocols
+                      for metric, value in protocol.measure(made[protocol.rounding], gt).items()})
 
 
 def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Any]],
@@ -48,7 +82,7 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
     Args:
         restore: from lq (B, 3, H, W) in [-1, 1] to pictures of the same kind.
         batches: dicts with "lq", "gt" on the device and "path".
-        measure: further numbers of each picture, from the batch and the restored pictures.
+        measure: the model's extra metrics of each image, from the batch and the restored images.
 
     Yields:
         A row and the pictures "lq", "restored", "gt" (uint8) for each sample, in order.
@@ -56,7 +90,7 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
     for batch in batches:
         with torch.inference_mode():
             restored = restore(batch["lq"]).float()
-            further = measure(batch, restored) if measure else {}
+            extra = measure(batch, restored) if measure else {}
         names = {p.rounding for p in protocols} | {"round"}
         made = {rounding: to_image(restored, rounding) for rounding in names}
         gt = to_image(batch["gt"])
@@ -66,7 +100,8 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
                           "restored": {rounding: images[i] for rounding, images in made.items()}}
             pictures = {"lq": lq[i], "restored": made["round"][i], "gt": gt[i]}
             row = compare(path, gt[i], candidates, protocols)
-            row.further = {name: values[i] for name, values in further.items()}
+            row.numbers |= {Column("restored", metric, MODEL): values[i]
+                            for metric, values in extra.items()}
             yield row, pictures
 
 
@@ -75,24 +110,20 @@ def enlarged(lq: np.ndarray, height: int, width: int) -> np.ndarray:
     return lq if lq.shape[:2] == (height, width) else bicubic(lq, height, width)
 
 
-def means(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean over pictures, in the layout of `Row.values`; infinite PSNRs (equal pictures) stay."""
-    if not rows:
-        return {}
-    return {method: {protocol: {key: math.fsum(row.values[method][protocol][key] for row in rows)
-                                / len(rows) for key in numbers}
-                     for protocol, numbers in protocols.items()}
-            for method, protocols in rows[0].values.items()}
+def means(rows: list[Row]) -> Numbers:
+    """Mean over samples of each column; infinite PSNRs (equal images) stay."""
+    return {column: math.fsum(row.numbers[column] for row in rows) / len(rows)
+            for column in (rows[0].numbers if rows else ())}
 
 
-def further_means(rows: list[Row]) -> dict[str, float]:
-    """Mean over pictures of what the recipe measured besides."""
-    names = rows[0].further if rows else ()
-    return {name: math.fsum(row.further[name] for row in rows) / len(rows) for name in names}
+def extra_metrics(numbers: Numbers) -> dict[str, float]:
+    """The model's extra metrics, by name."""
+    return {column.metric: value for column, value in numbers.items() if column.source == MODEL}
 
 
-def measured_means(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Mean over pictures of what --metrics asked for, by method and name."""
-    methods = rows[0].measured if rows else {}
-    return {method: {name: math.fsum(row.measured[method][name] for row in rows) / len(rows)
-                     for name in numbers} for method, numbers in methods.items()}
+def by_method(numbers: Numbers) -> dict[str, dict[str, float]]:
+    """All numbers by method and title."""
+    found: dict[str, dict[str, float]] = {}
+    for column, value in numbers.items():
+        found.setdefault(column.method, {})[column.title] = value
+    return found

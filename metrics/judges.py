@@ -18,7 +18,7 @@ from metrics.segmentation import iou_per_picture
 from models.networks import fan
 from models.networks.parsenet import NUM_LABELS, labels_of, parsing_network
 from models.networks.pretrained import arcface
-from models.networks.pretrained.irse import IRSE50
+from models.networks.pretrained.irse import IRSE50, face_crop
 from models.networks.pretrained.landmark_maps import landmark_maps
 from models.networks.pretrained.lpips import lpips_network
 
@@ -91,14 +91,6 @@ def identity_of(network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Judg
         cosine = F.cosine_similarity(vectors[:-1], vectors[-1:]).clamp(-1, 1)
         return {"id_cosine": cosine.tolist(), "id_degrees": cosine.acos().rad2deg().tolist()}
     return judge
-
-
-def face_crop(images: Tensor) -> Tensor:
-    """Rows 35 to 223 and columns 32 to 220 of 256 of FFHQ-aligned pictures, as (B, 3, 112, 112)."""
-    height, width = images.shape[2:]
-    rows, columns = (slice(low * side // 256, high * side // 256)
-                     for low, high, side in ((35, 223, height), (32, 220, width)))
-    return F.adaptive_avg_pool2d(images[:, :, rows, columns], 112)
 
 
 # ---- landmarks -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.evaluation import Column, Numbers
 from metrics.frechet import (
     Moments,
     feature_network,
@@ -48,8 +49,6 @@ METRICS = {
 }
 JUDGES: dict[str, Callable[[Any, torch.device], Judge]] = {
     "lpips": lpips_judge, "id": identity_judge, "landmarks": landmark_judge, "iou": parsing_judge}
-# Method, then name of the number.
-Numbers = dict[str, dict[str, float]]
 
 
 @dataclass
@@ -74,13 +73,32 @@ class Frechet:
         """Each method's distance; the targets' own, too, where the reference is a file."""
         found = {method: moments.result() for method, moments in self.moments.items()}
         reference = self.reference or found.pop("target")
-        return {method: {self.name: frechet_distance(*one, *reference)}
+        return {Column(method, self.name): frechet_distance(*one, *reference)
                 for method, one in found.items()}
 
     def size(self) -> tuple[int, int]:
         """Number of pictures, and of dimensions."""
         one = next(iter(self.moments.values()))
         return one.count, one.mean.size
+
+
+@dataclass
+class SetState:
+    """What the metrics of a whole set have to remember of its images; can be pickled.
+
+    Attributes:
+        errors: by method, mean squared error and number of values of each image.
+        moments: by method, of the features.
+    """
+    errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+    def merge(self, other: SetState) -> None:
+        """Take what another process has seen."""
+        for method, errors in other.errors.items():
+            self.errors.setdefault(method, []).extend(errors)
+        for method, moments in other.moments.items():
+            self.moments.setdefault(method, Moments()).merge(moments)
 
 
 class Measures:
@@ -98,7 +116,7 @@ class Measures:
         self.errors: dict[str, list[tuple[float, int]]] = {}
 
     def of(self, pictures: dict[str, np.ndarray]) -> Numbers:
-        """Numbers of a picture, by method.
+        """Numbers of a picture, those of the input before those of the result.
 
         Args:
             pictures: uint8 RGB of the same size, "restored", "gt" and, if there is one, "lq",
@@ -106,21 +124,20 @@ class Measures:
         """
         methods = {"bicubic": "lq", "restored": "restored"}
         methods = {method: key for method, key in methods.items() if key in pictures}
-        found: Numbers = {method: {} for method in methods}
         if self.pooled:
             self._pool(pictures, methods)
         if not (self.judges or self.frechet):
-            return found
+            return {}
+        found: dict[str, list[float]] = {}
         stacked = np.stack([pictures[key] for key in (*methods.values(), "gt")])
         with torch.inference_mode():
             images = to_tensor(torch.from_numpy(stacked).to(self.device))
             for judge in self.judges:
-                for name, values in judge(images[:-1], images[-1:]).items():
-                    for method, value in zip(methods, values, strict=True):
-                        found[method][name] = value
+                found |= judge(images[:-1], images[-1:])
             if self.frechet:
                 self.frechet.add([*methods, "target"], images)
-        return found
+        return {Column(method, name): values[at] for at, method in enumerate(methods)
+                for name, values in found.items()}
 
     def _pool(self, pictures: dict[str, np.ndarray], methods: dict[str, str]) -> None:
         gt = pictures["gt"].astype(np.float64)
@@ -128,33 +145,27 @@ class Measures:
             error = float(np.mean((pictures[key] - gt) ** 2))
             self.errors.setdefault(method, []).append((error, gt.size))
 
-    def state(self) -> Any:
-        """What another process needs to go on; can be pickled."""
-        return self.errors, self.frechet.moments if self.frechet else {}
+    @property
+    def state(self) -> SetState:
+        """What was seen so far; set it to go on from what several processes have seen."""
+        return SetState(self.errors, self.frechet.moments if self.frechet else {})
 
-    def join(self, states: Iterable[Any]) -> None:
-        """Take the states of all processes, this one's among them, instead of its own."""
-        self.errors, moments = {}, {}
-        for errors, others in states:
-            for method, found in errors.items():
-                self.errors.setdefault(method, []).extend(found)
-            for method, other in others.items():
-                moments.setdefault(method, Moments()).merge(other)
+    @state.setter
+    def state(self, state: SetState) -> None:
+        self.errors = state.errors
         if self.frechet:
-            self.frechet.moments = moments
+            self.frechet.moments = state.moments
 
     def of_the_set(self) -> tuple[Numbers, dict[str, str]]:
-        """Numbers of all pictures together, by method; and what to know about them, by metric."""
-        found: Numbers = {method: {"psnr_pooled": pooled_psnr(errors)}
+        """Numbers of all pictures together, and what to know about them, by metric."""
+        found: Numbers = {Column(method, "psnr_pooled"): pooled_psnr(errors)
                           for method, errors in self.errors.items()}
         if not self.frechet:
             return found, {}
         try:
-            distances = self.frechet.distances()
+            found |= self.frechet.distances()
         except ValueError as error:
             return found, {"fid": f"left out, {error}"}
-        for method, numbers in distances.items():
-            found.setdefault(method, {}).update(numbers)
         count, dimensions = self.frechet.size()
         if count > dimensions:
             return found, {}

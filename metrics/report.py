@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from metrics.evaluation import Row
+from metrics.evaluation import Numbers, Row, by_method
 from metrics.published import Figure
 
 THUMBNAIL = 192
@@ -65,11 +65,10 @@ class Extremes:
         if self._keep([new]):
             new.thumbnails = {key: data_uri(pictures[key]) for key in _TITLES if key in pictures}
 
-    def merge(self, others: Iterable[Extremes]) -> None:
-        """Take what others have kept."""
-        for other in others:
-            known = {id(case): case for case in (*other.worst, *other.best)}
-            self._keep(list(known.values()))
+    def merge(self, other: Extremes) -> None:
+        """Take what another one has kept."""
+        known = {id(case): case for case in (*other.worst, *other.best)}
+        self._keep(list(known.values()))
 
     def _keep(self, new: list[Case]) -> bool:
         """Whether one of the new cases is among the kept ones."""
@@ -130,16 +129,9 @@ def plots(rows: list[Row]) -> str:
     """Histograms of every number of the pictures, and whose colour is whose."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        for method, protocols in row.values.items():
-            for protocol, numbers in protocols.items():
-                for key, value in numbers.items():
-                    title = f"{key.upper()}, {protocol}"
-                    found.setdefault(title, {}).setdefault(method, []).append(value)
-        for method, numbers in row.measured.items():
-            for name, value in numbers.items():
-                found.setdefault(name, {}).setdefault(method, []).append(value)
-        for name, value in row.further.items():
-            found.setdefault(name, {}).setdefault("restored", []).append(value)
+        for method, numbers in by_method(row.numbers).items():
+            for title, value in numbers.items():
+                found.setdefault(title, {}).setdefault(method, []).append(value)
     methods = dict.fromkeys(method for series in found.values() for method in series)
     legend = " ".join(f'<b style="color: {_COLOURS.get(method, _OTHER)}">{html.escape(method)}</b>'
                       for method in methods)
@@ -163,12 +155,12 @@ def html_table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     return f'<div class="wide"><table><tr>{titles}</tr>{body}</table></div>'
 
 
-def results(numbers: dict[str, dict[str, float]]) -> str:
+def results(numbers: Numbers) -> str:
     """Means and numbers of the set, a row for each, a column per method."""
-    methods = list(numbers)
-    names = list(dict.fromkeys(name for found in numbers.values() for name in found))
-    return html_table(["", *methods], ([name, *(numbers[method].get(name) for method in methods)]
-                                       for name in names))
+    methods = by_method(numbers)
+    titles = dict.fromkeys(title for found in methods.values() for title in found)
+    return html_table(["", *methods], ([title, *(found.get(title) for found in methods.values())]
+                                       for title in titles))
 
 
 def figures_table(figures: Sequence[Figure]) -> str:
@@ -193,14 +185,14 @@ def gallery(title: str, cases: list[Case], unit: str) -> str:
     return f'<h2>{title}</h2><div class="cases">{"".join(shown)}</div>' if shown else ""
 
 
-def page(*, title: str, rows: list[Row], numbers: dict[str, dict[str, float]],
-         protocols: dict[str, str], facts: dict[str, Any], remarks: dict[str, str],
-         figures: Sequence[Figure], extremes: Extremes, order: str) -> str:
+def page(*, title: str, rows: list[Row], numbers: Numbers, protocols: dict[str, str],
+         facts: dict[str, Any], remarks: dict[str, str], figures: Sequence[Figure],
+         extremes: Extremes, order: str) -> str:
     """The whole page.
 
     Args:
         title: what was evaluated.
-        numbers: by method, then by name.
+        numbers: means over the samples, and what was measured of the whole set.
         protocols: how each of them is measured.
         facts: files with their hashes, versions, settings.
         remarks: what to know about a metric, or why it was left out.

@@ -1,56 +1,68 @@
-"""Results of an evaluation as text and as CSV."""
+"""Results of an evaluation as text, as CSV and for JSON."""
 from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
-from metrics.evaluation import Row
-from metrics.measures import Numbers
-from metrics.psnr_ssim import Protocol
-
-
-def columns(protocols: list[Protocol]) -> list[tuple[str, str]]:
-    """Names of the numbers of every method: protocol, then psnr or ssim."""
-    return [(p.name, key) for p in protocols for key in ("psnr", "ssim")]
+from metrics.evaluation import CHOSEN, MODEL, Numbers, Row, extra_metrics
 
 
-def table(mean: dict[str, dict[str, dict[str, float]]], further: dict[str, float],
-          measured: Numbers, protocols: list[Protocol], count: int) -> str:
-    """The means as aligned text: a line per method, then one per further number, then what
-    --metrics asked for with a column per method."""
+def json_layout(numbers: Numbers) -> dict[str, dict[str, Any]]:
+    """The numbers as report.json has them.
+
+    Returns:
+        `mean`: PSNR and SSIM by method, protocol and metric; `further`: the model's extra metrics;
+        `measured`: those of --metrics by method, of which each has an entry.
+    """
+    mean: dict[str, dict[str, dict[str, float]]] = {}
+    measured: dict[str, dict[str, float]] = {column.method: {} for column in numbers}
+    for column, value in numbers.items():
+        if column.source == CHOSEN:
+            measured[column.method][column.metric] = value
+        elif column.source != MODEL:
+            protocols = mean.setdefault(column.method, {})
+            protocols.setdefault(column.source, {})[column.metric] = value
+    return {"mean": mean, "further": extra_metrics(numbers), "measured": measured}
+
+
+def per_image_entry(row: Row) -> dict[str, Any]:
+    """A sample's entry in report.json."""
+    layout = json_layout(row.numbers)
+    return {"path": row.path, **row.digests, **layout.pop("mean"), **layout}
+
+
+def table(numbers: Numbers, count: int) -> str:
+    """The means as aligned text: a line per method, then one per extra metric of the model, then
+    what --metrics asked for with a column per method."""
+    layout = json_layout(numbers)
+    mean, extra, chosen = (layout[key] for key in ("mean", "further", "measured"))
+    names = [(protocol, metric) for protocol, pair in mean["restored"].items() for metric in pair]
     head = f"{f'{count} pictures':<16}" + "".join(
-        f"{f'{key.upper()} {name}':>18}" for name, key in columns(protocols))
+        f"{f'{metric.upper()} {protocol}':>18}" for protocol, metric in names)
     lines = [f"{method:<16}" + "".join(
-        f"{values[name][key]:>18.4f}" for name, key in columns(protocols))
+        f"{values[protocol][metric]:>18.4f}" for protocol, metric in names)
         for method, values in mean.items()]
     if len(mean) == 2:
-        gain = [mean["restored"][name][key] - mean["bicubic"][name][key]
-                for name, key in columns(protocols)]
+        gain = [mean["restored"][protocol][metric] - mean["bicubic"][protocol][metric]
+                for protocol, metric in names]
         lines.append(f"{'gain':<16}" + "".join(f"{value:>+18.4f}" for value in gain))
-    lines += [f"{name:<16}{value:>18.4f}" for name, value in further.items()]
-    names = dict.fromkeys(name for numbers in measured.values() for name in numbers)
-    if names:
-        lines += ["", f"{'':<16}" + "".join(f"{method:>18}" for method in measured)]
-    lines += [f"{name:<16}" + "".join(
-        f"{numbers[name]:>18.4f}" if name in numbers else f"{'-':>18}"
-        for numbers in measured.values()) for name in names]
+    lines += [f"{metric:<16}{value:>18.4f}" for metric, value in extra.items()]
+    metrics = dict.fromkeys(metric for found in chosen.values() for metric in found)
+    if metrics:
+        lines += ["", f"{'':<16}" + "".join(f"{method:>18}" for method in chosen)]
+    lines += [f"{metric:<16}" + "".join(
+        f"{found[metric]:>18.4f}" if metric in found else f"{'-':>18}"
+        for found in chosen.values()) for metric in metrics]
     return "\n".join([head, *lines])
 
 
-def per_image_csv(rows: list[Row], hashes: list[dict[str, str]],
-                  protocols: list[Protocol]) -> str:
-    """One line per picture: path, every method's numbers, digests of what was compared."""
-    methods, measured = list(rows[0].values), rows[0].measured
-    text = io.StringIO()
+def per_image_csv(rows: list[Row]) -> str:
+    """One line per sample: path, its numbers, digests of what was compared."""
+    columns, text = list(rows[0].numbers), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *(f"{method}_{name}_{key}" for method in methods
-                               for name, key in columns(protocols)), *rows[0].further,
-                     *(f"{method}_{name}" for method in measured for name in measured[method]),
-                     *hashes[0]])
-    for row, digests in zip(rows, hashes, strict=True):
-        writer.writerow([row.path, *(f"{row.values[method][name][key]:.6f}" for method in methods
-                                     for name, key in columns(protocols)),
-                         *(f"{value:.6f}" for value in row.further.values()),
-                         *(f"{row.measured[method][name]:.6f}" for method in measured
-                           for name in measured[method]), *digests.values()])
+    writer.writerow(["path", *(column.label for column in columns), *rows[0].digests])
+    for row in rows:
+        writer.writerow([row.path, *(f"{row.numbers[column]:.6f}" for column in columns),
+                         *row.digests.values()])
     return text.getvalue()

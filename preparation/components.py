@@ -89,7 +89,8 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
         raise ValueError("--size belongs to --landmarks; pictures of --input may have any size")
     device = devices.open_device(opt.device)
     maps, side = landmark_maps(opt.weights, device, "--weights")
-    dataset = SingleDataset(dataroot=opt.input, load_size=side)
+    dataset = SingleDataset(SingleDataset.Settings(dataroot=opt.input, load_size=side),
+                            split="test")
     weights = sha256(opt.weights)
     stamps = {name: stamp_or_none(dataset.root / name) for name in dataset.items}
     notes = Path(f"{opt.output}.jsonl")

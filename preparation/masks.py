@@ -54,7 +54,8 @@ def run(opt: argparse.Namespace) -> int:
     """
     if opt.size % 16 or opt.size < 32:
         raise ValueError(f"--size must be a multiple of 16 and at least 32, got {opt.size}")
-    dataset = SingleDataset(dataroot=opt.input, load_size=opt.size)
+    dataset = SingleDataset(SingleDataset.Settings(dataroot=opt.input, load_size=opt.size),
+                            split="test")
     folder = Path(opt.output)
     targets = targets_of(dataset, folder)
     waiting = [index for index, name in enumerate(dataset.items) if not targets[name].exists()]

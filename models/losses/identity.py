@@ -3,27 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
-# What of an aligned 256-pixel picture shows the face: rows, then columns.
-CROP, CROP_SIZE = ((35, 256 - 33), (32, 256 - 36)), 256
-INPUT_SIZE = 112
-
-
-def face_crop(images: Tensor) -> Tensor:
-    """The face of aligned pictures, as the recognition network wants it.
-
-    Args:
-        images: (B, C, size, size), aligned as FFHQ is. Published for multiples of 256; at other
-            sizes the crop is scaled and cut to whole pixels.
-
-    Returns:
-        (B, C, 112, 112).
-    """
-    (top, bottom), (left, right) = (
-        tuple(edge * images.shape[2] // CROP_SIZE for edge in edges) for edges in CROP)
-    return F.adaptive_avg_pool2d(images[:, :, top:bottom, left:right], INPUT_SIZE)
+from models.networks.pretrained.irse import face_crop
 
 
 def identity_loss(network: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor) -> Tensor:

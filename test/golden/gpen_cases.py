@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from data.blur import gaussian_kernel, plateau_kernel, sinc_kernel
 from models.gpen_model import GPENModel
 from models.losses.gan import fake_term, generator_term, real_term
-from models.losses.identity import face_crop, identity_loss
+from models.losses.identity import identity_loss
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.networks.gpen import FullGenerator
-from models.networks.pretrained.irse import IRSE50
+from models.networks.pretrained.irse import IRSE50, face_crop
 from models.networks.stylegan2 import Discriminator, Generator, ModulatedConv2d, StyledConv
 from models.ops.style_ops import fir_kernel, upfirdn2d
 from models.style_training import PATH_DECAY

@@ -12,9 +12,26 @@ from torch import Tensor, nn
 from models.ops.fixed import FixedNetwork
 
 INPUT_SIZE = 112
+# What of an aligned image of 256 pixels shows the face: rows, then columns.
+CROP, CROP_SIZE = ((35, 256 - 33), (32, 256 - 36)), 256
 # Channels and number of units of each stage; a stage's first unit halves the sides.
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 REDUCTION = 16
+
+
+def face_crop(images: Tensor) -> Tensor:
+    """The face of aligned images, as the network wants it.
+
+    Args:
+        images: (B, C, H, W), aligned as FFHQ is. Published for multiples of 256; at other sizes the
+            crop is scaled and cut to whole pixels.
+
+    Returns:
+        (B, C, 112, 112).
+    """
+    rows, columns = (slice(*(edge * side // CROP_SIZE for edge in edges))
+                     for edges, side in zip(CROP, images.shape[2:], strict=True))
+    return F.adaptive_avg_pool2d(images[:, :, rows, columns], INPUT_SIZE)
 
 
 class SqueezeExcitation(nn.Module):

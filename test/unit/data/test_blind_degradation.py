@@ -32,6 +32,10 @@ ALWAYS = {"blur_prob": 1.0, "noise_prob": 1.0, "jpeg_prob": 1.0}
 BLURS = ("gaussian_blur", "box_blur", "median_blur", "motion_blur")
 
 
+def blind(**settings: Any) -> BlindDegradation:
+    return BlindDegradation(BlindDegradation.Settings(**settings))
+
+
 @pytest.fixture
 def picture() -> np.ndarray:
     """Coarse colours and some texture, 64 x 64."""
@@ -63,7 +67,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, list]]:
             found["how"].append(interpolation)
             return image
         monkeypatch.setattr(blind_degradation.cv2, "resize", resize)
-        degrade, rng = BlindDegradation(**settings), np.random.default_rng(0)
+        degrade, rng = blind(**settings), np.random.default_rng(0)
         for _ in range(DRAWS):
             degrade(np.zeros((8, 8, 3), np.uint8), rng)
         # Each picture is resized twice; the first is the shrinking.
@@ -160,8 +164,8 @@ def test_every_flag_reaches_the_degradation(tiny_options: Callable) -> None:
     arguments += [word for name in SHARES for word in (f"--{name}", "0.25")]
     opt = tiny_options("sparnethd", "--degradation", "blind", *arguments)
     degrade = data.create_degradation("blind", vars(opt))
-    assert all(list(getattr(degrade, name)) == [7, 9] for name in RANGES)
-    assert all(getattr(degrade, name) == 0.25 for name in SHARES)
+    assert all(list(getattr(degrade.settings, name)) == [7, 9] for name in RANGES)
+    assert all(getattr(degrade.settings, name) == 0.25 for name in SHARES)
 
 
 @pytest.mark.parametrize("name, values", [
@@ -171,14 +175,14 @@ def test_every_flag_reaches_the_degradation(tiny_options: Callable) -> None:
     ("jpeg_quality", (50, 101)), ("jpeg_quality", (50,))])
 def test_a_bad_range_is_refused_by_its_flag(name: str, values: tuple) -> None:
     with pytest.raises(ValueError, match=f"--{name} must be two numbers"):
-        BlindDegradation(**{name: values})
+        blind(**{name: values})
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 @pytest.mark.parametrize("name", SHARES)
 def test_a_bad_share_is_refused_by_its_flag(name: str, share: float) -> None:
     with pytest.raises(ValueError, match=f"--{name} must be from 0 to 1"):
-        BlindDegradation(**{name: share})
+        blind(**{name: share})
 
 
 def test_shrinking_to_more_than_the_picture_is_refused() -> None:
@@ -236,7 +240,7 @@ def test_motion_kernels_sum_to_one(angle: float, direction: float) -> None:
 
 
 def test_results_have_the_targets_size(picture: np.ndarray) -> None:
-    degrade, rng = BlindDegradation(lq_size=(8, 60)), np.random.default_rng(0)
+    degrade, rng = blind(lq_size=(8, 60)), np.random.default_rng(0)
     for _ in range(20):
         lq = degrade(picture, rng)
         assert lq.shape == picture.shape and lq.dtype == np.uint8
@@ -244,7 +248,7 @@ def test_results_have_the_targets_size(picture: np.ndarray) -> None:
 
 def test_the_target_is_not_touched(picture: np.ndarray) -> None:
     before = picture.copy()
-    BlindDegradation(lq_size=(8, 60), **ALWAYS)(picture, np.random.default_rng(0))
+    blind(lq_size=(8, 60), **ALWAYS)(picture, np.random.default_rng(0))
     assert np.array_equal(picture, before)
 
 
@@ -258,10 +262,14 @@ def faces(tmp_path: Path, picture: np.ndarray) -> Path:
     return folder
 
 
-def dataset(folder: Path, **settings: Any) -> FFHQDataset:
-    degrade = settings.pop("degrade", BlindDegradation(lq_size=(16, 48)))
-    return FFHQDataset(**{"dataroot": str(folder), "load_size": 64, "degrade": degrade,
-                          "num_val_images": 0, **settings})
+SMALL = blind(lq_size=(16, 48))
+
+
+def dataset(folder: Path, *, split: str = "train", degrade: BlindDegradation | None = SMALL,
+            **settings: Any) -> FFHQDataset:
+    return FFHQDataset(FFHQDataset.Settings(**{
+        "dataroot": str(folder), "load_size": 64, "num_val_images": 0, **settings}), split=split,
+        degrade=degrade)
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_only(faces: Path) -> None:
@@ -295,8 +303,8 @@ def is_grey(image: np.ndarray) -> bool:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_target_and_input_turn_grey_together(share: float, faces: Path) -> None:
     """Noise may be coloured even where the picture is grey, so there is none here."""
-    data_set = dataset(faces, gray_prob=share, degrade=BlindDegradation(
-        lq_size=(16, 48), noise_prob=0.0))
+    degrade = blind(lq_size=(16, 48), noise_prob=0.0)
+    data_set = dataset(faces, gray_prob=share, degrade=degrade)
     for index in range(6):
         sample = data_set[index]
         assert is_grey(sample["gt"]) == is_grey(sample["lq"]) == bool(share)

@@ -113,7 +113,8 @@ def test_every_flag_has_help(setter, is_train):
 
 def test_dataset_gets_the_options_it_names(faces):
     dataset = create("celeba", dataroot=faces, max_dataset_size=4)
-    assert (len(dataset), dataset.load_size, dataset.seed, dataset.degrade.scale) == (4, 16, 7, 4)
+    assert (len(dataset), dataset.settings.load_size, dataset.settings.seed) == (4, 16, 7)
+    assert dataset.degrade.settings.scale_factor == 4
 
 
 # samples
@@ -178,6 +179,9 @@ def test_loaders_leave_the_global_generator_alone(num_threads, faces):
 class SignalledDataset(BaseDataset):
     """Sends its own process the signals of an interrupted run."""
 
+    def find_items(self):
+        return range(2)
+
     def sample(self, index, rng):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -185,7 +189,7 @@ class SignalledDataset(BaseDataset):
 
 
 def test_workers_outlive_signals_to_the_process_group():
-    loader = create_eval_loader(SignalledDataset(items=range(2)), num_threads=1)
+    loader = create_eval_loader(SignalledDataset(BaseDataset.Settings()), num_threads=1)
     assert [batch["path"] for batch in loader] == [["0"], ["1"]]
 
 
@@ -203,7 +207,8 @@ def test_collate_stacks_bytes_and_lists_names(faces):
 def test_bicubic_degradation_shrinks_and_enlarges():
     gt = picture(0, 32, 24)
     expected = bicubic(bicubic(gt, 4, 3), 32, 24)
-    assert np.array_equal(BicubicDegradation(scale_factor=8)(gt, np.random.default_rng()), expected)
+    degrade = BicubicDegradation(BicubicDegradation.Settings(scale_factor=8))
+    assert np.array_equal(degrade(gt, np.random.default_rng()), expected)
 
 
 def test_load_size_must_be_a_multiple_of_the_scale(faces):

@@ -26,6 +26,10 @@ def face(size: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
+def gfpgan(**settings: object) -> GFPGANDegradation:
+    return GFPGANDegradation(GFPGANDegradation.Settings(**settings))
+
+
 def is_gray(image: np.ndarray) -> bool:
     return bool((image == image[..., :1]).all())
 
@@ -40,7 +44,7 @@ def test_the_same_draw_gives_the_same_picture_and_another_one_another() -> None:
 
 
 def test_with_everything_off_only_the_narrowest_blur_is_left() -> None:
-    lq = GFPGANDegradation(**OFF, kernel_sigma=(0.01, 0.01))(face(), np.random.default_rng(0))
+    lq = gfpgan(**OFF, kernel_sigma=(0.01, 0.01))(face(), np.random.default_rng(0))
     assert np.array_equal(lq, face())
 
 
@@ -50,14 +54,14 @@ def test_with_everything_off_only_the_narrowest_blur_is_left() -> None:
     {"lq_gray_prob": 1.0}], ids=lambda change: next(iter(change)))
 def test_every_step_changes_the_picture(change: dict) -> None:
     settings = {**OFF, "kernel_sigma": (0.01, 0.01), **change}
-    lq = GFPGANDegradation(**settings)(face(), np.random.default_rng(0))
+    lq = gfpgan(**settings)(face(), np.random.default_rng(0))
     assert np.abs(lq.astype(int) - face()).mean() > 1
 
 
 def test_noise_has_its_deviation_in_grey_levels() -> None:
     gray = np.full((128, 128, 3), 128, np.uint8)
     settings = {**OFF, "noise_range": (15, 15)}
-    lq = GFPGANDegradation(**settings)(gray, np.random.default_rng(0))
+    lq = gfpgan(**settings)(gray, np.random.default_rng(0))
     assert (lq.astype(float) - 128).std() == pytest.approx(15, rel=0.02)
 
 
@@ -65,7 +69,7 @@ def test_a_shift_is_one_number_per_channel_within_its_range() -> None:
     gray = np.full((16, 16, 3), 128, np.uint8)
     for seed in range(20):
         settings = {**OFF, "shift_prob": 1.0}
-        lq = GFPGANDegradation(**settings)(gray, np.random.default_rng(seed))
+        lq = gfpgan(**settings)(gray, np.random.default_rng(seed))
         assert len(np.unique(lq.reshape(-1, 3), axis=0)) == 1
         assert np.abs(lq.astype(int) - 128).max() <= 20
 
@@ -82,7 +86,7 @@ def test_jpeg_keeps_the_channels_in_order() -> None:
     ({"kernel_side": 40}, "--kernel_side"), ({"colour_shift": -1}, "--colour_shift")])
 def test_values_out_of_range_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        GFPGANDegradation(**settings)
+        gfpgan(**settings)
 
 
 def test_a_picture_that_would_shrink_to_nothing_is_refused() -> None:
@@ -239,9 +243,14 @@ def faces(tmp_path: Path) -> Path:
     return tmp_path / "faces"
 
 
-def dataset(faces: Path, **settings: object) -> ComponentsDataset:
-    return ComponentsDataset(**{"dataroot": str(faces), "load_size": 64, "num_val_images": 0,
-                                "degrade": GFPGANDegradation(), **settings})
+PUBLISHED = GFPGANDegradation()
+
+
+def dataset(faces: Path, *, split: str = "train", degrade: GFPGANDegradation | None = PUBLISHED,
+            **settings: object) -> ComponentsDataset:
+    return ComponentsDataset(ComponentsDataset.Settings(**{
+        "dataroot": str(faces), "load_size": 64, "num_val_images": 0, **settings}), split=split,
+        degrade=degrade)
 
 
 def component_file(folder: Path, names: tuple[str, ...] = NAMES) -> str:
@@ -295,14 +304,14 @@ def test_validation_is_not_mirrored(faces: Path) -> None:
 
 @pytest.mark.parametrize("gt_gray", [True, False])
 def test_the_target_turns_grey_with_the_input_where_asked(gt_gray: bool, faces: Path) -> None:
-    degrade = GFPGANDegradation(lq_gray_prob=1.0, jitter_prob=0.0)
+    degrade = gfpgan(lq_gray_prob=1.0, jitter_prob=0.0)
     sample = dataset(faces, degrade=degrade, gt_gray=gt_gray)[0]
     assert is_gray(sample["lq"])
     assert is_gray(sample["gt"]) == gt_gray
 
 
 def test_the_target_keeps_its_colours_where_the_input_does(faces: Path) -> None:
-    degrade = GFPGANDegradation(lq_gray_prob=0.0)
+    degrade = gfpgan(lq_gray_prob=0.0)
     assert not is_gray(dataset(faces, degrade=degrade)[0]["gt"])
 
 

@@ -69,8 +69,9 @@ def test_a_resized_map_holds_labels_only(tmp_path: Path) -> None:
 # ---- ffhq with maps ------------------------------------------------------------------------------
 
 def ffhq(faces: Path, **settings: object) -> FFHQDataset:
-    return FFHQDataset(**{"dataroot": str(faces.parent), "load_size": 16, "num_val_images": 0,
-                          "gray_prob": 0.0, **settings})
+    return FFHQDataset(FFHQDataset.Settings(**{
+        "dataroot": str(faces.parent), "load_size": 16, "num_val_images": 0, "gray_prob": 0.0,
+        **settings}))
 
 
 def write_masks(folder: Path, faces: Path) -> None:

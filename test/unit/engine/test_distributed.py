@@ -22,7 +22,7 @@ import data
 import models
 from data.base_dataset import collate
 from engine import distributed
-from metrics.evaluation import evaluate_loader, means
+from metrics.evaluation import Column, evaluate_loader, means
 from metrics.psnr_ssim import PROTOCOLS
 
 SECONDS_TO_END = 60
@@ -122,7 +122,7 @@ def test_validation_of_two_processes_is_that_of_one(whole_run: tuple[Path, str],
     batches = [model.prepare(collate([dataset[index]])) for index in range(3)]
     protocol = PROTOCOLS["published"]
     mean = means([row for row, _ in evaluate_loader(model.restore, batches, [protocol])])
-    assert said["psnr"] == pytest.approx(mean["restored"][protocol.name]["psnr"], abs=1e-4)
+    assert said["psnr"] == pytest.approx(mean[Column("restored", "psnr", protocol.name)], abs=1e-4)
 
 
 @pytest.mark.deep

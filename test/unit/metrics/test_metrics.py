@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from metrics.evaluation import Row, means
+from metrics.evaluation import MODEL, Column, Row, means
 from metrics.psnr_ssim import PROTOCOLS, luma, psnr, ssim, truncated_luma
+from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 
 
 @pytest.fixture(params=[(40, 33), (11, 64)])
@@ -68,6 +69,47 @@ def test_too_small_for_the_window_is_said() -> None:
 
 
 def test_means_are_taken_per_method_and_protocol() -> None:
-    rows = [Row(str(v), {"restored": {"published": {"psnr": v, "ssim": v / 10}}})
-            for v in (1.0, 3.0)]
-    assert means(rows) == {"restored": {"published": {"psnr": 2.0, "ssim": 0.2}}}
+    psnr, ssim = (Column("restored", metric, "published") for metric in ("psnr", "ssim"))
+    rows = [Row(str(v), {psnr: v, ssim: v / 10}) for v in (1.0, 3.0)]
+    assert means(rows) == {psnr: 2.0, ssim: 0.2}
+
+
+# ---- one table in every report ------------------------------------------------------------------
+
+NUMBERS = {
+    Column("bicubic", "psnr", "standard"): 20.0, Column("bicubic", "ssim", "standard"): 0.5,
+    Column("restored", "psnr", "standard"): 21.0, Column("restored", "ssim", "standard"): 0.6,
+    Column("restored", "mIoU", MODEL): 0.25,
+    Column("bicubic", "lpips_alex"): 0.4, Column("restored", "lpips_alex"): 0.3}
+
+
+def test_report_json_keeps_its_layout() -> None:
+    assert per_image_entry(Row("a.png", NUMBERS, {"gt_pixels_sha256": "0f"})) == {
+        "path": "a.png", "gt_pixels_sha256": "0f",
+        "bicubic": {"standard": {"psnr": 20.0, "ssim": 0.5}},
+        "restored": {"standard": {"psnr": 21.0, "ssim": 0.6}}, "further": {"mIoU": 0.25},
+        "measured": {"bicubic": {"lpips_alex": 0.4}, "restored": {"lpips_alex": 0.3}}}
+
+
+def test_every_method_has_an_entry_even_if_nothing_was_chosen() -> None:
+    layout = json_layout({column: value for column, value in NUMBERS.items() if column.source
+                          == "standard"})
+    assert layout["measured"] == {"bicubic": {}, "restored": {}}
+
+
+def test_columns_of_the_csv_keep_their_names() -> None:
+    lines = per_image_csv([Row("a.png", NUMBERS, {"gt_file_sha256": "0f"})]).splitlines()
+    assert lines == [
+        "path,bicubic_standard_psnr,bicubic_standard_ssim,restored_standard_psnr,"
+        "restored_standard_ssim,mIoU,bicubic_lpips_alex,restored_lpips_alex,gt_file_sha256",
+        "a.png,20.000000,0.500000,21.000000,0.600000,0.250000,0.400000,0.300000,0f"]
+
+
+def test_the_text_table_says_what_was_gained_and_what_is_missing() -> None:
+    target = {Column("target", "fid"): 1.5}
+    assert [line.split() for line in table({**NUMBERS, **target}, 3).splitlines()] == [
+        ["3", "pictures", "PSNR", "standard", "SSIM", "standard"],
+        ["bicubic", "20.0000", "0.5000"], ["restored", "21.0000", "0.6000"],
+        ["gain", "+1.0000", "+0.1000"], ["mIoU", "0.2500"], [],
+        ["bicubic", "restored", "target"], ["lpips_alex", "0.4000", "0.3000", "-"],
+        ["fid", "-", "-", "1.5000"]]

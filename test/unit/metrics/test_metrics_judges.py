@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from metrics import measures, ms_ssim
+from metrics.evaluation import Column
 from metrics.judges import (
-    face_crop,
     identity_judge,
     identity_of,
     landmark_judge,
@@ -21,9 +21,8 @@ from metrics.judges import (
     resized,
     structure_judge,
 )
-from metrics.measures import Frechet, Measures
+from metrics.measures import Frechet, Measures, SetState
 from metrics.psnr_ssim import pooled_psnr
-from models.losses import identity
 from models.networks.fan import FAN
 from models.networks.pretrained.arcface import ArcFace
 from models.networks.pretrained.fan_teacher import FAN2D
@@ -55,11 +54,6 @@ def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
     found = judge(images[:3], images[3:])
     assert found["id_cosine"] == pytest.approx([0, 1, 0.5 ** 0.5], abs=1e-6)
     assert found["id_degrees"] == pytest.approx([90, 0, 45], abs=1e-4)
-
-
-def test_the_crop_is_that_of_the_identity_loss() -> None:
-    images = pictures(1, side=256)      # where every edge is a whole pixel
-    assert torch.equal(face_crop(images), identity.face_crop(images))
 
 
 def bright_spots(spots: list[tuple[int, int]], side: int) -> Tensor:
@@ -171,7 +165,7 @@ def test_a_metric_without_its_weights_is_left_out_and_says_so(name: str) -> None
     made, described, remarks = measures.create([name], {}, None, CPU)
     found = made.of(arrays(0))
     assert measures.METRICS[name][0] in remarks[name] and described == {}
-    assert found == {"bicubic": {}, "restored": {}} and made.of_the_set() == ({}, {})
+    assert found == {} and made.of_the_set() == ({}, {})
 
 
 def test_input_and_result_are_measured_each_by_its_own_pixels() -> None:
@@ -179,13 +173,15 @@ def test_input_and_result_are_measured_each_by_its_own_pixels() -> None:
     found = Measures([structure_judge], None, False, CPU).of(images)
     expected = {method: structure_judge(to_tensor(images[key]), to_tensor(images["gt"]))
                 for method, key in (("bicubic", "lq"), ("restored", "restored"))}
-    assert {m: {k: [v] for k, v in n.items()} for m, n in found.items()} == expected
+    assert found == {Column(method, name): value for method, numbers in expected.items()
+                     for name, [value] in numbers.items()}
 
 
 def test_without_an_input_only_the_result_is_measured() -> None:
     images = arrays(3)
     del images["lq"]
-    assert list(Measures([structure_judge], None, True, CPU).of(images)) == ["restored"]
+    found = Measures([structure_judge], None, True, CPU).of(images)
+    assert list(found) == [Column("restored", "ms_ssim")]
 
 
 def test_pooled_psnr_weighs_pictures_by_their_pixels() -> None:
@@ -200,25 +196,28 @@ def test_pooled_psnr_of_the_set_is_over_all_its_pixels() -> None:
         made.of(images)
     errors = np.concatenate([(images["restored"].astype(float) - images["gt"]).ravel() ** 2
                              for images in sets])
-    assert made.of_the_set()[0]["restored"]["psnr_pooled"] == pytest.approx(
+    assert made.of_the_set()[0][Column("restored", "psnr_pooled")] == pytest.approx(
         10 * np.log10(255 ** 2 / errors.mean()))
 
 
 def test_the_parts_of_several_processes_give_the_numbers_of_one() -> None:
     whole, joined = measured(range(9)), measured(range(4))
-    joined.join([joined.state(), measured(range(4, 9)).state()])
-    for method, numbers in whole.of_the_set()[0].items():
-        assert joined.of_the_set()[0][method] == pytest.approx(numbers, rel=1e-9)
+    state = SetState()
+    for part in (joined.state, measured(range(4, 9)).state):
+        state.merge(part)
+    joined.state = state
+    assert joined.of_the_set()[0] == pytest.approx(whole.of_the_set()[0], rel=1e-9)
 
 
 def test_the_targets_are_the_reference_unless_a_file_is() -> None:
-    assert set(measured(range(5)).of_the_set()[0]) == {"bicubic", "restored"}
+    found = measured(range(5)).of_the_set()[0]
+    assert {column.method for column in found} == {"bicubic", "restored"}
     reference = (np.zeros(3), np.eye(3))
     found = measured(range(5), reference).of_the_set()[0]
     gt = np.stack([arrays(seed)["gt"].mean(axis=(0, 1)) / 127.5 - 1 for seed in range(5)])
     expected = (gt.mean(axis=0) ** 2).sum() + sum((1 - v ** 0.5) ** 2 for v in
                                                   np.linalg.eigvalsh(np.cov(gt.T)))
-    assert found["target"]["fd"] == pytest.approx(expected, rel=1e-5)
+    assert found[Column("target", "fd")] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("count, remark", [(1, "left out"), (3, "too few"), (4, None)])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from metrics.judges import face_crop, landmarks_of, resized
+from metrics.judges import landmarks_of, resized
 from models.networks.fan import FAN
 from models.networks.pretrained.inception import Inception
+from models.networks.pretrained.irse import face_crop
 from models.networks.pretrained.lpips import LPIPS
 
 sys.path.insert(0, str(ROOT / "test" / "npu"))

@@ -21,7 +21,7 @@ from PIL import Image
 import data
 import models
 from data.synthetic.faces import render_face
-from metrics.evaluation import Row
+from metrics.evaluation import Column, Row
 from metrics.measures import METRICS
 from metrics.report import Extremes, data_uri, histogram, html_table, page
 from models.networks.pretrained.arcface import ArcFace
@@ -66,7 +66,8 @@ def test_merged_cases_are_those_of_one_process(cut: int) -> None:
     for index, value in enumerate(values):
         parts[index >= cut].add(value, f"{index}", grey(index))
     joined = Extremes(2)
-    joined.merge(parts)
+    for part in parts:
+        joined.merge(part)
     whole = extremes_of(values)
     assert (joined.worst, joined.best) == (whole.worst, whole.best)
 
@@ -136,10 +137,13 @@ class Outline(HTMLParser):
         self.text += text
 
 
+NUMBERS = {Column("restored", "psnr", "standard"): 20.0,
+           Column("restored", "ssim", "standard"): 0.5}
+
+
 def made_page(**changes: object) -> str:
-    values = {"restored": {"standard": {"psnr": 20.0, "ssim": 0.5}}}
-    settings = {"title": "faces", "rows": [Row("a.png", values)], "protocols": {},
-                "numbers": {"restored": {"PSNR standard": 20.0}}, "facts": {}, "remarks": {},
+    settings = {"title": "faces", "rows": [Row("a.png", NUMBERS)], "protocols": {},
+                "numbers": NUMBERS, "facts": {}, "remarks": {},
                 "figures": (), "extremes": extremes_of([20.0]), "order": "PSNR standard"}
     return page(**{**settings, **changes})
 
@@ -157,7 +161,7 @@ def test_the_window_is_called_as_the_page() -> None:
 
 @pytest.mark.parametrize("change", [
     {"title": "<b>x</b>"}, {"facts": {"<b>x</b>": 1}}, {"protocols": {"p": "<b>x</b>"}},
-    {"remarks": {"fid": "<b>x</b>"}}, {"numbers": {"restored": {"<b>x</b>": 1.0}}}])
+    {"remarks": {"fid": "<b>x</b>"}}, {"numbers": {Column("restored", "<b>x</b>"): 1.0}}])
 def test_text_from_outside_is_escaped(change: dict) -> None:
     outline = Outline(made_page(**change))
     assert "<b>x</b>" in outline.text
@@ -200,9 +204,8 @@ def test_a_browser_shows_the_page_without_errors_requests_and_overflow(width: in
     for index in range(4):
         face = {key: render_face(index, size=64).image for key in ("lq", "restored", "gt")}
         extremes.add(float(index), f"{'a_folder_with_a_long_name/' * 3}{index}.png", face)
-    values = {"restored": {"standard": {"psnr": 20.0, "ssim": 0.5}}}
     (tmp_path / "p.html").write_text(made_page(
-        title=f"results_{'of_a_long_name_' * 6}", rows=[Row("a.png", values)], extremes=extremes,
+        title=f"results_{'of_a_long_name_' * 6}", rows=[Row("a.png", NUMBERS)], extremes=extremes,
         facts={"SHA-256": "0123456789abcdef" * 4, "--dataroot": None},
         figures=models.find("psfrgan").figures))
     done = subprocess.run(

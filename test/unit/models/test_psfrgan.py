@@ -195,9 +195,10 @@ def celeba(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def dataset_of(root: Path, **settings: object) -> CelebAHQMaskDataset:
-    return CelebAHQMaskDataset(**{"dataroot": str(root), "load_size": 64, "num_val_images": 0,
-                                  "gray_prob": 0.0, **settings})
+def dataset_of(root: Path, split: str = "train", **settings: object) -> CelebAHQMaskDataset:
+    return CelebAHQMaskDataset(CelebAHQMaskDataset.Settings(**{
+        "dataroot": str(root), "load_size": 64, "num_val_images": 0, "gray_prob": 0.0,
+        **settings}), split=split)
 
 
 def test_labels_come_with_the_picture_and_stay_labels(celeba: Path) -> None:

@@ -94,8 +94,9 @@ def test_the_networks_parts_are_written_and_read_by_training(faces: Path, weight
         face = to_tensor(bicubic(read_image(faces / "in" / "1.png"), side, side))
         expected, _ = parts_of_maps(network(face * 0.5 + 0.5))
     assert size == 512 and torch.allclose(parts["in/1.png"], expected[0], atol=1e-3)
-    dataset = ComponentsDataset(dataroot=str(faces), load_size=64, num_val_images=0,
-                                component_file=str(faces.parent / "parts.json"))
+    dataset = ComponentsDataset(ComponentsDataset.Settings(
+        dataroot=str(faces), load_size=64, num_val_images=0,
+        component_file=str(faces.parent / "parts.json")))
     assert dataset[0]["boxes"].shape == (3, 4)
 
 

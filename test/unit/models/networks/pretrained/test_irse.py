@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.losses.identity import face_crop, identity_loss
-from models.networks.pretrained.irse import IRSE50
+from models.losses.identity import identity_loss
+from models.networks.pretrained.irse import IRSE50, face_crop
 
 
 @pytest.fixture(scope="module")
