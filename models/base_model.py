@@ -78,10 +78,38 @@ class BaseModel:
             raise ValueError(f"--load_size must be a multiple of {cls.size_multiple} for --model "
                              f"{opt.model}, got {opt.load_size}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        """Advice for a weight file that does not fit, e.g. the options it was trained with."""
-        return ""
+    # -- weight files -----------------------------------------------------------------------------
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Option values that the names and shapes of a state dict show; entries take them over.
+
+        A tuple holds the values that fit where the file does not tell them apart; an option that
+        it says nothing about is left out.
+
+        Args:
+            state: of the network that restores, as its weight file has it.
+
+        Raises:
+            ValueError: it is of another network; says what the file holds, "holds no SPARNet".
+        """
+        return {}
+
+    @classmethod
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        """Whether a value of option `name` builds the network of one that `settings_of` shows."""
+        return value == shown
+
+    @classmethod
+    def describe(cls, state: dict[str, Tensor]) -> str:
+        """What a state dict that does not fit is of, for the message."""
+        try:
+            settings = cls.settings_of(state)
+        except ValueError as error:
+            return f"The file {error}"
+        flags = [f"--{name} {' or '.join(map(str, value)) if isinstance(value, tuple) else value}"
+                 for name, value in settings.items()]
+        return f"The file is of a network with {' '.join(flags)}" if flags else ""
 
     # -- building, called by __init__ of a recipe -------------------------------------------------
 
@@ -249,7 +277,7 @@ class BaseModel:
     def load_weights(self, name: str, path: str | Path) -> None:
         """Load a weight file strictly into network `name`; published key names and wrappers."""
         network = self.bare[name]
-        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe_weights)
+        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe)
         network.load_state_dict(state)
         logger.info("network %s: weights from %s", name, path)
 
@@ -366,7 +394,7 @@ class BaseModel:
                                  f"another model than {self.opt.model}")
             saved = state["networks"][name]
             checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
-                                   self.describe_weights(saved))
+                                   self.describe(saved))
             self.precision.load_state_of(network, saved)
         for name, update in self.precision.updates.items():
             self.precision.load_optimizer(name, state["optimizers"][name])

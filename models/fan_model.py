@@ -69,12 +69,11 @@ class FanModel(BaseModel):
             raise ValueError(f"--load_size must be a multiple of {SIZE_MULTIPLE // TEACHER_SCALE} "
                              f"with --fan_teacher, got {opt.load_size}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        first = state.get("conv.bias")
-        if first is None:
-            return "the file does not look like PFSRNet's landmark network"
-        return f"these weights need --fan_width {fan.WIDTH_MULTIPLE * len(first)}"
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "conv.bias" not in state or "layers.0.weight" not in state:
+            raise ValueError("holds no landmark network of PFSRNet")
+        return {"fan_width": fan.WIDTH_MULTIPLE * len(state["conv.bias"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)

@@ -13,12 +13,19 @@ from torch.func import functional_call
 
 from engine import checkpoint
 from models.base_model import BaseModel, frozen
-from models.gfpgan_options import add_network_flags, add_training_flags, check, network_settings
+from models.gfpgan_options import (
+    add_network_flags,
+    add_training_flags,
+    agrees,
+    check,
+    network_settings,
+    settings_of,
+)
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
 from models.losses.style import gram_l1
-from models.networks.gfpgan import GFPGAN, layout_of
+from models.networks.gfpgan import GFPGAN
 from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
 from models.networks.pretrained.arcface import ArcFace, gray_input
 from models.networks.pretrained.vgg import VGGFeatures
@@ -79,13 +86,13 @@ class GFPGANModel(BaseModel):
         with torch.device("meta"):
             GFPGAN(**network_settings(opt))
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        advice = {"clean": "the file is of a clean network (1.2, 1.3 or 1.4): --preset 1.3",
-                  "equalised": "the file is of an original (--preset 1) or a bilinear network "
-                               "(--preset bilinear)",
-                  "decoder": "the file is a StyleGAN2 prior: --decoder_weights takes it"}
-        return advice.get(layout_of(state), "the file does not look like GFP-GAN")
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return settings_of(state)
+
+    @classmethod
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        return agrees(name, value, shown)
 
     # -- building ---------------------------------------------------------------------------------
 

@@ -58,6 +58,18 @@ class ParseModel(BaseModel):
     def _build(opt: argparse.Namespace) -> ParseNet:
         return ParseNet(**parse_settings(opt))
 
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        first = state.get("encoder.0.conv2d.weight")
+        if first is None or "out_mask_conv.conv2d.weight" not in state:
+            raise ValueError("holds no parsing network")
+        norm = "encoder.1.conv1.norm.norm."
+        return {"Pnorm": "bn" if f"{norm}running_mean" in state
+                else "gn" if f"{norm}weight" in state else ("in", "none", "pixel"),
+                "parse_channels": len(first),
+                "parse_depth": len({key.split(".")[1] for key in state
+                                    if key.startswith("body.")})}
+
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
         # No init_weights: it keeps PyTorch's draw, biases included, as published.

@@ -111,12 +111,11 @@ class PFSRNetModel(BaseModel):
             if used and not getattr(opt, flag[2:]):
                 raise ValueError(f"{flag} is missing: give {text} {' and '.join(used)}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        head = state.get("step1.1.weight")
-        if head is None:
-            return "the file does not look like PFSRNet's generator"
-        return f"these weights need --width {len(head)}"
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "step1.1.weight" not in state or "to_rgb.0.weight" not in state:
+            raise ValueError("holds no generator of PFSRNet")
+        return {"width": len(state["step1.1.weight"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
@@ -137,7 +136,7 @@ class PFSRNetModel(BaseModel):
     def load_weights(self, name: str, path: str | Path) -> None:
         """As every recipe's, and published files, whose stage and alpha are taken over."""
         network = self.bare[name]
-        state, stated = read_generator(path, network.state_dict(), self.describe_weights)
+        state, stated = read_generator(path, network.state_dict(), self.describe)
         self.stage, self.alpha = stated or reached(state, self.opt.fade)
         if self.is_train:       # this run's files shall tell how far this run came
             state = {key: torch.zeros_like(value) if key.endswith(COUNTER) else value

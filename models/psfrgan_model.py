@@ -98,16 +98,17 @@ class PSFRGANModel(BaseModel):
         return ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
                                    base_channels=opt.ndf, norm=opt.Dnorm)
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "const_input" not in state:
+            raise ValueError("holds no generator of PSFR-GAN")
         if any(key.startswith("to_rgb") for key in state):
-            return ("the file is of the design before March 2021, which is not built here; "
-                    "psfrgan_epoch15_net_G.pth is the later one")
+            raise ValueError("is of PSFR-GAN's design before March 2021, which is not built here; "
+                             "psfrgan_epoch15_net_G.pth is the later one")
         stages = {key.split(".")[1] for key in state if key.startswith("body.")}
-        if not stages or "const_input" not in state:
-            return "the file does not look like PSFR-GAN's generator"
-        return (f"the file was made with --load_size {FEAT_SIZE * 2 ** len(stages)} --max_channels "
-                f"{state['const_input'].shape[1]}")
+        return {"load_size": FEAT_SIZE * 2 ** len(stages),
+                "max_channels": state["const_input"].shape[1],
+                "Gnorm": "spade" if any(".gamma_conv." in key for key in state) else "in"}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)

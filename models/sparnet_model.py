@@ -44,9 +44,9 @@ class SPARNetModel(BaseModel):
     def _build(opt: argparse.Namespace) -> SPARNet:
         return SPARNet(**network_settings(opt))
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        return options_of(state)
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return network_settings_of(state, halvings=3, name="SPARNet")
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
@@ -84,25 +84,28 @@ def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
             "bottleneck_size": opt.bottleneck_size}
 
 
-def options_of(state: dict[str, Tensor], high_definition: bool = False) -> str:
-    """The options a SPARNet state dict was made with, read off its names and shapes.
+def network_settings_of(state: dict[str, Tensor], halvings: int, name: str) -> dict[str, Any]:
+    """The shared flags that a state dict shows.
 
     Args:
-        high_definition: SPARNetHD's plan has one halving more, hence one body block less.
+        halvings: what sets SPARNetHD (4) and SPARNet (3) apart, and counts the blocks of the body.
+        name: of the network, for messages.
 
-    Returns:
-        e.g. "these weights need --res_depth 1 --att_name spar3d --bottleneck_size 4 --Gnorm bn";
-        empty where the names are not SPARNet's.
+    Raises:
+        ValueError: the entries are not this network's.
     """
     attention = state.get("encoder.1.att_func.out_block.0.conv2d.weight")
-    if attention is None:
-        return ""
-    blocks = {match[1] for key in state if (match := re.match(r"res_layers\.(\d+)\.", key))}
-    levels = {int(match[1]) for key in state
-              if (match := re.match(r"encoder\.1\.att_func\.b1_(\d+)\.", key))}
-    gain = "encoder.1.conv1.norm.norm.weight" in state
-    running = "encoder.1.conv1.norm.norm.running_mean" in state
-    norm = "bn" if running else "in (or gn)" if gain else "none (or pixel)"
-    return (f"these weights need --res_depth {len(blocks) + high_definition} "
-            f"--att_name {'spar' if attention.shape[0] == 1 else 'spar3d'} "
-            f"--bottleneck_size {ATTENTION_MAP_SIZE >> max(levels)} --Gnorm {norm}")
+    if attention is None or _count(state, r"decoder\.(\d+)\.") != halvings:
+        raise ValueError(f"holds no {name}")
+    depth = _count(state, r"encoder\.1\.att_func\.b1_(\d+)\.")
+    norm = "encoder.1.conv1.norm.norm."
+    return {"res_depth": _count(state, r"res_layers\.(\d+)\.") + halvings - 3,
+            "att_name": "spar" if attention.shape[0] == 1 else "spar3d",
+            "bottleneck_size": ATTENTION_MAP_SIZE >> depth,
+            "Gnorm": "bn" if f"{norm}running_mean" in state
+            else ("in", "gn") if f"{norm}weight" in state else ("none", "pixel")}
+
+
+def _count(state: dict[str, Tensor], pattern: str) -> int:
+    """How many different numbers the pattern finds in the names."""
+    return len({match[1] for key in state if (match := re.match(pattern, key))})

@@ -17,7 +17,7 @@ from models.networks.sparnet import SPARNet
 from models.ops.blocks import NORMS
 from models.ops.init import init_weights
 from models.ops.spectral import apply_spectral_norm, iterate_spectral_norms
-from models.sparnet_model import add_network_flags, network_settings, options_of
+from models.sparnet_model import add_network_flags, network_settings, network_settings_of
 
 # relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before
 # ReLUs that then overwrite them in place, all but the last.
@@ -109,10 +109,11 @@ class SPARNetHDModel(BaseModel):
         return MultiScaleDiscriminator(num_scales=opt.num_D, n_layers=opt.n_layers_D,
                                        base_channels=opt.ndf, norm=opt.Dnorm)
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         plain = {key.replace("weight_orig", "weight"): value for key, value in state.items()}
-        return options_of(plain, high_definition=True)
+        return {**network_settings_of(plain, halvings=4, name="SPARNetHD"),
+                "max_channels": len(plain["encoder.4.conv2.conv2d.weight"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)

@@ -18,6 +18,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     **{size: {"load_size": int(size), "channel_multiplier": 2, "narrow": 1.0}
        for size in ("512", "1024", "2048")}}
 DEFAULT_PRESET = "512"
+# Up to this size --channel_multiplier changes nothing.
+WITHOUT_MULTIPLIER = 32
 # A half-life of 10000 pictures at a batch of 32; the published constant for every batch.
 EMA_DECAY = 0.5 ** (32 / 10000)
 logger = logging.getLogger("facezoo")
@@ -66,17 +68,19 @@ def add_training_flags(parser: Any, path_batch_shrink: int) -> None:
                         help="share of H that stays in each step; published for every batch")
 
 
-def resolve_size(opt: argparse.Namespace, by_file: dict[str, Any]) -> None:
-    """Fill in size and widths: as given, else the preset's, else the weight file's.
+def resolve_size(opt: argparse.Namespace) -> None:
+    """Fill in size and widths: as given or as the weight file shows them, else the preset's.
 
     Raises:
         ValueError: --preset and --load_size disagree.
     """
-    given = PRESETS[opt.preset or DEFAULT_PRESET] if opt.preset or not by_file else by_file
-    if opt.preset and opt.load_size not in (None, given["load_size"]):
-        raise ValueError(f"--preset {opt.preset} means --load_size {given['load_size']}, got "
-                         f"{opt.load_size}; leave one of them out")
-    values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **given}
+    preset = PRESETS[opt.preset or DEFAULT_PRESET]
+    if opt.preset and opt.load_size not in (None, preset["load_size"]):
+        raise ValueError(f"--preset {opt.preset} means --load_size {preset['load_size']}, got "
+                         f"{opt.load_size}" + (f", which {opt.pretrain_model_path} needs"
+                                               if opt.pretrain_model_path else "")
+                         + "; leave one of them out")
+    values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **preset}
     for name, value in values.items():
         if getattr(opt, name) is None:
             setattr(opt, name, value)
@@ -102,6 +106,22 @@ def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
     return {"size": opt.load_size, "style_dim": opt.style_dim, "n_mlp": opt.n_mlp,
             "channel_multiplier": opt.channel_multiplier, "narrow": opt.narrow,
             "isconcat": opt.noise == "concat"}
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a network's arguments, as far as its weights show them."""
+    found = {"load_size": config["size"], "noise": "concat" if config["isconcat"] else "add",
+             **{name: config[name] for name in ("narrow", "style_dim", "n_mlp")}}
+    if config["size"] > WITHOUT_MULTIPLIER:
+        found["channel_multiplier"] = config["channel_multiplier"]
+    return found
+
+
+def agrees(name: str, value: Any, shown: Any) -> bool:
+    """Whether a flag's value builds the network of one that its weights show."""
+    if name == "narrow":        # widths are whole numbers
+        return int(512 * value) == int(512 * shown)
+    return value == shown
 
 
 def build_discriminator(opt: argparse.Namespace) -> Discriminator:

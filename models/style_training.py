@@ -17,6 +17,7 @@ from models.base_model import BaseModel, frozen, split
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.style_options import (
+    agrees,
     build_discriminator,
     check_training_flags,
     read_discriminator,
@@ -54,7 +55,7 @@ class StyleTraining(BaseModel):
 
     @classmethod
     def check_options(cls, opt: argparse.Namespace) -> None:
-        resolve_size(opt, {} if opt.preset else cls._described_by_file(opt))
+        resolve_size(opt)
         super().check_options(opt)
         # The meta device makes building free: this only runs the constructors' checks.
         with torch.device("meta"):
@@ -63,9 +64,8 @@ class StyleTraining(BaseModel):
             check_training_flags(opt)
 
     @classmethod
-    def _described_by_file(cls, opt: argparse.Namespace) -> dict[str, Any]:
-        """Size and widths that --pretrain_model_path shows, or nothing."""
-        return {}
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        return agrees(name, value, shown)
 
     @staticmethod
     def _build_generator(opt: argparse.Namespace) -> nn.Module:
@@ -121,7 +121,7 @@ class StyleTraining(BaseModel):
         state = checkpoint.unwrap(content, path, name)
         network = self.bare[name]
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
-                               self.describe_weights(state) if name != "D" else "")
+                               self.describe(state) if name != "D" else "")
         network.load_state_dict(state)
         logger.info("network %s: weights from %s", name, path)
 

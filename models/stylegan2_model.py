@@ -9,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.gpen import generator_config
 from models.networks.stylegan2 import Generator
-from models.style_options import add_network_flags, add_training_flags, network_settings
+from models.style_options import (
+    add_network_flags,
+    add_training_flags,
+    network_settings,
+    settings_of,
+)
 from models.style_training import FOR_NOISE, FOR_PATH, StyleTraining
 
 PROJECTED = 8
@@ -46,6 +52,10 @@ class StyleGAN2Model(StyleTraining):
         super().check_options(opt)
         if opt.is_train and not 0 <= opt.mixing <= 1:
             raise ValueError(f"--mixing must be from 0 to 1, got {opt.mixing}")
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return settings_of(generator_config(state))
 
     @staticmethod
     def _build_generator(opt: argparse.Namespace) -> nn.Module:

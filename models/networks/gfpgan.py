@@ -155,7 +155,9 @@ def config_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     layout = layout_of(state)
     if layout not in ("clean", "equalised"):
-        raise ValueError(f"not a GFP-GAN network: no conv_body_first among {len(state)} entries")
+        raise ValueError("holds no GFP-GAN network" + (
+            "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder"
+            else f": no conv_body_first among {len(state)} entries"))
     decoder = "stylegan_decoder."
     width = state[f"{decoder}constant_input.weight"].shape[1]
     style_dim = state[f"{decoder}to_rgb1.modulated_conv.modulation.weight"].shape[1]
