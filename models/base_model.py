@@ -72,8 +72,20 @@ class BaseModel:
         return {}
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        """Raise ValueError for options that do not go together."""
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        """Fill in what follows from other options; a second time changes nothing.
+
+        Raises:
+            ValueError: options that contradict each other.
+        """
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        """Refuse resolved options that do not go together; changes none.
+
+        Raises:
+            ValueError: such options.
+        """
         if opt.load_size % cls.size_multiple:
             raise ValueError(f"--load_size must be a multiple of {cls.size_multiple} for --model "
                              f"{opt.model}, got {opt.load_size}")

@@ -57,8 +57,8 @@ class FanModel(BaseModel):
         return {**common, "batch_size": 16, "lr": 1e-4, "total_epochs": 1} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         with torch.device("meta"):      # free: this only runs the constructor's checks
             FAN(width=opt.fan_width)
         if not opt.is_train:

@@ -14,10 +14,11 @@ from torch.func import functional_call
 from engine import checkpoint
 from models.base_model import BaseModel, frozen
 from models.gfpgan_options import (
+    DEFAULT_PRESET,
     add_network_flags,
     add_training_flags,
     agrees,
-    check,
+    check_training_flags,
     network_settings,
     settings_of,
 )
@@ -79,9 +80,15 @@ class GFPGANModel(BaseModel):
                 "init_type": "default"} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        check(opt)
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        if opt.preset == "auto":        # and no weight file has decided it
+            opt.preset = DEFAULT_PRESET[opt.is_train]
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
+        if opt.is_train:
+            check_training_flags(opt)
         # The meta device makes building free: this only runs the constructor's checks.
         with torch.device("meta"):
             GFPGAN(**network_settings(opt))

@@ -121,12 +121,8 @@ def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
             "channel_multiplier": multiplier, "num_mlp": opt.num_mlp, "narrow": opt.narrow}
 
 
-def check(opt: argparse.Namespace) -> None:
-    """Resolve --preset, and raise ValueError for options that do not go together."""
-    if opt.preset == "auto":        # and no weight file has decided it
-        opt.preset = DEFAULT_PRESET[opt.is_train]
-    if not opt.is_train:
-        return
+def check_training_flags(opt: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go together."""
     for flag in ("d_iters", "r1_every", "stddev_group", "component_channels"):
         if getattr(opt, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(opt, flag)}")

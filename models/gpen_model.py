@@ -70,8 +70,8 @@ class GPENModel(StyleTraining):
                                  "runs only")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if not opt.is_train or opt.preview_degradation:
             return
         if opt.lambda_id and not opt.id_weights:

@@ -46,8 +46,8 @@ class ParseModel(BaseModel):
         return {**common, "batch_size": 8, "lr": 2e-4} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         # The meta device makes building free: this only runs the constructor's checks.
         with torch.device("meta"):
             smallest = cls._build(opt).min_size

@@ -79,8 +79,13 @@ class PFSRNetModel(BaseModel):
         return {"batch_size": 16, "lr": 1e-3, "beta1": 0.0} if is_train else {"batch_size": 16}
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        if opt.is_train:
+            opt.train_steps = opt.train_steps or sum(opt.stage_steps)
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         with torch.device("meta"):      # free: this only runs the constructor's checks
             Generator(width=opt.width)
         if not 0 <= opt.fade <= 1:
@@ -90,7 +95,6 @@ class PFSRNetModel(BaseModel):
         if min(opt.stage_steps) < 0 or not any(opt.stage_steps):
             raise ValueError(f"--stage_steps must be three numbers from 0 on, not all 0, got "
                              f"{' '.join(map(str, opt.stage_steps))}")
-        opt.train_steps = opt.train_steps or sum(opt.stage_steps)
         if opt.batch_size < 2:
             raise ValueError(f"--batch_size must be at least 2, got {opt.batch_size}: the "
                              f"discriminator looks at the deviation among a card's pictures")

@@ -68,8 +68,8 @@ class PSFRGANModel(BaseModel):
                 "total_epochs": 20} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         # The meta device makes building free: this only runs the constructors' checks.
         with torch.device("meta"):
             cls._build_generator(opt)

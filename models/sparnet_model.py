@@ -31,8 +31,8 @@ class SPARNetModel(BaseModel):
             parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         # The meta device makes building free: this only runs the constructor's checks.
         with torch.device("meta"):
             smallest = cls._build(opt).min_size

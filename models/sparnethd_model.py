@@ -78,8 +78,8 @@ class SPARNetHDModel(BaseModel):
                 "init_type": "default"} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         # The meta device makes building free: this only runs the constructors' checks.
         with torch.device("meta"):
             smallest = cls._build_generator(opt).min_size

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,6 +87,20 @@ def resolve_size(opt: argparse.Namespace) -> None:
             setattr(opt, name, value)
 
 
+def resolve_discriminator(opt: argparse.Namespace) -> None:
+    """Fill in the widths of D as the file of --d_weights shows them.
+
+    Raises:
+        ValueError: the file is for pictures of another size, or of another network.
+    """
+    config = discriminator_config(read_d_file(opt.d_weights, checkpoint.peek))
+    if config["size"] != opt.load_size:
+        raise ValueError(f"--d_weights {opt.d_weights} is for --load_size {config['size']}, got "
+                         f"{opt.load_size}")
+    opt.d_multiplier = opt.d_multiplier or config["channel_multiplier"]
+    opt.d_narrow = opt.d_narrow or config["narrow"]
+
+
 def check_training_flags(opt: argparse.Namespace) -> None:
     """Raise ValueError for values that make no sense."""
     if not 0 <= opt.ema_decay < 1:
@@ -125,21 +140,21 @@ def agrees(name: str, value: Any, shown: Any) -> bool:
 
 
 def build_discriminator(opt: argparse.Namespace) -> Discriminator:
-    """D as wide as G, unless flags or the file of --d_weights say otherwise."""
-    found = {"channel_multiplier": opt.channel_multiplier, "narrow": opt.narrow}
-    if opt.d_weights:
-        found |= discriminator_config(read_d_file(opt.d_weights))
-        if found.pop("size") != opt.load_size:
-            raise ValueError(f"--d_weights {opt.d_weights} is not for --load_size {opt.load_size}")
-    for name, value in (("channel_multiplier", opt.d_multiplier), ("narrow", opt.d_narrow)):
-        found[name] = found[name] if value is None else value
-    return Discriminator(size=opt.load_size, group=opt.stddev_group, **found)
+    """D as wide as G, unless flags say otherwise."""
+    return Discriminator(
+        size=opt.load_size, group=opt.stddev_group,
+        channel_multiplier=opt.channel_multiplier if opt.d_multiplier is None else opt.d_multiplier,
+        narrow=opt.narrow if opt.d_narrow is None else opt.d_narrow)
 
 
-def read_d_file(path: str) -> dict[str, torch.Tensor]:
-    """State dict of a discriminator, from a file of its own or from a training checkpoint."""
+def read_d_file(path: str, read: Callable[[str], Any]) -> dict[str, torch.Tensor]:
+    """State dict of a discriminator, from a file of its own or from a training checkpoint.
+
+    Args:
+        read: `checkpoint.read`, or `checkpoint.peek` for names and shapes.
+    """
     with checkpoint.named_by("--d_weights"):
-        content = checkpoint.read(path)
+        content = read(path)
         if isinstance(content, dict) and isinstance(content.get("d"), dict):
             content = content["d"]
         return checkpoint.unwrap(content, path, "D")
@@ -147,7 +162,7 @@ def read_d_file(path: str) -> dict[str, torch.Tensor]:
 
 def read_discriminator(network: Discriminator, path: str) -> None:
     """Load --d_weights strictly."""
-    state = read_d_file(path)
+    state = read_d_file(path, checkpoint.read)
     checkpoint.check_match(state, network.state_dict(), f"--d_weights {path}")
     network.load_state_dict(state)
     logger.info("network D: weights from %s", path)

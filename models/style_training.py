@@ -21,6 +21,7 @@ from models.style_options import (
     build_discriminator,
     check_training_flags,
     read_discriminator,
+    resolve_discriminator,
     resolve_size,
 )
 
@@ -54,9 +55,14 @@ class StyleTraining(BaseModel):
                 "total_epochs": 200} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
+    def resolve(cls, opt: argparse.Namespace) -> None:
         resolve_size(opt)
-        super().check_options(opt)
+        if opt.is_train and opt.d_weights and not opt.preview_degradation:
+            resolve_discriminator(opt)
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         # The meta device makes building free: this only runs the constructors' checks.
         with torch.device("meta"):
             cls._build_generator(opt)

@@ -48,8 +48,8 @@ class StyleGAN2Model(StyleTraining):
                                      "every device and for every way to cut a batch")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if opt.is_train and not 0 <= opt.mixing <= 1:
             raise ValueError(f"--mixing must be from 0 to 1, got {opt.mixing}")
 

@@ -195,8 +195,9 @@ class BaseOptions:
             opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
         if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):
             raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
-        recipe = self.models.find(opt.model)
-        recipe.check_options(opt)
+        model = self.models.find(opt.model)
+        model.resolve(opt)
+        model.check(opt)
 
 
 # ---- YAML ---------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_the_papers_network_is_trained_and_1_3_restores(tiny_options: Callable) 
     assert tiny_options("gfpgan").preset == "1"
     opt = tiny_options("gfpgan")
     opt.preset, opt.is_train = "auto", False
-    GFPGANModel.check_options(opt)
+    GFPGANModel.resolve(opt)
     assert opt.preset == "1.3"
 
 

@@ -145,7 +145,7 @@ def test_a_d_of_another_size_is_refused(tiny_run: Callable, tmp_path: Path,
     path = saved(tmp_path / "D.pth", Discriminator(size=32, narrow=0.03125).state_dict())
     with pytest.raises(SystemExit):
         tiny_run("gpen", "--d_weights", path)
-    assert "is not for --load_size 16" in capsys.readouterr().err
+    assert "is for --load_size 32, got 16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["bare", "with noise maps", "g_ema", "full generator"])

@@ -1,11 +1,13 @@
 """Options: precedence, plug-in flags, and mistakes that cost one line."""
 from __future__ import annotations
 
+import argparse
+import copy
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, tiny_arguments
 
 import data
 import models
@@ -187,3 +189,24 @@ def test_photograph_flags_that_would_do_nothing_are_refused(
         arguments: tuple, said: str, capsys: pytest.CaptureFixture) -> None:
     given = ("--input", "a.png", "--name", "one", *arguments)
     assert said in complaint(capsys, *given, kind=EnhanceOptions)
+
+
+# ---- resolve and check --------------------------------------------------------------------------
+
+def options_of(name: str, kind: type) -> argparse.Namespace:
+    """Resolved options of a tiny training, or of applying the network."""
+    if kind is TrainOptions:
+        return parse(*tiny_arguments(name))
+    more = ["--parse_weights", "random"] if name == "psfrgan" else []
+    return parse("--model", name, "--restored", "x", "--gt", "y", *more, kind=kind)
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, EvaluateOptions])
+@pytest.mark.parametrize("method", ["resolve", "check"])
+@pytest.mark.parametrize("name", models.names())
+def test_resolved_options_stay_as_they_are(name: str, method: str, kind: type) -> None:
+    """Checking changes none, and resolving again changes none."""
+    opt = options_of(name, kind)
+    before = copy.deepcopy(vars(opt))
+    getattr(models.find(name), method)(opt)
+    assert vars(opt) == before
