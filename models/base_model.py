@@ -28,12 +28,13 @@ logger = logging.getLogger("facezoo")
 class BaseModel:
     """A recipe: networks, losses and the order of updates.
 
-    A subclass writes `__init__`, `train_step` and `restore`, adds its flags, and is found by its
-    file's name. Class attributes:
+    A subclass writes `build`, `__init__`, `train_step` and `restore`, adds its flags, and is found
+    by its file's name. Class attributes:
         dataset: data used where --dataroot is given but no --dataset_name.
         degradation: how low-quality pictures are made, where --degradation is not given.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
+        min_size: smallest --load_size, where its networks do not say so by `min_size` themselves.
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         restorer: letter of the network whose saved weights restore pictures.
         file_keys: by letter, the key that other tools expect the saved state dict under.
@@ -53,6 +54,7 @@ class BaseModel:
     degradation = "bicubic"
     every_gradient = True
     size_multiple = 1
+    min_size = 1
     loss_scale: str | float = 128.0
     restorer = "G"
     file_keys: dict[str, str] = {}
@@ -89,6 +91,28 @@ class BaseModel:
         if opt.load_size % cls.size_multiple:
             raise ValueError(f"--load_size must be a multiple of {cls.size_multiple} for --model "
                              f"{opt.model}, got {opt.load_size}")
+        # The meta device makes building free: this only runs the constructors' checks.
+        with torch.device("meta"):
+            networks = cls.build(opt)
+        limits = {f"--model {opt.model}": cls.min_size, **{
+            f"network {letter} as these options build it": getattr(network, "min_size", 1)
+            for letter, network in networks.items()}}
+        which = max(limits, key=limits.get)
+        if opt.load_size < limits[which]:
+            raise ValueError(f"--load_size must be at least {limits[which]} for {which}, got "
+                             f"{opt.load_size}")
+
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        """The networks that are trained, by letter, as their constructors leave them.
+
+        Without training, only the one that restores. Checking the options calls it on the meta
+        device; `__init__` initializes what it gives and adds it.
+
+        Raises:
+            ValueError: options that no network can be built with.
+        """
+        raise NotImplementedError
 
     # -- weight files -----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base_model import BaseModel
 from models.losses.landmark import attention_map, gaussian_maps, normalized_maps
@@ -59,8 +59,6 @@ class FanModel(BaseModel):
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:
         super().check(opt)
-        with torch.device("meta"):      # free: this only runs the constructor's checks
-            FAN(width=opt.fan_width)
         if not opt.is_train:
             return
         if opt.fan_sigma <= 0:
@@ -70,6 +68,10 @@ class FanModel(BaseModel):
                              f"with --fan_teacher, got {opt.load_size}")
 
     @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return {"G": FAN(width=opt.fan_width)}
+
+    @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         if "conv.bias" not in state or "layers.0.weight" not in state:
             raise ValueError("holds no landmark network of PFSRNet")
@@ -77,7 +79,7 @@ class FanModel(BaseModel):
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        self.add_network("G", FAN(width=opt.fan_width))
+        self.add_network("G", self.build(opt)["G"])
         if not self.is_train:
             return
         self.add_optimizer("G", lr=opt.lr, betas=(opt.beta1, 0.999))

@@ -16,12 +16,7 @@ from engine import checkpoint
 from models.losses.identity import identity_loss
 from models.networks.gpen import FullGenerator, full_generator_config
 from models.networks.pretrained.irse import IRSE50
-from models.style_options import (
-    add_network_flags,
-    add_training_flags,
-    network_settings,
-    settings_of,
-)
+from models.style_options import add_network_flags, add_training_flags, settings_of
 from models.style_training import StyleTraining
 
 # YUV's Y of RGB, as OpenCV has it.
@@ -42,6 +37,7 @@ class GPENModel(StyleTraining):
     """
     degradation = "gpen"
     template = "gpen"
+    generator = FullGenerator
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -83,10 +79,6 @@ class GPENModel(StyleTraining):
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         return settings_of(full_generator_config(state))
-
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        return FullGenerator(**network_settings(opt))
 
     # -- building ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine import distributed
 from metrics.ms_ssim import quality
@@ -86,8 +86,6 @@ class PFSRNetModel(BaseModel):
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:
         super().check(opt)
-        with torch.device("meta"):      # free: this only runs the constructor's checks
-            Generator(width=opt.width)
         if not 0 <= opt.fade <= 1:
             raise ValueError(f"--fade must be from 0 to 1, got {opt.fade}")
         if not opt.is_train:
@@ -116,6 +114,13 @@ class PFSRNetModel(BaseModel):
                 raise ValueError(f"{flag} is missing: give {text} {' and '.join(used)}")
 
     @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"G": Generator(width=opt.width)}
+        if opt.is_train:
+            networks["D"] = Discriminator(width=opt.width)
+        return networks
+
+    @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         if "step1.1.weight" not in state or "to_rgb.0.weight" not in state:
             raise ValueError("holds no generator of PFSRNet")
@@ -125,12 +130,12 @@ class PFSRNetModel(BaseModel):
         super().__init__(opt, device)
         self.stage, self.alpha = NUM_STAGES, 1.0
         # No init_weights: the scaled convolutions draw N(0, 1), the others keep PyTorch's draw.
-        self.add_network("G", Generator(width=opt.width))
+        for name, network in self.build(opt).items():
+            self.add_network(name, network)
+            if self.is_train:
+                self.add_optimizer(name, lr=opt.lr, betas=(opt.beta1, opt.beta2))
         if not self.is_train:
             return
-        self.add_network("D", Discriminator(width=opt.width))
-        for name in ("G", "D"):
-            self.add_optimizer(name, lr=opt.lr, betas=(opt.beta1, opt.beta2))
         if any(opt.lambda_pcp) and opt.vgg_weights:
             self.add_network("VGG", perceptual_network(opt.vgg_weights), saved=False)
         if any((*opt.lambda_att, *opt.lambda_hm)) and opt.fan_weights:

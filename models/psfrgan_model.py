@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base_model import BaseModel, frozen
 from models.losses.gan import TERMS, discriminator_loss, generator_loss
@@ -26,8 +27,6 @@ STYLE_FROM = 2
 PCP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 # The published rates are 1e-4 and 4e-4.
 D_RATE = 4.0
-# The parsing network's, whose smallest side is 17.
-MIN_SIZE = 2 * FEAT_SIZE
 
 
 class PSFRGANModel(BaseModel):
@@ -45,6 +44,7 @@ class PSFRGANModel(BaseModel):
     degradation = "blind"
     loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = FEAT_SIZE
+    min_size = 2 * FEAT_SIZE        # the parsing network's is 17
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
@@ -70,15 +70,6 @@ class PSFRGANModel(BaseModel):
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:
         super().check(opt)
-        # The meta device makes building free: this only runs the constructors' checks.
-        with torch.device("meta"):
-            cls._build_generator(opt)
-            smallest = cls._build_discriminator(opt).min_size if opt.is_train else MIN_SIZE
-        smallest = max(smallest, MIN_SIZE)
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest}" + (
-                f" with --D_num {opt.D_num} and --n_layers_D {opt.n_layers_D}"
-                if opt.is_train else "") + f", got {opt.load_size}")
         if opt.is_train and opt.preview_degradation:    # which needs no network
             return
         if not opt.parse_weights:
@@ -88,15 +79,18 @@ class PSFRGANModel(BaseModel):
             raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
                              "leave the style loss out with --lambda_ss 0")
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> PSFRGenerator:
-        return PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
-                             min_channels=min(32, opt.max_channels))
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return dict(cls._built(opt))
 
     @staticmethod
-    def _build_discriminator(opt: argparse.Namespace) -> ParsedDiscriminator:
-        return ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
-                                   base_channels=opt.ndf, norm=opt.Dnorm)
+    def _built(opt: argparse.Namespace) -> Iterator[tuple[str, nn.Module]]:
+        """What `build` gives, one at a time: G's spectral norm draws before D's weights do."""
+        yield "G", PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
+                                 min_channels=min(32, opt.max_channels))
+        if opt.is_train:
+            yield "D", ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
+                                           base_channels=opt.ndf, norm=opt.Dnorm)
 
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -112,15 +106,15 @@ class PSFRGANModel(BaseModel):
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        # --init_type is D's: G keeps PyTorch's draw, biases included, as published.
-        self.add_network("G", apply_spectral_norm(self._build_generator(opt)))
+        for name, network in self._built(opt):
+            # --init_type is D's: G keeps PyTorch's draw, biases included, as published.
+            if name == "D":         # before wrapping, so that u and v belong to the weights
+                init_weights(network, opt.init_type, opt.init_gain)
+            self.add_network(name, apply_spectral_norm(network))
         parser = parsing_network(opt.parse_weights, "--parse_weights", **parse_settings(opt))
         self.add_network("P", parser, saved=False)
         if not self.is_train:
             return
-        # Initialised before wrapping, so that u and v belong to the weights.
-        discriminator = init_weights(self._build_discriminator(opt), opt.init_type, opt.init_gain)
-        self.add_network("D", apply_spectral_norm(discriminator))
         g_lr = opt.lr if opt.g_lr is None else opt.g_lr
         d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
         for name, lr in (("G", g_lr), ("D", d_lr)):

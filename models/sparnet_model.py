@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base_model import BaseModel
 from models.networks.sparnet import ATTENTION_MAP_SIZE, ATTENTIONS, SPARNet
 from models.ops.blocks import NORMS
 from models.ops.init import init_weights
+
+# Of a residual block.
+LAST_CONV = "conv2.conv2d.weight"
 
 
 class SPARNetModel(BaseModel):
@@ -31,18 +34,8 @@ class SPARNetModel(BaseModel):
             parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
 
     @classmethod
-    def check(cls, opt: argparse.Namespace) -> None:
-        super().check(opt)
-        # The meta device makes building free: this only runs the constructor's checks.
-        with torch.device("meta"):
-            smallest = cls._build(opt).min_size
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest} with --bottleneck_size "
-                             f"{opt.bottleneck_size}, got {opt.load_size}")
-
-    @staticmethod
-    def _build(opt: argparse.Namespace) -> SPARNet:
-        return SPARNet(**network_settings(opt))
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return {"G": SPARNet(**network_settings(opt))}
 
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -50,7 +43,7 @@ class SPARNetModel(BaseModel):
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        network = self._build(opt)
+        network = self.build(opt)["G"]
         if self.is_train:
             init_weights(network, opt.init_type, opt.init_gain)
         self.add_network("G", network)
@@ -95,7 +88,8 @@ def network_settings_of(state: dict[str, Tensor], halvings: int, name: str) -> d
         ValueError: the entries are not this network's.
     """
     attention = state.get("encoder.1.att_func.out_block.0.conv2d.weight")
-    if attention is None or _count(state, r"decoder\.(\d+)\.") != halvings:
+    if (attention is None or f"encoder.{halvings}.{LAST_CONV}" not in state
+            or _count(state, r"decoder\.(\d+)\.") != halvings):
         raise ValueError(f"holds no {name}")
     depth = _count(state, r"encoder\.1\.att_func\.b1_(\d+)\.")
     norm = "encoder.1.conv1.norm.norm."

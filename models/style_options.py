@@ -109,9 +109,6 @@ def check_training_flags(opt: argparse.Namespace) -> None:
                       ("g_reg_every", 0), ("r1", 0), ("path_regularize", 0)):
         if getattr(opt, name) < low:
             raise ValueError(f"--{name} must be at least {low}, got {getattr(opt, name)}")
-    if not opt.preview_degradation:
-        with torch.device("meta"):
-            build_discriminator(opt)
 
 
 # ---- what they build -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from models.style_options import (
     agrees,
     build_discriminator,
     check_training_flags,
+    network_settings,
     read_discriminator,
     resolve_discriminator,
     resolve_size,
@@ -40,11 +41,15 @@ class StyleTraining(BaseModel):
 
     Random numbers depend on (--seed, step, rank, place in the batch) only, so that parts of a step,
     other devices and resumed runs see the same.
+
+    Class attribute:
+        generator: class of G, whose arguments are those of `network_settings`.
     """
     dataset = "gpen"
     gradients = "average"       # R1 and path length are differentiated twice
     loss_scale = "dynamic"
     restorer = "H"
+    generator: type[nn.Module]
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -63,9 +68,6 @@ class StyleTraining(BaseModel):
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:
         super().check(opt)
-        # The meta device makes building free: this only runs the constructors' checks.
-        with torch.device("meta"):
-            cls._build_generator(opt)
         if opt.is_train:
             check_training_flags(opt)
 
@@ -73,19 +75,22 @@ class StyleTraining(BaseModel):
     def agrees(cls, name: str, value: Any, shown: Any) -> bool:
         return agrees(name, value, shown)
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        raise NotImplementedError
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        networks = {"G": cls.generator(**network_settings(opt))}
+        if opt.is_train:
+            networks["D"] = build_discriminator(opt)
+        return networks
 
     # -- building ---------------------------------------------------------------------------------
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        self.add_network("G", self._build_generator(opt))
+        for name, network in self.build(opt).items():
+            self.add_network(name, network)
         self.iteration = 0
         if not self.is_train:
             return
-        self.add_network("D", build_discriminator(opt))
         self.add_average("H", of="G")
         self.path_mean = torch.zeros((), device=device)
         share = lazy_share(opt.g_reg_every if opt.path_regularize else 0)

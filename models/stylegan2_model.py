@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.networks.gpen import generator_config
 from models.networks.stylegan2 import Generator
-from models.style_options import (
-    add_network_flags,
-    add_training_flags,
-    network_settings,
-    settings_of,
-)
+from models.style_options import add_network_flags, add_training_flags, settings_of
 from models.style_training import FOR_NOISE, FOR_PATH, StyleTraining
 
 PROJECTED = 8
@@ -35,6 +30,7 @@ class StyleGAN2Model(StyleTraining):
     --d_weights. There is nothing to restore: `restore` makes a face for each picture.
     """
     degradation = "none"
+    generator = Generator
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
@@ -56,10 +52,6 @@ class StyleGAN2Model(StyleTraining):
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         return settings_of(generator_config(state))
-
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        return Generator(**network_settings(opt))
 
     # -- training ---------------------------------------------------------------------------------
 

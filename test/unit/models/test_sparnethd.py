@@ -379,7 +379,7 @@ def parse(*arguments: str) -> object:
 
 @pytest.mark.parametrize("arguments, words", [
     ([], ["--vgg_weights", "vgg19-dcbb9e9d.pth", "--lambda_pcp 0"]),
-    ([*FAST, "--load_size", "128"], ["--load_size", "132", "--num_D 3"]),
+    ([*FAST, "--load_size", "128"], ["--load_size", "132", "network D"]),
     ([*FAST, "--load_size", "500"], ["--load_size", "multiple of 16", "500"]),
     ([*FAST, "--ema_decay", "1"], ["--ema_decay", "1"]),
     ([*FAST, "--bottleneck_size", "16"], ["bottleneck_size", "1 to 8", "16"]),

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, tiny_arguments
 
@@ -210,3 +212,20 @@ def test_resolved_options_stay_as_they_are(name: str, method: str, kind: type) -
     before = copy.deepcopy(vars(opt))
     getattr(models.find(name), method)(opt)
     assert vars(opt) == before
+
+
+# ---- build --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", models.names())
+def test_what_is_built_is_what_is_trained(name: str, tiny_options: Callable) -> None:
+    opt = tiny_options(name)
+    model = models.create(opt, torch.device("cpu"))
+    trained = {letter: type(model.bare[letter]) for letter in model._trained()}
+    assert {letter: type(network) for letter, network in model.build(opt).items()} == trained
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_without_training_only_what_restores_is_built(name: str, tiny_options: Callable) -> None:
+    model, opt = models.find(name), tiny_options(name)
+    opt.is_train = False
+    assert list(model.build(opt)) == ["P" if model.restorer == "P" else "G"]
