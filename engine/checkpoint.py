@@ -22,11 +22,13 @@ from torch import Tensor
 from utils.files import write_atomically
 
 logger = logging.getLogger("facezoo")
-WRAPPERS = ("params_ema", "params", "g_ema", "state_dict")
+WRAPPERS = ("params_ema", "params", "g_ema", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "netG.", "network.")
 STATE_VERSION = 1
 # In place of a file: weights that are drawn, for smoke runs only.
 RANDOM = "random"
+# Content of files that `peek` had to read whole, by path, with the stamp of the file.
+_peeked: dict[str, tuple[tuple[int, int], Any]] = {}
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -95,6 +97,33 @@ def read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    stamp, content = _peeked.pop(str(path), (None, None))
+    return content if stamp == _stamp(path) else _read(path)
+
+
+def peek(path: str | Path) -> Any:
+    """What `read` gives, for a look at names and shapes.
+
+    Where the format allows it the numbers stay in the file; otherwise the next `read` of the
+    unchanged file takes over what was read here, so that nothing is read twice.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError):
+        content = read(path)        # which knows other formats, or says what is wrong
+    _peeked[str(Path(path))] = _stamp(Path(path)), content
+    return content
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -130,8 +159,8 @@ def named_by(flag: str) -> Iterator[None]:
 def unwrap(content: Any, path: str | Path, name: str = "") -> dict[str, Tensor]:
     """The state dict inside a file's content; says what was stripped.
 
-    Understands nesting under `params_ema`, `params`, `g_ema`, `state_dict`, or under a network's
-    own name, and key prefixes `module.`, `netG.`.
+    Understands nesting under `params_ema`, `params`, `g_ema`, `state_dict`, `model_state_dict`, or
+    under a network's own name, and key prefixes `module.`, `netG.`.
 
     Args:
         name: network letter to look for in files that hold several, e.g. "G".

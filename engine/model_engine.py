@@ -162,7 +162,7 @@ class ModelEngine:
     def load_weights(self, name: str, path: str | Path) -> None:
         """Load a weight file strictly into network `name`; published key names and wrappers."""
         network = self.bare[name]
-        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe_weights)
+        state = checkpoint.load_weights(path, network.state_dict(), name, self.describe)
         network.load_state_dict(state)
         logger.info("network %s: weights from %s", name, path)
 
@@ -272,7 +272,7 @@ class ModelEngine:
                                  f"another model than {self.opt.model}")
             saved = state["networks"][name]
             checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
-                                   self.describe_weights(saved))
+                                   self.describe(saved))
             self.precision.load_state_of(network, saved)
         for name, step in self.precision.steps.items():
             self.precision.load_optimizer(name, state["optimizers"][name])

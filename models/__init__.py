@@ -41,16 +41,56 @@ def create(opt: Any, device: Any) -> Any:
     return find(opt.model)(opt, device)
 
 
+def find_weights(opt: Any) -> Path:
+    """The weight file that the options name, or the one of the run they name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    from engine import checkpoint
+    return checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
+                                   opt.name, opt.epoch, opt.load_iter,
+                                   find(opt.model).inference_network)
+
+
+def settings_of(name: str, path: Path) -> dict[str, Any]:
+    """What a weight file shows of the options that built its network, see BaseModel.settings_of.
+
+    A file that cannot be read shows nothing: loading it says better what is wrong.
+
+    Raises:
+        ValueError: the file is of another model.
+    """
+    from engine import checkpoint
+    model = find(name)
+    letter = "G" if model.inference_network == "H" else model.inference_network     # H starts G
+    try:
+        state = checkpoint.unwrap(checkpoint.peek(path), path, letter)
+    except (FileNotFoundError, ValueError):
+        return {}
+    try:
+        return model.settings_of(state)
+    except ValueError as error:
+        owner = next((other for other in names() if other != name and _shows(other, state)), None)
+        raise ValueError(f"{path} {error}" + (f"; it is of --model {owner}" if owner else "")
+                         ) from error
+
+
+def _shows(name: str, state: dict[str, Any]) -> bool:
+    """Whether a state dict is of a network of this model."""
+    try:
+        return bool(find(name).settings_of(state))
+    except ValueError:
+        return False
+
+
 def load_trained(opt: Any, device: Any) -> tuple[Any, Path]:
-    """The recipe with the weights that the options name, ready to restore; and the weight file.
+    """The model with the weights that the options name, ready to restore; and the weight file.
 
     Raises:
         ValueError, FileNotFoundError: no such weights, or they do not fit.
     """
-    from engine import checkpoint
-    path = checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
-                                   opt.name, opt.epoch, opt.load_iter,
-                                   find(opt.model).inference_network)
+    path = find_weights(opt)
     opt.pretrain_model_path = str(path)
     model = create(opt, device)
     model.setup()

@@ -20,12 +20,13 @@ from utils.images.resize import bicubic
 class BaseModel(ModelEngine):
     """A recipe: networks, losses and the order in which optimizers step.
 
-    A subclass writes `__init__`, `train_step` and `restore`, adds its flags, and is found by its
-    file's name. Class attributes:
+    A subclass writes `build`, `__init__`, `train_step` and `restore`, adds its flags, and is found
+    by its file's name. Class attributes:
         dataset: data used where --dataroot is given but no --dataset_name.
         degradation: how low-quality pictures are made, where --degradation is not given.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
+        min_size: smallest --load_size, where its networks do not say so by `min_size` themselves.
         loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
         inference_network: letter of the network whose saved weights restore images.
         file_keys: by letter, the key that other tools expect the saved state dict under.
@@ -50,6 +51,7 @@ class BaseModel(ModelEngine):
     degradation = "bicubic"
     every_gradient = True
     size_multiple = 1
+    min_size = 1
     loss_scale: str | float = 128.0
     inference_network = "G"
     file_keys: dict[str, str] = {}
@@ -74,16 +76,78 @@ class BaseModel(ModelEngine):
         return {}
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        """Raise ValueError for options that do not go together."""
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        """Fill in what follows from other options; a second time changes nothing.
+
+        Raises:
+            ValueError: options that contradict each other.
+        """
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        """Refuse resolved options that do not go together; changes none.
+
+        Raises:
+            ValueError: such options.
+        """
         if opt.load_size % cls.size_multiple:
             raise ValueError(f"--load_size must be a multiple of {cls.size_multiple} for --model "
                              f"{opt.model}, got {opt.load_size}")
+        # The meta device makes building free: this only runs the constructors' checks.
+        with torch.device("meta"):
+            networks = cls.build(opt)
+        limits = {f"--model {opt.model}": cls.min_size, **{
+            f"network {letter} as these options build it": getattr(network, "min_size", 1)
+            for letter, network in networks.items()}}
+        which = max(limits, key=limits.get)
+        if opt.load_size < limits[which]:
+            raise ValueError(f"--load_size must be at least {limits[which]} for {which}, got "
+                             f"{opt.load_size}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        """Advice for a weight file that does not fit, e.g. the options it was trained with."""
-        return ""
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        """The networks that are trained, by letter, as their constructors leave them.
+
+        Without training, only the one that restores. Checking the options calls it on the meta
+        device; `__init__` initializes what it gives and adds it.
+
+        Raises:
+            ValueError: options that no network can be built with.
+        """
+        raise NotImplementedError
+
+    # -- weight files -----------------------------------------------------------------------------
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Option values that the names and shapes of a state dict show; entries take them over.
+
+        A tuple holds the values that fit where the file does not tell them apart; an option that
+        it says nothing about is left out.
+
+        Args:
+            state: of the network that restores, as its weight file has it.
+
+        Raises:
+            ValueError: it is of another network; says what the file holds, "holds no SPARNet".
+        """
+        return {}
+
+    @classmethod
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        """Whether a value of option `name` builds the network of one that `settings_of` shows."""
+        return value == shown
+
+    @classmethod
+    def describe(cls, state: dict[str, Tensor]) -> str:
+        """What a state dict that does not fit is of, for the message."""
+        try:
+            settings = cls.settings_of(state)
+        except ValueError as error:
+            return f"The file {error}"
+        flags = [f"--{name} {' or '.join(map(str, value)) if isinstance(value, tuple) else value}"
+                 for name, value in settings.items()]
+        return f"The file is of a network with {' '.join(flags)}" if flags else ""
 
     # -- what a recipe defines --------------------------------------------------------------------
 

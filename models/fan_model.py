@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine import checkpoint
 from models.base_model import BaseModel
@@ -59,10 +59,8 @@ class FanModel(BaseModel):
         return {**common, "batch_size": 16, "lr": 1e-4, "total_epochs": 1} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        with torch.device("meta"):      # free: this only runs the constructor's checks
-            FAN(width=opt.fan_width)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if not opt.is_train:
             return
         if opt.fan_sigma <= 0:
@@ -71,16 +69,19 @@ class FanModel(BaseModel):
             raise ValueError(f"--load_size must be a multiple of {SIZE_MULTIPLE // TEACHER_SCALE} "
                              f"with --fan_teacher, got {opt.load_size}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        first = state.get("conv.bias")
-        if first is None:
-            return "the file does not look like PFSRNet's landmark network"
-        return f"these weights need --fan_width {fan.WIDTH_MULTIPLE * len(first)}"
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return {"G": FAN(width=opt.fan_width)}
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "conv.bias" not in state or "layers.0.weight" not in state:
+            raise ValueError("holds no landmark network of PFSRNet")
+        return {"fan_width": fan.WIDTH_MULTIPLE * len(state["conv.bias"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        self.add_network("G", FAN(width=opt.fan_width))
+        self.add_network("G", self.build(opt)["G"])
         if not self.is_train:
             return
         self.add_optimizer("G", lr=opt.lr, betas=(opt.beta1, 0.999))

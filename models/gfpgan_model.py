@@ -14,12 +14,20 @@ from torch.func import functional_call
 from engine import checkpoint
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
-from models.gfpgan_options import add_network_flags, add_training_flags, check, network_settings
+from models.gfpgan_options import (
+    DEFAULT_PRESET,
+    add_network_flags,
+    add_training_flags,
+    agrees,
+    check_training_flags,
+    network_settings,
+    settings_of,
+)
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
 from models.losses.style import gram_l1
-from models.networks.gfpgan import GFPGAN, layout_of
+from models.networks.gfpgan import GFPGAN
 from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
 from models.networks.pretrained.arcface import ArcFace, gray_input
 from models.networks.pretrained.vgg import VGGFeatures
@@ -80,27 +88,43 @@ class GFPGANModel(BaseModel):
                 "init_type": "default"} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        check(opt)
-        # The meta device makes building free: this only runs the constructor's checks.
-        with torch.device("meta"):
-            GFPGAN(**network_settings(opt))
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        if opt.preset == "auto":        # and no weight file has decided it
+            opt.preset = DEFAULT_PRESET[opt.is_train]
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        advice = {"clean": "the file is of a clean network (1.2, 1.3 or 1.4): --preset 1.3",
-                  "equalised": "the file is of an original (--preset 1) or a bilinear network "
-                               "(--preset bilinear)",
-                  "decoder": "the file is a StyleGAN2 prior: --decoder_weights takes it"}
-        return advice.get(layout_of(state), "the file does not look like GFP-GAN")
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        if opt.is_train:
+            check_training_flags(opt)
+        super().check(opt)
+
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        settings = network_settings(opt)
+        networks: dict[str, nn.Module] = {"G": GFPGAN(**settings)}
+        if not opt.is_train:
+            return networks
+        widths = {key: settings[key] for key in ("size", "channel_multiplier", "narrow")}
+        if opt.D_channel_multiplier:
+            widths["channel_multiplier"] = opt.D_channel_multiplier
+        networks["D"] = StyleGAN2Discriminator(**widths, group=opt.stddev_group)
+        return networks | {name: FacialComponentDiscriminator(channels=opt.component_channels)
+                           for name in component_discriminators(opt).values()}
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return settings_of(state)
+
+    @classmethod
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        return agrees(name, value, shown)
 
     # -- building ---------------------------------------------------------------------------------
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        settings = network_settings(opt)
-        generator = GFPGAN(**settings)
+        networks = self.build(opt)
+        generator = networks.pop("G")
         if not self.is_train:
             self.add_network("G", generator)
             return
@@ -111,29 +135,25 @@ class GFPGANModel(BaseModel):
         generator.toRGB.requires_grad_(bool(opt.lambda_pyramid))
         self.add_network("G", generator)
         self.add_average("H", of="G")
-        widths = {key: settings[key] for key in ("size", "channel_multiplier", "narrow")}
-        if opt.D_channel_multiplier:
-            widths["channel_multiplier"] = opt.D_channel_multiplier
-        self.add_network("D", StyleGAN2Discriminator(**widths, group=opt.stddev_group))
-        clean = settings["arch"] == "clean"
+        for name, network in networks.items():
+            self.add_network(name, network)
+        clean = network_settings(opt)["arch"] == "clean"
         g_lr = opt.lr * (CLEAN_RATE if clean else 1.0) if opt.g_lr is None else opt.g_lr
         self.add_optimizer("G", lr=g_lr, betas=(opt.beta1, 0.99),
                            groups=clean_groups(g_lr) if clean else None)
         d_lr = opt.lr if opt.d_lr is None else opt.d_lr
         self.add_optimizer("D", lr=d_lr, betas=(opt.beta1, LAZY_BETA))
-        self._add_fixed_networks_and_critics()
+        self.critics = component_discriminators(opt)
+        if self.critics:
+            self.add_optimizer("components", lr=opt.lr if opt.component_lr is None else
+                               opt.component_lr, betas=COMPONENT_BETAS,
+                               networks=self.critics.values())
+        self._add_fixed_networks()
         self.warmup = opt.d_init_steps if opt.d_init_steps is not None else (
             500 if opt.pretrain_model_path else 0)
 
-    def _add_fixed_networks_and_critics(self) -> None:
+    def _add_fixed_networks(self) -> None:
         opt = self.opt
-        self.critics = CRITICS if opt.lambda_component or opt.lambda_comp_style else {}
-        for name in self.critics.values():
-            self.add_network(name, FacialComponentDiscriminator(channels=opt.component_channels))
-        if self.critics:
-            rate = opt.lr if opt.component_lr is None else opt.component_lr
-            self.add_optimizer("components", lr=rate, betas=COMPONENT_BETAS,
-                               networks=self.critics.values())
         if opt.lambda_pcp or opt.lambda_style:
             vgg = VGGFeatures("vgg19", VGG_LAYERS)
             vgg.load_published(opt.vgg_weights)
@@ -270,6 +290,11 @@ class GFPGANModel(BaseModel):
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.networks["H" if self.is_train else "G"](lq)[0]
+
+
+def component_discriminators(opt: argparse.Namespace) -> dict[str, str]:
+    """Letters of the discriminators of eyes and mouth by part; none without their losses."""
+    return CRITICS if opt.lambda_component or opt.lambda_comp_style else {}
 
 
 def load_decoder(generator: GFPGAN, path: str | Path) -> None:

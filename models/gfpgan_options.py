@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import argparse
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
-from engine import checkpoint
+from torch import Tensor
+
 from models.networks.gfpgan import PRESETS, config_of, layout_of
 
 # The paper's training starts from the original network; its published weights are clean ones.
 DEFAULT_PRESET = {True: "1", False: "1.3"}
+# Up to this size --channel_multiplier changes nothing.
+WITHOUT_MULTIPLIER = 32
 LOSSES = {
     "pix": (0.1, "L1"), "pyramid": (1.0, "L1 at every size of the U-Net"),
     "pcp": (1.0, "perceptual loss"), "style": (50.0, "style loss"),
@@ -84,48 +87,42 @@ def add_training_flags(parser: Any) -> None:
 
 # ---- what they say about the network -------------------------------------------------------------
 
-@lru_cache(maxsize=4)
-def _described(path: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """Layout of a weight file and the network's arguments that its shapes show."""
-    state = checkpoint.unwrap(checkpoint.read(path), path, "G")
-    layout = layout_of(state)
-    return layout, tuple(config_of(state).items()) if layout in ("clean", "equalised") else ()
-
-
-def resolve_preset(opt: argparse.Namespace) -> str:
-    """The preset in force.
+def settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The flags that a state dict shows.
 
     Raises:
-        ValueError: the weight file fits two of them, and none is named; or fits none.
+        ValueError: the entries are not a GFPGAN's.
     """
-    if opt.preset != "auto":
-        return opt.preset
-    if not opt.pretrain_model_path:
-        return DEFAULT_PRESET[opt.is_train]
-    layout, _ = _described(str(opt.pretrain_model_path))
-    if layout == "clean":
-        return "1.3"
-    if layout == "equalised":
-        raise ValueError(
-            f"{opt.pretrain_model_path} is of an original or a bilinear network, whose files have "
-            f"the same entries: say which with --preset 1 (GFPGANv1.pth) or --preset bilinear")
-    raise ValueError(f"{opt.pretrain_model_path} holds no GFP-GAN network" + (
-        "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder" else ""))
+    config = config_of(state)
+    found = {"load_size": config["size"], **{name: config[name] for name in (
+        "narrow", "style_dim", "num_mlp")}}
+    if layout_of(state) == "equalised":
+        # The width is left to the preset: it tells published files of the two apart in loading.
+        return {"preset": ("1", "bilinear"), **found}
+    if config["size"] > WITHOUT_MULTIPLIER:
+        found["channel_multiplier"] = config["channel_multiplier"]
+    return {"preset": "1.3", **found}
+
+
+def agrees(name: str, value: Any, shown: Any) -> bool:
+    """Whether a flag's value builds the network of one that its weights show."""
+    if name == "preset":        # clean ones differ in their weights only
+        return PRESETS[value]["arch"] == PRESETS[shown]["arch"]
+    if name == "narrow":        # widths are whole numbers
+        return int(512 * value) == int(512 * shown)
+    return value == shown
 
 
 def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
     """GFPGAN's arguments."""
-    preset = PRESETS[opt.preset if opt.preset != "auto" else resolve_preset(opt)]
+    preset = PRESETS[opt.preset]
     multiplier = opt.channel_multiplier or preset["channel_multiplier"]
     return {"arch": preset["arch"], "size": opt.load_size, "style_dim": opt.style_dim,
             "channel_multiplier": multiplier, "num_mlp": opt.num_mlp, "narrow": opt.narrow}
 
 
-def check(opt: argparse.Namespace) -> None:
-    """Resolve --preset, and raise ValueError for options that do not go together."""
-    opt.preset = resolve_preset(opt)
-    if not opt.is_train:
-        return
+def check_training_flags(opt: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go together."""
     for flag in ("d_iters", "r1_every", "stddev_group", "component_channels"):
         if getattr(opt, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(opt, flag)}")

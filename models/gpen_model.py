@@ -17,7 +17,7 @@ from metrics.published import Figure
 from models.losses.identity import identity_loss
 from models.networks.gpen import FullGenerator, full_generator_config
 from models.networks.pretrained.irse import IRSE50
-from models.style_options import add_network_flags, add_training_flags, network_settings
+from models.style_options import add_network_flags, add_training_flags, settings_of
 from models.style_training import StyleTraining
 
 # YUV's Y of RGB, as OpenCV has it.
@@ -45,6 +45,7 @@ class GPENModel(StyleTraining):
                "first 1000 pairs of CelebAMask-HQ, GFP-GAN's degradation, unseeded, as JPEG; at "
                "512 pixels, RGB, over all pixels; degraded anew about 0.2 dB apart",
                "Vastai/VastModelZOO"),)
+    generator = FullGenerator
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -73,8 +74,8 @@ class GPENModel(StyleTraining):
                                  "runs only")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if not opt.is_train or opt.preview_degradation:
             return
         if opt.lambda_id and not opt.id_weights:
@@ -84,27 +85,8 @@ class GPENModel(StyleTraining):
             raise ValueError("--prior and --pretrain_model_path both start G; give one of them")
 
     @classmethod
-    def _described_by_file(cls, opt: argparse.Namespace) -> dict[str, Any]:
-        if not opt.pretrain_model_path:
-            return {}
-        content = checkpoint.read(opt.pretrain_model_path)
-        try:
-            return options_of(checkpoint.unwrap(content, opt.pretrain_model_path, "G"))
-        except ValueError:      # loading it says better what is wrong
-            return {}
-
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        try:
-            found = options_of(state)
-        except ValueError as error:
-            return str(error)
-        return "the file was made with " + " ".join(f"--{name} {value}"
-                                                    for name, value in found.items())
-
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        return FullGenerator(**network_settings(opt))
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return settings_of(full_generator_config(state))
 
     # -- building ---------------------------------------------------------------------------------
 
@@ -170,18 +152,6 @@ class GPENModel(StyleTraining):
     def _scaled(self, lq: Tensor) -> Tensor:
         """Pictures in [-1, 1] in the range of the generator."""
         return (lq + 1) / 2 if self.opt.unit_range else lq
-
-
-def options_of(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The options that build the network of a state dict.
-
-    Raises:
-        ValueError: not a FullGenerator's.
-    """
-    config = full_generator_config(state)
-    return {"load_size": config["size"], "noise": "concat" if config["isconcat"] else "add",
-            **{name: config[name] for name in ("channel_multiplier", "narrow", "style_dim",
-                                               "n_mlp")}}
 
 
 def load_prior(network: nn.Module, path: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrics.segmentation import iou_per_picture
 from models.base_model import BaseModel
@@ -49,22 +49,25 @@ class ParseModel(BaseModel):
         return {**common, "batch_size": 8, "lr": 2e-4} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        # The meta device makes building free: this only runs the constructor's checks.
-        with torch.device("meta"):
-            smallest = cls._build(opt).min_size
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest}, got {opt.load_size}")
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return {"P": ParseNet(**parse_settings(opt))}
 
-    @staticmethod
-    def _build(opt: argparse.Namespace) -> ParseNet:
-        return ParseNet(**parse_settings(opt))
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        first = state.get("encoder.0.conv2d.weight")
+        if first is None or "out_mask_conv.conv2d.weight" not in state:
+            raise ValueError("holds no parsing network")
+        norm = "encoder.1.conv1.norm.norm."
+        return {"Pnorm": "bn" if f"{norm}running_mean" in state
+                else "gn" if f"{norm}weight" in state else ("in", "none", "pixel"),
+                "parse_channels": len(first),
+                "parse_depth": len({key.split(".")[1] for key in state
+                                    if key.startswith("body.")})}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
         # No init_weights: it keeps PyTorch's draw, biases included, as published.
-        self.add_network("P", self._build(opt))
+        self.add_network("P", self.build(opt)["P"])
         if self.is_train:
             self.add_optimizer("P", lr=opt.lr, betas=(opt.beta1, 0.999))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine import distributed
 from metrics.ms_ssim import quality
@@ -82,10 +82,13 @@ class PFSRNetModel(BaseModel):
         return {"batch_size": 16, "lr": 1e-3, "beta1": 0.0} if is_train else {"batch_size": 16}
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        with torch.device("meta"):      # free: this only runs the constructor's checks
-            Generator(width=opt.width)
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        if opt.is_train:
+            opt.train_steps = opt.train_steps or sum(opt.stage_steps)
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if not 0 <= opt.fade <= 1:
             raise ValueError(f"--fade must be from 0 to 1, got {opt.fade}")
         if not opt.is_train:
@@ -93,7 +96,6 @@ class PFSRNetModel(BaseModel):
         if min(opt.stage_steps) < 0 or not any(opt.stage_steps):
             raise ValueError(f"--stage_steps must be three numbers from 0 on, not all 0, got "
                              f"{' '.join(map(str, opt.stage_steps))}")
-        opt.train_steps = opt.train_steps or sum(opt.stage_steps)
         if opt.batch_size < 2:
             raise ValueError(f"--batch_size must be at least 2, got {opt.batch_size}: the "
                              f"discriminator looks at the deviation among a card's pictures")
@@ -114,23 +116,29 @@ class PFSRNetModel(BaseModel):
             if used and not getattr(opt, flag[2:]):
                 raise ValueError(f"{flag} is missing: give {text} {' and '.join(used)}")
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        head = state.get("step1.1.weight")
-        if head is None:
-            return "the file does not look like PFSRNet's generator"
-        return f"these weights need --width {len(head)}"
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"G": Generator(width=opt.width)}
+        if opt.is_train:
+            networks["D"] = Discriminator(width=opt.width)
+        return networks
+
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "step1.1.weight" not in state or "to_rgb.0.weight" not in state:
+            raise ValueError("holds no generator of PFSRNet")
+        return {"width": len(state["step1.1.weight"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
         self.stage, self.alpha = NUM_STAGES, 1.0
         # No init_weights: the scaled convolutions draw N(0, 1), the others keep PyTorch's draw.
-        self.add_network("G", Generator(width=opt.width))
+        for name, network in self.build(opt).items():
+            self.add_network(name, network)
+            if self.is_train:
+                self.add_optimizer(name, lr=opt.lr, betas=(opt.beta1, opt.beta2))
         if not self.is_train:
             return
-        self.add_network("D", Discriminator(width=opt.width))
-        for name in ("G", "D"):
-            self.add_optimizer(name, lr=opt.lr, betas=(opt.beta1, opt.beta2))
         if any(opt.lambda_pcp) and opt.vgg_weights:
             self.add_network("VGG", perceptual_network(opt.vgg_weights), saved=False)
         if any((*opt.lambda_att, *opt.lambda_hm)) and opt.fan_weights:
@@ -140,7 +148,7 @@ class PFSRNetModel(BaseModel):
     def load_weights(self, name: str, path: str | Path) -> None:
         """As every recipe's, and published files, whose stage and alpha are taken over."""
         network = self.bare[name]
-        state, stated = read_generator(path, network.state_dict(), self.describe_weights)
+        state, stated = read_generator(path, network.state_dict(), self.describe)
         self.stage, self.alpha = stated or reached(state, self.opt.fade)
         if self.is_train:       # this run's files shall tell how far this run came
             state = {key: torch.zeros_like(value) if key.endswith(COUNTER) else value

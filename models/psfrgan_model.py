@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
@@ -30,8 +31,6 @@ CELEBA_HQ = ("2800 images of CelebA-HQ at 512 pixels, an unseeded choice; JPEG o
 REIMPLEMENTED = "a published re-implementation of PSFR-GAN, its README"
 # The published rates are 1e-4 and 4e-4.
 D_RATE = 4.0
-# The parsing network's, whose smallest side is 17.
-MIN_SIZE = 2 * FEAT_SIZE
 
 
 class PSFRGANModel(BaseModel):
@@ -59,6 +58,7 @@ class PSFRGANModel(BaseModel):
         Figure("epoch_20_net_gen.pth, 35,000 images, batch 4",
                {"PSNR": 24.5472, "SSIM": 0.6648, "LPIPS": 0.3290, "FID": 11.9687}, CELEBA_HQ,
                REIMPLEMENTED))
+    min_size = 2 * FEAT_SIZE        # the parsing network's is 17
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
@@ -82,17 +82,8 @@ class PSFRGANModel(BaseModel):
                 "total_epochs": 20} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        # The meta device makes building free: this only runs the constructors' checks.
-        with torch.device("meta"):
-            cls._build_generator(opt)
-            smallest = cls._build_discriminator(opt).min_size if opt.is_train else MIN_SIZE
-        smallest = max(smallest, MIN_SIZE)
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest}" + (
-                f" with --D_num {opt.D_num} and --n_layers_D {opt.n_layers_D}"
-                if opt.is_train else "") + f", got {opt.load_size}")
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if opt.is_train and opt.preview_degradation:    # which needs no network
             return
         if not opt.parse_weights:
@@ -102,38 +93,42 @@ class PSFRGANModel(BaseModel):
             raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
                              "leave the style loss out with --lambda_ss 0")
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> PSFRGenerator:
-        return PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
-                             min_channels=min(32, opt.max_channels))
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return dict(cls._built(opt))
 
     @staticmethod
-    def _build_discriminator(opt: argparse.Namespace) -> ParsedDiscriminator:
-        return ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
-                                   base_channels=opt.ndf, norm=opt.Dnorm)
+    def _built(opt: argparse.Namespace) -> Iterator[tuple[str, nn.Module]]:
+        """What `build` gives, one at a time: G's spectral norm draws before D's weights do."""
+        yield "G", PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
+                                 min_channels=min(32, opt.max_channels))
+        if opt.is_train:
+            yield "D", ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
+                                           base_channels=opt.ndf, norm=opt.Dnorm)
 
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        if "const_input" not in state:
+            raise ValueError("holds no generator of PSFR-GAN")
         if any(key.startswith("to_rgb") for key in state):
-            return ("the file is of the design before March 2021, which is not built here; "
-                    "psfrgan_epoch15_net_G.pth is the later one")
+            raise ValueError("is of PSFR-GAN's design before March 2021, which is not built here; "
+                             "psfrgan_epoch15_net_G.pth is the later one")
         stages = {key.split(".")[1] for key in state if key.startswith("body.")}
-        if not stages or "const_input" not in state:
-            return "the file does not look like PSFR-GAN's generator"
-        return (f"the file was made with --load_size {FEAT_SIZE * 2 ** len(stages)} --max_channels "
-                f"{state['const_input'].shape[1]}")
+        return {"load_size": FEAT_SIZE * 2 ** len(stages),
+                "max_channels": state["const_input"].shape[1],
+                "Gnorm": "spade" if any(".gamma_conv." in key for key in state) else "in"}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        # --init_type is D's: G keeps PyTorch's draw, biases included, as published.
-        self.add_network("G", apply_spectral_norm(self._build_generator(opt)))
+        for name, network in self._built(opt):
+            # --init_type is D's: G keeps PyTorch's draw, biases included, as published.
+            if name == "D":         # before wrapping, so that u and v belong to the weights
+                init_weights(network, opt.init_type, opt.init_gain)
+            self.add_network(name, apply_spectral_norm(network))
         parser = parsing_network(opt.parse_weights, "--parse_weights", **parse_settings(opt))
         self.add_network("P", parser, saved=False)
         if not self.is_train:
             return
-        # Initialised before wrapping, so that u and v belong to the weights.
-        discriminator = init_weights(self._build_discriminator(opt), opt.init_type, opt.init_gain)
-        self.add_network("D", apply_spectral_norm(discriminator))
         g_lr = opt.lr if opt.g_lr is None else opt.g_lr
         d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
         for name, lr in (("G", g_lr), ("D", d_lr)):

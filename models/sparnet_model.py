@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrics.published import Figure
 from models.base_model import BaseModel
@@ -19,6 +19,8 @@ HELEN = ("Helen's test split of DICNet, 16 to 128 pixels, Y truncated to bytes (
          "published); trained on CelebA")
 SOURCE = "chaofengc/Face-SPARNet, README"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0"
+# Of a residual block.
+LAST_CONV = "conv2.conv2d.weight"
 
 
 class SPARNetModel(BaseModel):
@@ -43,26 +45,16 @@ class SPARNetModel(BaseModel):
             parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        # The meta device makes building free: this only runs the constructor's checks.
-        with torch.device("meta"):
-            smallest = cls._build(opt).min_size
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest} with --bottleneck_size "
-                             f"{opt.bottleneck_size}, got {opt.load_size}")
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        return {"G": SPARNet(**network_settings(opt))}
 
-    @staticmethod
-    def _build(opt: argparse.Namespace) -> SPARNet:
-        return SPARNet(**network_settings(opt))
-
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
-        return options_of(state)
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return network_settings_of(state, halvings=3, name="SPARNet")
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        network = self._build(opt)
+        network = self.build(opt)["G"]
         if self.is_train:
             init_weights(network, opt.init_type, opt.init_gain)
         self.add_network("G", network)
@@ -96,25 +88,29 @@ def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
             "bottleneck_size": opt.bottleneck_size}
 
 
-def options_of(state: dict[str, Tensor], high_definition: bool = False) -> str:
-    """The options a SPARNet state dict was made with, read off its names and shapes.
+def network_settings_of(state: dict[str, Tensor], halvings: int, name: str) -> dict[str, Any]:
+    """The shared flags that a state dict shows.
 
     Args:
-        high_definition: SPARNetHD's plan has one halving more, hence one body block less.
+        halvings: what sets SPARNetHD (4) and SPARNet (3) apart, and counts the blocks of the body.
+        name: of the network, for messages.
 
-    Returns:
-        e.g. "these weights need --res_depth 1 --att_name spar3d --bottleneck_size 4 --Gnorm bn";
-        empty where the names are not SPARNet's.
+    Raises:
+        ValueError: the entries are not this network's.
     """
     attention = state.get("encoder.1.att_func.out_block.0.conv2d.weight")
-    if attention is None:
-        return ""
-    blocks = {match[1] for key in state if (match := re.match(r"res_layers\.(\d+)\.", key))}
-    levels = {int(match[1]) for key in state
-              if (match := re.match(r"encoder\.1\.att_func\.b1_(\d+)\.", key))}
-    gain = "encoder.1.conv1.norm.norm.weight" in state
-    running = "encoder.1.conv1.norm.norm.running_mean" in state
-    norm = "bn" if running else "in (or gn)" if gain else "none (or pixel)"
-    return (f"these weights need --res_depth {len(blocks) + high_definition} "
-            f"--att_name {'spar' if attention.shape[0] == 1 else 'spar3d'} "
-            f"--bottleneck_size {ATTENTION_MAP_SIZE >> max(levels)} --Gnorm {norm}")
+    if (attention is None or f"encoder.{halvings}.{LAST_CONV}" not in state
+            or _count(state, r"decoder\.(\d+)\.") != halvings):
+        raise ValueError(f"holds no {name}")
+    depth = _count(state, r"encoder\.1\.att_func\.b1_(\d+)\.")
+    norm = "encoder.1.conv1.norm.norm."
+    return {"res_depth": _count(state, r"res_layers\.(\d+)\.") + halvings - 3,
+            "att_name": "spar" if attention.shape[0] == 1 else "spar3d",
+            "bottleneck_size": ATTENTION_MAP_SIZE >> depth,
+            "Gnorm": "bn" if f"{norm}running_mean" in state
+            else ("in", "gn") if f"{norm}weight" in state else ("none", "pixel")}
+
+
+def _count(state: dict[str, Tensor], pattern: str) -> int:
+    """How many different numbers the pattern finds in the names."""
+    return len({match[1] for key in state if (match := re.match(pattern, key))})

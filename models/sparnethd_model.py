@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
@@ -19,11 +19,12 @@ from models.ops.blocks import NORMS
 from models.ops.init import init_weights
 from models.ops.spectral import apply_spectral_norm, iterate_spectral_norms
 from models.sparnet_model import (
+    LAST_CONV,
     NON_COMMERCIAL,
     SOURCE,
     add_network_flags,
     network_settings,
-    options_of,
+    network_settings_of,
 )
 
 # relu1_2, relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU: the published slices end before
@@ -92,19 +93,8 @@ class SPARNetHDModel(BaseModel):
                 "init_type": "default"} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
-        # The meta device makes building free: this only runs the constructors' checks.
-        with torch.device("meta"):
-            smallest = cls._build_generator(opt).min_size
-            if opt.is_train:
-                discriminator = cls._build_discriminator(opt)
-                smallest = max(smallest, discriminator.min_size)
-        if opt.load_size < smallest:
-            raise ValueError(f"--load_size must be at least {smallest} with --bottleneck_size "
-                             f"{opt.bottleneck_size}" + (
-                                 f", --num_D {opt.num_D} and --n_layers_D {opt.n_layers_D}"
-                                 if opt.is_train else "") + f"; got {opt.load_size}")
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if not opt.is_train:
             return
         if not 0 <= opt.ema_decay < 1:
@@ -113,31 +103,30 @@ class SPARNetHDModel(BaseModel):
             raise ValueError("--vgg_weights is missing: give torchvision's vgg19-dcbb9e9d.pth, or "
                              "leave the perceptual loss out with --lambda_pcp 0")
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> SPARNet:
-        return SPARNet(size=512, feat_size=32, max_channels=opt.max_channels,
-                       **network_settings(opt))
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"G": SPARNet(
+            size=512, feat_size=32, max_channels=opt.max_channels, **network_settings(opt))}
+        if opt.is_train:
+            networks["D"] = MultiScaleDiscriminator(
+                num_scales=opt.num_D, n_layers=opt.n_layers_D, base_channels=opt.ndf,
+                norm=opt.Dnorm)
+        return networks
 
-    @staticmethod
-    def _build_discriminator(opt: argparse.Namespace) -> MultiScaleDiscriminator:
-        return MultiScaleDiscriminator(num_scales=opt.num_D, n_layers=opt.n_layers_D,
-                                       base_channels=opt.ndf, norm=opt.Dnorm)
-
-    @staticmethod
-    def describe_weights(state: dict[str, Tensor]) -> str:
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         plain = {key.replace("weight_orig", "weight"): value for key, value in state.items()}
-        return options_of(plain, high_definition=True)
+        found = network_settings_of(plain, halvings=4, name="SPARNetHD")
+        return found | {"max_channels": len(plain[f"encoder.4.{LAST_CONV}"])}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        generator = self._build_generator(opt)
-        if not self.is_train:
-            self.add_network("G", apply_spectral_norm(generator))
-            return
-        # Initialised before wrapping, so that u and v belong to the weights.
-        for name, network in (("G", generator), ("D", self._build_discriminator(opt))):
-            init_weights(network, opt.init_type, opt.init_gain)
+        for name, network in self.build(opt).items():
+            if self.is_train:       # before wrapping, so that u and v belong to the weights
+                init_weights(network, opt.init_type, opt.init_gain)
             self.add_network(name, apply_spectral_norm(network))
+        if not self.is_train:
+            return
         self.add_average("H", of="G")
         g_lr = opt.lr if opt.g_lr is None else opt.g_lr
         d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     **{size: {"load_size": int(size), "channel_multiplier": 2, "narrow": 1.0}
        for size in ("512", "1024", "2048")}}
 DEFAULT_PRESET = "512"
+# Up to this size --channel_multiplier changes nothing.
+WITHOUT_MULTIPLIER = 32
 # A half-life of 10000 pictures at a batch of 32; the published constant for every batch.
 EMA_DECAY = 0.5 ** (32 / 10000)
 logger = logging.getLogger("facezoo")
@@ -66,20 +69,36 @@ def add_training_flags(parser: Any, path_batch_shrink: int) -> None:
                         help="share of H that stays in each step; published for every batch")
 
 
-def resolve_size(opt: argparse.Namespace, by_file: dict[str, Any]) -> None:
-    """Fill in size and widths: as given, else the preset's, else the weight file's.
+def resolve_size(opt: argparse.Namespace) -> None:
+    """Fill in size and widths: as given or as the weight file shows them, else the preset's.
 
     Raises:
         ValueError: --preset and --load_size disagree.
     """
-    given = PRESETS[opt.preset or DEFAULT_PRESET] if opt.preset or not by_file else by_file
-    if opt.preset and opt.load_size not in (None, given["load_size"]):
-        raise ValueError(f"--preset {opt.preset} means --load_size {given['load_size']}, got "
-                         f"{opt.load_size}; leave one of them out")
-    values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **given}
+    preset = PRESETS[opt.preset or DEFAULT_PRESET]
+    if opt.preset and opt.load_size not in (None, preset["load_size"]):
+        raise ValueError(f"--preset {opt.preset} means --load_size {preset['load_size']}, got "
+                         f"{opt.load_size}" + (f", which {opt.pretrain_model_path} needs"
+                                               if opt.pretrain_model_path else "")
+                         + "; leave one of them out")
+    values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **preset}
     for name, value in values.items():
         if getattr(opt, name) is None:
             setattr(opt, name, value)
+
+
+def resolve_discriminator(opt: argparse.Namespace) -> None:
+    """Fill in the widths of D as the file of --d_weights shows them.
+
+    Raises:
+        ValueError: the file is for pictures of another size, or of another network.
+    """
+    config = discriminator_config(read_d_file(opt.d_weights, checkpoint.peek))
+    if config["size"] != opt.load_size:
+        raise ValueError(f"--d_weights {opt.d_weights} is for --load_size {config['size']}, got "
+                         f"{opt.load_size}")
+    opt.d_multiplier = opt.d_multiplier or config["channel_multiplier"]
+    opt.d_narrow = opt.d_narrow or config["narrow"]
 
 
 def check_training_flags(opt: argparse.Namespace) -> None:
@@ -90,9 +109,6 @@ def check_training_flags(opt: argparse.Namespace) -> None:
                       ("g_reg_every", 0), ("r1", 0), ("path_regularize", 0)):
         if getattr(opt, name) < low:
             raise ValueError(f"--{name} must be at least {low}, got {getattr(opt, name)}")
-    if not opt.preview_degradation:
-        with torch.device("meta"):
-            build_discriminator(opt)
 
 
 # ---- what they build -----------------------------------------------------------------------------
@@ -104,22 +120,38 @@ def network_settings(opt: argparse.Namespace) -> dict[str, Any]:
             "isconcat": opt.noise == "concat"}
 
 
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a network's arguments, as far as its weights show them."""
+    found = {"load_size": config["size"], "noise": "concat" if config["isconcat"] else "add",
+             **{name: config[name] for name in ("narrow", "style_dim", "n_mlp")}}
+    if config["size"] > WITHOUT_MULTIPLIER:
+        found["channel_multiplier"] = config["channel_multiplier"]
+    return found
+
+
+def agrees(name: str, value: Any, shown: Any) -> bool:
+    """Whether a flag's value builds the network of one that its weights show."""
+    if name == "narrow":        # widths are whole numbers
+        return int(512 * value) == int(512 * shown)
+    return value == shown
+
+
 def build_discriminator(opt: argparse.Namespace) -> Discriminator:
-    """D as wide as G, unless flags or the file of --d_weights say otherwise."""
-    found = {"channel_multiplier": opt.channel_multiplier, "narrow": opt.narrow}
-    if opt.d_weights:
-        found |= discriminator_config(read_d_file(opt.d_weights))
-        if found.pop("size") != opt.load_size:
-            raise ValueError(f"--d_weights {opt.d_weights} is not for --load_size {opt.load_size}")
-    for name, value in (("channel_multiplier", opt.d_multiplier), ("narrow", opt.d_narrow)):
-        found[name] = found[name] if value is None else value
-    return Discriminator(size=opt.load_size, group=opt.stddev_group, **found)
+    """D as wide as G, unless flags say otherwise."""
+    return Discriminator(
+        size=opt.load_size, group=opt.stddev_group,
+        channel_multiplier=opt.channel_multiplier if opt.d_multiplier is None else opt.d_multiplier,
+        narrow=opt.narrow if opt.d_narrow is None else opt.d_narrow)
 
 
-def read_d_file(path: str) -> dict[str, torch.Tensor]:
-    """State dict of a discriminator, from a file of its own or from a training checkpoint."""
+def read_d_file(path: str, read: Callable[[str], Any]) -> dict[str, torch.Tensor]:
+    """State dict of a discriminator, from a file of its own or from a training checkpoint.
+
+    Args:
+        read: `checkpoint.read`, or `checkpoint.peek` for names and shapes.
+    """
     with checkpoint.named_by("--d_weights"):
-        content = checkpoint.read(path)
+        content = read(path)
         if isinstance(content, dict) and isinstance(content.get("d"), dict):
             content = content["d"]
         return checkpoint.unwrap(content, path, "D")
@@ -127,7 +159,7 @@ def read_d_file(path: str) -> dict[str, torch.Tensor]:
 
 def read_discriminator(network: Discriminator, path: str) -> None:
     """Load --d_weights strictly."""
-    state = read_d_file(path)
+    state = read_d_file(path, checkpoint.read)
     checkpoint.check_match(state, network.state_dict(), f"--d_weights {path}")
     network.load_state_dict(state)
     logger.info("network D: weights from %s", path)

@@ -17,9 +17,12 @@ from models.base_model import BaseModel, frozen
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.style_options import (
+    agrees,
     build_discriminator,
     check_training_flags,
+    network_settings,
     read_discriminator,
+    resolve_discriminator,
     resolve_size,
 )
 
@@ -38,11 +41,15 @@ class StyleTraining(BaseModel):
 
     Random numbers depend on (--seed, step, rank, place in the batch) only, so that parts of a step,
     other devices and resumed runs see the same.
+
+    Class attribute:
+        generator: class of G, whose arguments are those of `network_settings`.
     """
     dataset = "gpen"
     gradients = "average"       # R1 and path length are differentiated twice
     loss_scale = "dynamic"
     inference_network = "H"
+    generator: type[nn.Module]
 
     # -- options ----------------------------------------------------------------------------------
 
@@ -53,33 +60,37 @@ class StyleTraining(BaseModel):
                 "total_epochs": 200} if is_train else common
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        resolve_size(opt, {} if opt.preset else cls._described_by_file(opt))
-        super().check_options(opt)
-        # The meta device makes building free: this only runs the constructors' checks.
-        with torch.device("meta"):
-            cls._build_generator(opt)
+    def resolve(cls, opt: argparse.Namespace) -> None:
+        resolve_size(opt)
+        if opt.is_train and opt.d_weights and not opt.preview_degradation:
+            resolve_discriminator(opt)
+
+    @classmethod
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if opt.is_train:
             check_training_flags(opt)
 
     @classmethod
-    def _described_by_file(cls, opt: argparse.Namespace) -> dict[str, Any]:
-        """Size and widths that --pretrain_model_path shows, or nothing."""
-        return {}
+    def agrees(cls, name: str, value: Any, shown: Any) -> bool:
+        return agrees(name, value, shown)
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        raise NotImplementedError
+    @classmethod
+    def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
+        networks = {"G": cls.generator(**network_settings(opt))}
+        if opt.is_train:
+            networks["D"] = build_discriminator(opt)
+        return networks
 
     # -- building ---------------------------------------------------------------------------------
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
-        self.add_network("G", self._build_generator(opt))
+        for name, network in self.build(opt).items():
+            self.add_network(name, network)
         self.iteration = 0
         if not self.is_train:
             return
-        self.add_network("D", build_discriminator(opt))
         self.add_average("H", of="G")
         self.path_mean = torch.zeros((), device=device)
         share = lazy_share(opt.g_reg_every if opt.path_regularize else 0)
@@ -121,7 +132,7 @@ class StyleTraining(BaseModel):
         state = checkpoint.unwrap(content, path, name)
         network = self.bare[name]
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
-                               self.describe_weights(state) if name != "D" else "")
+                               self.describe(state) if name != "D" else "")
         network.load_state_dict(state)
         logger.info("network %s: weights from %s", name, path)
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.networks.gpen import generator_config
 from models.networks.stylegan2 import Generator
-from models.style_options import add_network_flags, add_training_flags, network_settings
+from models.style_options import add_network_flags, add_training_flags, settings_of
 from models.style_training import FOR_NOISE, FOR_PATH, StyleTraining
 
 PROJECTED = 8
@@ -31,6 +32,7 @@ class StyleGAN2Model(StyleTraining):
     degradation = "none"
     best_by = None          # its images belong to no target
     makes_samples = True
+    generator = Generator
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
@@ -44,14 +46,14 @@ class StyleGAN2Model(StyleTraining):
                                      "every device and for every way to cut a batch")
 
     @classmethod
-    def check_options(cls, opt: argparse.Namespace) -> None:
-        super().check_options(opt)
+    def check(cls, opt: argparse.Namespace) -> None:
+        super().check(opt)
         if opt.is_train and not 0 <= opt.mixing <= 1:
             raise ValueError(f"--mixing must be from 0 to 1, got {opt.mixing}")
 
-    @staticmethod
-    def _build_generator(opt: argparse.Namespace) -> nn.Module:
-        return Generator(**network_settings(opt))
+    @classmethod
+    def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
+        return settings_of(generator_config(state))
 
     # -- training ---------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Options every entry shares, and how values come together.
 
-Order: defaults < the YAML file of --config < the command line. A model, a dataset and a
-degradation each add their own flags through `modify_commandline_options(parser, is_train)`.
+Order: defaults < what the weight file shows < the YAML file of --config < the command line. A
+model, a dataset and a degradation each add their own flags through
+`modify_commandline_options(parser, is_train)`.
 """
 from __future__ import annotations
 
@@ -12,9 +13,8 @@ from typing import Any
 
 import yaml
 
+from options.layers import NOT_SAVED, UNDECIDED, Layer, fill
 from options.parser import OneLineParser, count, fraction, positive_int
-
-NOT_SAVED = ("config", "local_rank", "is_train")
 
 
 class BaseOptions:
@@ -104,31 +104,32 @@ class BaseOptions:
         first, _ = parser.parse_known_args(argv, argparse.Namespace(
             model=None, dataset_name=None, degradation=None, dataroot=None))
         try:
-            values = self._config_values(first)
-            choice = self._add_plugin_flags(parser, first, values)
+            layers = self._layers(first)
+            choice = self._add_plugin_flags(parser, first, layers)
             parser.add_argument("-h", "--help", action="help", help="show this text and exit")
-            source = first.config or "implied options"
-            parser.set_defaults(**dict(parser.from_yaml(name, value, source)
-                                       for name, value in values.items()
-                                       if name not in NOT_SAVED))
+            written = fill(parser, layers)
             opt, unknown = parser.parse_known_args(argv)
             parser.reject_unknown(unknown)
+            written |= {name: f"--{name} {value}" for name, value in parser.given(argv).items()}
             for key, value in choice.items():
                 setattr(opt, key, value)
             opt.is_train = self.is_train
+            self._take_settings(opt, written)
             self.finish(opt, parser)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         return opt
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
-        return read_yaml(first.config) if first.config else {}
+    def _layers(self, first: argparse.Namespace) -> list[Layer]:
+        """Option values between the defaults and the command line, lowest first."""
+        return [Layer(read_yaml(first.config), first.config)] if first.config else []
 
     def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
-                          values: dict[str, Any]) -> dict[str, str]:
+                          layers: list[Layer]) -> dict[str, str]:
         """Find the model, dataset and degradation in force and let them add their flags."""
         aliases = {name: action.dest for name, action in parser.by_name().items()}
-        configured = {aliases.get(name, name): value for name, value in values.items()}
+        configured = {aliases.get(name, name): value for layer in layers
+                      for name, value in layer.values.items()}
 
         def pick(key: str) -> Any:
             given = getattr(first, key)
@@ -150,6 +151,43 @@ class BaseOptions:
         parser.set_defaults(**recipe.defaults(self.is_train))
         return choice
 
+    def _weights_of(self, opt: argparse.Namespace) -> Path | None:
+        """The weight file that the network is built for; None where there is none yet, which
+        loading says better."""
+        path = Path(opt.pretrain_model_path or "")
+        return path if path.is_file() else None
+
+    def _take_settings(self, opt: argparse.Namespace, written: dict[str, str]) -> None:
+        """Take what the weight file shows of its network over into the options.
+
+        Args:
+            written: by name, how the user wrote the options that contradict it if they differ.
+
+        Raises:
+            ValueError: such an option, a file of another model, or one that leaves it open what
+                the options do not say either.
+        """
+        path = self._weights_of(opt)
+        if path is None:
+            return
+        model, left_open = self.models.find(opt.model), []
+        for name, shown in self.models.settings_of(opt.model, path).items():
+            fitting = shown if isinstance(shown, tuple) else (shown,)
+            value = getattr(opt, name)
+            decided = value not in UNDECIDED
+            if decided and any(model.agrees(name, value, each) for each in fitting):
+                continue
+            flags = " or ".join(f"--{name} {each}" for each in fitting)
+            if decided and name in written:
+                raise ValueError(f"{written[name]} contradicts {path}, which needs {flags}")
+            if len(fitting) > 1:
+                left_open.append(flags)
+            else:
+                setattr(opt, name, fitting[0])
+        if left_open:
+            raise ValueError(f"{path} is of a network with {left_open[0]}, whose files have the "
+                             f"same entries: say which")
+
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         """Resolve what depends on other options; raise ValueError for bad combinations."""
         if self.uses_dataset and opt.num_threads is None:
@@ -157,8 +195,9 @@ class BaseOptions:
             opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
         if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):
             raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
-        recipe = self.models.find(opt.model)
-        recipe.check_options(opt)
+        model = self.models.find(opt.model)
+        model.resolve(opt)
+        model.check(opt)
 
 
 # ---- YAML ---------------------------------------------------------------------------------------

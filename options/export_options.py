@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
+from options.layers import Layer
 from options.parser import OneLineParser, positive_int
-from options.test_options import TestOptions, with_graph_options
+from options.test_options import TestOptions, graph_options
 
 
 class ExportOptions(TestOptions):
@@ -40,13 +40,13 @@ class ExportOptions(TestOptions):
                            help="with --to_bin: the graph the pictures are for; the JSON beside it "
                                 "tells --model and --load_size")
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+    def _layers(self, first: argparse.Namespace) -> list[Layer]:
         """The options a graph was made with come below everything else."""
-        return with_graph_options(first.onnx, super()._config_values(first))
+        return [*graph_options(first.onnx), *super()._layers(first)]
 
     def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
-                          values: dict[str, Any]) -> dict[str, str]:
-        choice = super()._add_plugin_flags(parser, first, values)
+                          layers: list[Layer]) -> dict[str, str]:
+        choice = super()._add_plugin_flags(parser, first, layers)
         parser.set_defaults(batch_size=1)       # a recipe's own default is for measuring
         return choice
 

@@ -49,6 +49,13 @@ class OneLineParser(argparse.ArgumentParser):
                     found[string.removeprefix("--").replace("-", "_")] = action
         return {name: action for name, action in found.items() if not name.startswith("no_")}
 
+    def given(self, argv: list[str] | None = None) -> dict[str, Any]:
+        """Values by Python name of what the command line names."""
+        unset = object()
+        found, _ = self.parse_known_args(argv, argparse.Namespace(
+            **{action.dest: unset for action in self._actions}))
+        return {name: value for name, value in vars(found).items() if value is not unset}
+
     def reject_unknown(self, unknown: list[str]) -> None:
         """End with status 2 if anything on the command line was not understood."""
         if not unknown:

@@ -4,8 +4,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from options.layers import Layer
 from options.parser import OneLineParser, count, fraction, positive, positive_int
-from options.test_options import TestOptions, with_graph_options
+from options.test_options import TestOptions, graph_options
 
 
 class RestoreOptions(TestOptions):
@@ -13,9 +14,9 @@ class RestoreOptions(TestOptions):
     are found and how they are pasted."""
     uses_dataset = False
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+    def _layers(self, first: argparse.Namespace) -> list[Layer]:
         """The options a graph was made with come below everything else."""
-        return with_graph_options(first.onnx, super()._config_values(first))
+        return [*graph_options(first.onnx), *super()._layers(first)]
 
     @staticmethod
     def _add_engine_flags(group: Any) -> None:

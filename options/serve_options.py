@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from options.base_options import read_yaml
+from options.layers import Layer
 from options.parser import OneLineParser, count, non_negative, positive, positive_int
 from options.restore_options import RestoreOptions
 
@@ -79,15 +80,13 @@ class ServeOptions(RestoreOptions):
                            help="for a request to arrive, header and body each")
         return group
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+    def _layers(self, first: argparse.Namespace) -> list[Layer]:
         if self.table is None:
-            return super()._config_values(first)
+            return super()._layers(first)
         for name in WHICH_MODEL:
             if getattr(first, name, None) is None:
                 setattr(first, name, self.table.get(name))
-        values = {**super()._config_values(first), **self.table}
-        first.config = self.source      # named where a value is wrong
-        return values
+        return [*super()._layers(first), Layer(self.table, self.source)]
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         if opt.port > 65535:

@@ -3,13 +3,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from options.base_options import BaseOptions, read_yaml
-from options.parser import (
-    OneLineParser,
-    count,
-)
+from options.layers import Layer
+from options.parser import count
 
 # What a run's own options say about its network; where the data lies is the caller's business, and
 # the weights a run started from are not those it ended with.
@@ -35,32 +32,30 @@ class TestOptions(BaseOptions):
         group.add_argument("--load_iter", type=count, default=0,
                            help="the numbered weights of this step instead, 0 for none")
 
-    def _config_values(self, first: argparse.Namespace) -> dict[str, Any]:
+    def _layers(self, first: argparse.Namespace) -> list[Layer]:
         """The options the run's weights were trained with come below those of --config."""
-        implied: dict[str, Any] = {}
         folder = run_folder_of(first)
         saved = folder / "train_opt.yaml" if folder else None
-        if saved is not None and saved.exists():
-            implied = {key: value for key, value in read_yaml(saved).items()
-                       if key not in NOT_IMPLIED}
-        return {**implied, **super()._config_values(first), "__implied__": set(implied)}
+        values = read_yaml(saved) if saved is not None and saved.exists() else {}
+        own = Layer({key: value for key, value in values.items() if key not in NOT_IMPLIED},
+                    str(saved), said=False)
+        return [own, *super()._layers(first)]
 
-    def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
-                          values: dict[str, Any]) -> dict[str, str]:
-        implied = values.pop("__implied__")
-        choice = super()._add_plugin_flags(parser, first, values)
-        for name in implied - set(parser.by_name()):    # training-only flags of that run
-            values.pop(name, None)
-        return choice
+    def _weights_of(self, opt: argparse.Namespace) -> Path | None:
+        if not (opt.pretrain_model_path or opt.name):
+            return None
+        try:
+            return self.models.find_weights(opt)
+        except FileNotFoundError:
+            return None
 
 
-def with_graph_options(graph: str | None, values: dict[str, Any]) -> dict[str, Any]:
-    """Option values, with those from the JSON beside a graph below them, if there is one."""
+def graph_options(graph: str | None) -> list[Layer]:
+    """The options a graph was made with, from the JSON beside it, if there is one."""
     beside = Path(graph).with_suffix(".json") if graph else None
     if beside is None or not beside.is_file():
-        return values
-    made = read_yaml(beside).get("options", {})     # JSON is YAML, too
-    return {**made, **values, "__implied__": values["__implied__"] | set(made)}
+        return []
+    return [Layer(read_yaml(beside).get("options", {}), str(beside), said=False)]  # JSON is YAML
 
 
 def run_folder_of(opt: argparse.Namespace) -> Path | None:

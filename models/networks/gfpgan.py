@@ -155,10 +155,18 @@ def config_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     layout = layout_of(state)
     if layout not in ("clean", "equalised"):
-        raise ValueError(f"not a GFP-GAN network: no conv_body_first among {len(state)} entries")
+        raise ValueError("holds no GFP-GAN network" + (
+            "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder"
+            else f": no conv_body_first among {len(state)} entries"))
     decoder = "stylegan_decoder."
+    needed = (f"{decoder}to_rgb1.modulated_conv.modulation.weight", "condition_scale.0.2.weight",
+              "final_linear.bias")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise ValueError(f"holds no whole GFP-GAN network: no {missing[0]} among {len(state)} "
+                         f"entries")
     width = state[f"{decoder}constant_input.weight"].shape[1]
-    style_dim = state[f"{decoder}to_rgb1.modulated_conv.modulation.weight"].shape[1]
+    style_dim = state[needed[0]].shape[1]
     levels = len([key for key in state if key.startswith("toRGB.") and key[-7:] == ".weight"]) + 2
     num_mlp = len([key for key in state
                    if key.startswith(f"{decoder}style_mlp.") and key[-7:] == ".weight"])

@@ -110,8 +110,32 @@ def _multiplier(size: int, width: int, narrow: float) -> int:
 
 def _checked_size(levels: int, what: str) -> int:
     if 2 ** levels not in SIZES:
-        raise ValueError(f"not a GPEN file: {what} would mean a size of {2 ** levels}")
+        raise ValueError(f"holds no network of GPEN: {what} would mean a size of {2 ** levels}")
     return 2 ** levels
+
+
+def _require(state: Mapping[str, Tensor], what: str, *names: str) -> None:
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueError(f"holds no {what}: no {missing[0]} among {len(state)} entries")
+
+
+def generator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Generator's arguments, as far as its state dict shows them.
+
+    Raises:
+        ValueError: the entries are not a Generator's.
+    """
+    _require(state, "StyleGAN2 generator", "input.input", "conv1.activate.bias",
+             "conv1.conv.modulation.weight")
+    levels = len({key.split(".")[1] for key in state if key.startswith("to_rgbs.")}) + 2
+    size, width = _checked_size(levels, f"{levels - 2} outputs"), state["input.input"].shape[1]
+    _require(state, "StyleGAN2 generator", last := f"convs.{2 * levels - 5}.conv.weight")
+    layers = [key for key in state if key.startswith("style.") and key[-7:] == ".weight"]
+    return {"size": size, "style_dim": state["conv1.conv.modulation.weight"].shape[1],
+            "n_mlp": len(layers), "narrow": width / 512,
+            "channel_multiplier": _multiplier(size, state[last].shape[1], width / 512),
+            "isconcat": len(state["conv1.activate.bias"]) == 2 * width}
 
 
 def full_generator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -120,20 +144,9 @@ def full_generator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: the entries are not a FullGenerator's.
     """
-    needed = ("ecd0.0.0.weight", "generator.input.input", "final_linear.0.weight",
-              "generator.conv1.activate.bias")
-    missing = [key for key in needed if key not in state]
-    if missing:
-        raise ValueError(f"not a GPEN generator: no {missing[0]} among {len(state)} entries")
-    maps = {key.split(".")[0] for key in state if key.startswith("ecd")}
-    size = _checked_size(len(maps) + 1, f"{len(maps)} encoder maps")
-    width = state["generator.input.input"].shape[1]
-    narrow = width / 512
-    layers = [key for key in state if key.startswith("generator.style.") and key[-7:] == ".weight"]
-    return {"size": size, "style_dim": state["final_linear.0.weight"].shape[0],
-            "n_mlp": len(layers), "narrow": narrow,
-            "channel_multiplier": _multiplier(size, state["ecd0.0.0.weight"].shape[0], narrow),
-            "isconcat": len(state["generator.conv1.activate.bias"]) == 2 * width}
+    _require(state, "GPEN generator", "ecd0.0.0.weight", "final_linear.0.weight")
+    return generator_config({key.removeprefix("generator."): value for key, value in state.items()
+                             if key.startswith("generator.")})
 
 
 def discriminator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -142,9 +155,7 @@ def discriminator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: the entries are not a Discriminator's.
     """
-    missing = [key for key in ("convs.0.0.weight", "final_linear.0.weight") if key not in state]
-    if missing:
-        raise ValueError(f"not a GPEN discriminator: no {missing[0]} among {len(state)} entries")
+    _require(state, "GPEN discriminator", "convs.0.0.weight", "final_linear.0.weight")
     blocks = {key.split(".")[1] for key in state if key.startswith("convs.")} - {"0"}
     size = _checked_size(len(blocks) + 2, f"{len(blocks)} blocks")
     narrow = state["final_linear.0.weight"].shape[0] / 512

@@ -203,10 +203,13 @@ def test_folders_that_do_not_fit_are_refused(spoil: Callable, words: list[str],
     assert [word for word in words if word not in done.stderr] == []
 
 
-def test_published_weights_of_another_layout_name_the_options_they_need(
-        run_script: Callable, weights: Path, tmp_path: Path) -> None:
+def test_weights_alone_are_enough_and_what_contradicts_them_is_refused(
+        run_script: Callable, weights: Path, pictures: Path, tmp_path: Path) -> None:
     moved = tmp_path / "SPARNet.pth"
     moved.write_bytes(weights.read_bytes())
-    done = run_script("evaluate.py", "--pretrain_model_path", moved, "--device", "cpu")
+    done = enhance(run_script, moved, pictures / "a.png", tmp_path / "out", "--load_size", "32")
+    assert done.returncode == 0, done.stderr
+    done = run_script("evaluate.py", "--pretrain_model_path", moved, "--res_depth", "10")
     assert done.returncode == 2
-    assert "--res_depth 0 --att_name spar --bottleneck_size 16 --Gnorm bn" in done.stderr
+    assert done.stderr == (f"evaluate.py: error: --res_depth 10 contradicts {moved}, which needs "
+                           "--res_depth 0\n")

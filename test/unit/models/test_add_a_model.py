@@ -68,3 +68,18 @@ def test_it_restores_and_is_measured(checkout: Path) -> None:
     done = run(checkout, "evaluate.py", "--name", "used", "--max_dataset_size", 3,
                "--num_threads", 0)
     assert done.returncode == 0 and "bicubic" in done.stdout
+
+
+@pytest.mark.deep
+def test_its_weights_alone_say_how_wide_it_is(checkout: Path) -> None:
+    assert run(checkout, "newtrain.py", *TOY, "--name", "wide", "--train_steps", 1,
+               "--toy_width", 8).returncode == 0
+    moved = shutil.copy(checkout / "check_points" / "wide" / "latest_net_G.pth",
+                        checkout / "toy.pth")
+    write_image(checkout / "one" / "a.png", render_face(1, size=40).image)
+    arguments = ("--pretrain_model_path", moved, "--load_size", "32", "--input", "one", "--output",
+                 "made")
+    done = run(checkout, "enhance.py", "--model", "toy", *arguments)
+    assert done.returncode == 0, done.stderr
+    done = run(checkout, "enhance.py", *arguments)
+    assert done.returncode == 2 and "it is of --model toy" in done.stderr

@@ -71,7 +71,7 @@ def test_the_papers_network_is_trained_and_1_3_restores(tiny_options: Callable) 
     assert tiny_options("gfpgan").preset == "1"
     opt = tiny_options("gfpgan")
     opt.preset, opt.is_train = "auto", False
-    GFPGANModel.check_options(opt)
+    GFPGANModel.resolve(opt)
     assert opt.preset == "1.3"
 
 
@@ -299,11 +299,12 @@ def test_an_equalised_file_needs_the_preset_said(arch: str, preset: str, tmp_pat
     assert not moved(network.state_dict(), state_of(model, "G"))
 
 
-def test_a_file_of_the_other_architecture_is_refused_with_advice(tmp_path: Path,
-                                                                 tiny_run: Callable) -> None:
+def test_a_file_of_the_other_architecture_is_refused_with_advice(
+        tmp_path: Path, tiny_options: Callable, capsys: pytest.CaptureFixture) -> None:
     path, _ = file_of(tmp_path, "clean")
-    with pytest.raises(ValueError, match=r"--preset 1\.3"):
-        tiny_run("gfpgan", "--pretrained", str(path), "--preset", "bilinear")
+    text = refusal(capsys, lambda: tiny_options("gfpgan", "--pretrained", str(path), "--preset",
+                                                "bilinear"))
+    assert f"--preset bilinear contradicts {path}, which needs --preset 1.3" in text
 
 
 def test_a_prior_loads_into_the_decoder_only(tmp_path: Path, tiny_run: Callable,

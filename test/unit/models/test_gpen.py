@@ -67,8 +67,9 @@ def test_without_a_file_the_options_are_those_of_bfr_512() -> None:
 def test_a_file_of_other_widths_is_refused_with_the_options_it_needs(tiny_run: Callable,
                                                                      tmp_path: Path) -> None:
     path = saved(tmp_path / "GPEN.pth", generator(size=32, n_mlp=3).state_dict())
+    model, _ = tiny_run("gpen")
     with pytest.raises(ValueError, match=r"--load_size 32 .*--narrow 0.03125 .*--n_mlp 3"):
-        tiny_run("gpen", "--pretrain_model_path", path)
+        model.load_weights("G", path)
 
 
 def test_a_bare_file_starts_g_and_the_average(tiny_run: Callable, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_d_of_another_size_is_refused(tiny_run: Callable, tmp_path: Path,
     path = saved(tmp_path / "D.pth", Discriminator(size=32, narrow=0.03125).state_dict())
     with pytest.raises(SystemExit):
         tiny_run("gpen", "--d_weights", path)
-    assert "is not for --load_size 16" in capsys.readouterr().err
+    assert "is for --load_size 32, got 16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["bare", "with noise maps", "g_ema", "full generator"])

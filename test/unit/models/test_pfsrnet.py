@@ -256,8 +256,9 @@ def test_counters_may_be_missing_but_nothing_else(generator: Generator, tmp_path
 def test_weights_of_another_width_name_it(generator: Generator, tmp_path: Path,
                                           tiny_run: Callable) -> None:
     torch.save(generator.state_dict(), tmp_path / "g.pth")
+    model, _ = tiny_run("pfsrnet")
     with pytest.raises(ValueError, match="--width 8"):
-        tiny_run("pfsrnet", "--pretrain_model_path", str(tmp_path / "g.pth"))
+        model.load_weights("G", tmp_path / "g.pth")
 
 
 def test_weights_tell_how_far_training_came(tiny_run: Callable) -> None:

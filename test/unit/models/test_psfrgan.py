@@ -101,7 +101,7 @@ def test_a_map_without_labels_has_no_style_loss(tiny_run: Callable) -> None:
     (["--lambda_pcp", "1"], "--vgg_weights is missing"),
     (["--load_size", "16", "--lq_size", "8", "16"], "--load_size must be at least 32"),
     (["--load_size", "48"], "16 times a power of two, got 48"),
-    (["--n_layers_D", "4"], "--load_size must be at least 95 with --D_num 2 and --n_layers_D 4")])
+    (["--n_layers_D", "4"], "--load_size must be at least 95 for network D")])
 def test_options_that_do_not_go_together_are_named(arguments: list[str], words: str,
                                                    capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):

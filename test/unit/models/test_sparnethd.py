@@ -354,12 +354,11 @@ def test_a_published_style_file_restores_as_the_average_did(prefix: str, tmp_pat
 
 
 def test_weights_of_another_layout_are_refused_with_the_options_they_need(
-        finished: tuple[Path, str]) -> None:
-    opt = enhance_options("--pretrain_model_path", str(finished[0] / "latest_net_H.pth"),
-                          "--res_depth", "4", "--bottleneck_size", "8", "--max_channels", "32")
+        finished: tuple[Path, str], tiny_run: Callable) -> None:
+    model, _ = tiny_run("sparnethd", "--res_depth", "4")
     with pytest.raises(ValueError, match="--res_depth 1 --att_name spar --bottleneck_size 8 "
-                                         r"--Gnorm in"):
-        models.load_trained(opt, torch.device("cpu"))
+                                         r"--Gnorm in or gn --max_channels 32"):
+        model.load_weights("G", finished[0] / "latest_net_H.pth")
 
 
 def test_fine_tuning_starts_generator_and_average_alike(finished: tuple[Path, str],
@@ -380,7 +379,7 @@ def parse(*arguments: str) -> object:
 
 @pytest.mark.parametrize("arguments, words", [
     ([], ["--vgg_weights", "vgg19-dcbb9e9d.pth", "--lambda_pcp 0"]),
-    ([*FAST, "--load_size", "128"], ["--load_size", "132", "--num_D 3"]),
+    ([*FAST, "--load_size", "128"], ["--load_size", "132", "network D"]),
     ([*FAST, "--load_size", "500"], ["--load_size", "multiple of 16", "500"]),
     ([*FAST, "--ema_decay", "1"], ["--ema_decay", "1"]),
     ([*FAST, "--bottleneck_size", "16"], ["bottleneck_size", "1 to 8", "16"]),

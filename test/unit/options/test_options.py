@@ -1,11 +1,15 @@
 """Options: precedence, plug-in flags, and mistakes that cost one line."""
 from __future__ import annotations
 
+import argparse
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, tiny_arguments
 
 import data
 import models
@@ -187,3 +191,41 @@ def test_photograph_flags_that_would_do_nothing_are_refused(
         arguments: tuple, said: str, capsys: pytest.CaptureFixture) -> None:
     given = ("--input", "a.png", "--name", "one", *arguments)
     assert said in complaint(capsys, *given, kind=EnhanceOptions)
+
+
+# ---- resolve and check --------------------------------------------------------------------------
+
+def options_of(name: str, kind: type) -> argparse.Namespace:
+    """Resolved options of a tiny training, or of applying the network."""
+    if kind is TrainOptions:
+        return parse(*tiny_arguments(name))
+    more = ["--parse_weights", "random"] if name == "psfrgan" else []
+    return parse("--model", name, "--restored", "x", "--gt", "y", *more, kind=kind)
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, EvaluateOptions])
+@pytest.mark.parametrize("method", ["resolve", "check"])
+@pytest.mark.parametrize("name", models.names())
+def test_resolved_options_stay_as_they_are(name: str, method: str, kind: type) -> None:
+    """Checking changes none, and resolving again changes none."""
+    opt = options_of(name, kind)
+    before = copy.deepcopy(vars(opt))
+    getattr(models.find(name), method)(opt)
+    assert vars(opt) == before
+
+
+# ---- build --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", models.names())
+def test_what_is_built_is_what_is_trained(name: str, tiny_options: Callable) -> None:
+    opt = tiny_options(name)
+    model = models.create(opt, torch.device("cpu"))
+    trained = {letter: type(model.bare[letter]) for letter in model._trained()}
+    assert {letter: type(network) for letter, network in model.build(opt).items()} == trained
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_without_training_only_what_restores_is_built(name: str, tiny_options: Callable) -> None:
+    model, opt = models.find(name), tiny_options(name)
+    opt.is_train = False
+    assert list(model.build(opt)) == ["P" if model.restorer == "P" else "G"]

@@ -205,7 +205,7 @@ def test_published_files_show_the_published_arguments(preset: str) -> None:
 
 def test_another_networks_file_has_no_layout() -> None:
     assert layout_of({"conv1.weight": torch.zeros(1)}) == ""
-    with pytest.raises(ValueError, match="not a GFP-GAN network"):
+    with pytest.raises(ValueError, match="holds no GFP-GAN network"):
         config_of({"conv1.weight": torch.zeros(1)})
 
 
