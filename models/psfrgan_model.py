@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
-from models.losses.gan import TERMS, discriminator_loss, generator_loss
+from models.gan_options import add_gan_flags, discriminator_settings, learning_rates
+from models.losses.gan import discriminator_loss, generator_loss
 from models.losses.style import feature_mse, style_loss
 from models.networks.parsenet import NUM_LABELS, labels_of, one_hot, parsing_network
 from models.networks.pretrained.vgg import VGGFeatures
 from models.networks.psfrgan import FEAT_SIZE, NORMS, ParsedDiscriminator, PSFRGenerator
-from models.ops import blocks
 from models.ops.init import init_weights
 from models.ops.spectral import apply_spectral_norm
 from models.parse_model import add_parse_flags, parse_settings
@@ -29,8 +29,6 @@ PCP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 CELEBA_HQ = ("2800 images of CelebA-HQ at 512 pixels, an unseeded choice; JPEG of quality 75; PSNR "
              "over all images at once (psnr_pooled), RGB; LPIPS of VGG; FID to the targets")
 REIMPLEMENTED = "a published re-implementation of PSFR-GAN, its README"
-# The published rates are 1e-4 and 4e-4.
-D_RATE = 4.0
 
 
 class PSFRGANModel(BaseModel):
@@ -73,7 +71,12 @@ class PSFRGANModel(BaseModel):
                             help="widest features of the generator; smaller than 1024 is for "
                                  "trying out, no published weights fit")
         if is_train:
-            _add_training_flags(parser)
+            add_gan_flags(parser, {
+                "pix": (10.0, "L1"), "pcp": (0.0, "perceptual loss"),
+                "fm": (10.0, "feature matching"),
+                "g": (1.0, "GAN loss"),
+                "ss": (100.0, "style loss per face region; upstream's published command has 1000")},
+                vgg_for="style and perceptual loss")
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:
@@ -103,8 +106,7 @@ class PSFRGANModel(BaseModel):
         yield "G", PSFRGenerator(size=opt.load_size, norm=opt.Gnorm, max_channels=opt.max_channels,
                                  min_channels=min(32, opt.max_channels))
         if opt.is_train:
-            yield "D", ParsedDiscriminator(num_scales=opt.D_num, n_layers=opt.n_layers_D,
-                                           base_channels=opt.ndf, norm=opt.Dnorm)
+            yield "D", ParsedDiscriminator(**discriminator_settings(opt))
 
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -129,9 +131,7 @@ class PSFRGANModel(BaseModel):
         self.add_network("P", parser, saved=False)
         if not self.is_train:
             return
-        g_lr = opt.lr if opt.g_lr is None else opt.g_lr
-        d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
-        for name, lr in (("G", g_lr), ("D", d_lr)):
+        for name, lr in learning_rates(opt).items():
             self.add_optimizer(name, lr=lr, betas=(opt.beta1, 0.999))
         if opt.lambda_ss or opt.lambda_pcp:
             vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)
@@ -186,27 +186,3 @@ class PSFRGANModel(BaseModel):
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.networks["G"](lq, one_hot(self.parse(lq)))
-
-
-def _add_training_flags(parser: Any) -> None:
-    parser.add_argument("--Dnorm", default="in", choices=blocks.NORMS,
-                        help="normalisation of the discriminator")
-    parser.add_argument("--D_num", type=int, default=3, help="scales of the discriminator")
-    parser.add_argument("--n_layers_D", type=int, default=4,
-                        help="halving layers of each scale's discriminator")
-    parser.add_argument("--ndf", type=int, default=64,
-                        help="channels of the discriminator's first layer")
-    parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
-                        help="adversarial loss")
-    parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
-    parser.add_argument("--d_lr", type=float,
-                        help=f"learning rate of D (default: {D_RATE:g} times that of G)")
-    for name, default, text in (("pix", 10.0, "L1"), ("pcp", 0.0, "perceptual loss"),
-                                ("fm", 10.0, "feature matching"), ("g", 1.0, "GAN loss"),
-                                ("ss", 100.0, "style loss per face region; upstream's published "
-                                              "command has 1000")):
-        parser.add_argument(f"--lambda_{name}", type=float, default=default,
-                            help=f"weight of the {text}")
-    parser.add_argument("--vgg_weights", metavar="FILE",
-                        help="torchvision's vgg19-dcbb9e9d.pth for style and perceptual loss; "
-                             "`random` for smoke runs only")

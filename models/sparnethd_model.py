@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
-from models.losses.gan import TERMS, discriminator_loss, feature_matching_loss, generator_loss
+from models.gan_options import add_gan_flags, discriminator_settings, learning_rates
+from models.losses.gan import discriminator_loss, feature_matching_loss, generator_loss
 from models.losses.perceptual import feature_l1
 from models.networks.patch_discriminator import MultiScaleDiscriminator
 from models.networks.pretrained.vgg import VGGFeatures
 from models.networks.sparnet import SPARNet
-from models.ops.blocks import NORMS
 from models.ops.init import init_weights
 from models.ops.spectral import apply_spectral_norm, iterate_spectral_norms
 from models.sparnet_model import (
@@ -31,8 +31,6 @@ from models.sparnet_model import (
 # ReLUs that then overwrite them in place, all but the last.
 VGG_LAYERS = (3, 8, 17, 26, 34)
 TEST_N = "FID of CelebA-TestN (1117 images) to CelebAHQ-Test-HR, pytorch-fid"
-# The published rates are 1e-4 and 4e-4.
-D_RATE = 4.0
 
 
 class SPARNetHDModel(BaseModel):
@@ -64,27 +62,11 @@ class SPARNetHDModel(BaseModel):
                                  "trying out, no published weights fit")
         if not is_train:
             return
-        parser.add_argument("--Dnorm", default="in", choices=NORMS,
-                            help="normalisation of the discriminator")
-        parser.add_argument("--num_D", type=int, default=3, help="scales of the discriminator")
-        parser.add_argument("--n_layers_D", type=int, default=4,
-                            help="stride-2 layers of each scale's discriminator")
-        parser.add_argument("--ndf", type=int, default=64,
-                            help="channels of the discriminator's first layer")
-        parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
-                            help="adversarial loss")
-        parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
-        parser.add_argument("--d_lr", type=float,
-                            help=f"learning rate of D (default: {D_RATE:g} times that of G)")
+        add_gan_flags(parser, {"pix": (100.0, "L1"), "pcp": (1.0, "perceptual loss"),
+                               "fm": (10.0, "feature matching"), "g": (1.0, "GAN loss")},
+                      vgg_for="the perceptual loss")
         parser.add_argument("--ema_decay", type=float, default=0.999,
                             help="share of H that stays in each step")
-        for name, default, text in (("pix", 100.0, "L1"), ("pcp", 1.0, "perceptual loss"),
-                                    ("fm", 10.0, "feature matching"), ("g", 1.0, "GAN loss")):
-            parser.add_argument(f"--lambda_{name}", type=float, default=default,
-                                help=f"weight of the {text}")
-        parser.add_argument("--vgg_weights", metavar="FILE",
-                            help="torchvision's vgg19-dcbb9e9d.pth for the perceptual loss; "
-                                 "`random` for smoke runs only")
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:
@@ -108,9 +90,7 @@ class SPARNetHDModel(BaseModel):
         networks: dict[str, nn.Module] = {"G": SPARNet(
             size=512, feat_size=32, max_channels=opt.max_channels, **network_settings(opt))}
         if opt.is_train:
-            networks["D"] = MultiScaleDiscriminator(
-                num_scales=opt.num_D, n_layers=opt.n_layers_D, base_channels=opt.ndf,
-                norm=opt.Dnorm)
+            networks["D"] = MultiScaleDiscriminator(**discriminator_settings(opt))
         return networks
 
     @classmethod
@@ -128,9 +108,7 @@ class SPARNetHDModel(BaseModel):
         if not self.is_train:
             return
         self.add_average("H", of="G")
-        g_lr = opt.lr if opt.g_lr is None else opt.g_lr
-        d_lr = D_RATE * g_lr if opt.d_lr is None else opt.d_lr
-        for name, lr in (("G", g_lr), ("D", d_lr)):
+        for name, lr in learning_rates(opt).items():
             self.add_optimizer(name, lr=lr, betas=(opt.beta1, 0.99))
         if opt.lambda_pcp:
             vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)

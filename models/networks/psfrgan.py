@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.recompute import Recomputable
 from models.networks.parsenet import NUM_LABELS
+from models.networks.patch_discriminator import MultiScale, PatchLayers
 from models.ops.blocks import LEAKY_SLOPE, ConvUnit, InstanceNorm2d
 from models.ops.checkpointing import checkpointed
 from models.ops.padded_conv import upsample_conv
@@ -196,87 +197,51 @@ class PooledUnit(ConvUnit):
         return self.relu(self.norm(F.avg_pool2d(self.conv2d(x), 2)))
 
 
-class ParsedPatchDiscriminator(nn.Module):
+class ParsedPatchDiscriminator(PatchLayers):
     """Convolution to `base_channels`, `n_layers` pooled convolutions, then a map of logits.
 
     Args:
-        in_channels: of picture and map together.
+        in_channels: of image and map together.
         base_channels: after the first convolution; doubled at each halving up to 1024.
         n_layers: pooled convolutions.
         norm: of those, one of `blocks.NORMS`, any case.
     """
 
-    # Names follow upstream: `model.<k>`, `score_out`.
     def __init__(self, *, in_channels: int = IN_CHANNELS, base_channels: int = 64,
                  n_layers: int = 4, norm: str = "in") -> None:
-        super().__init__()
         norm = norm.lower()
         widths = [min(base_channels * 2 ** k, MAX_CHANNELS_D) for k in range(n_layers + 1)]
-        self.model = nn.ModuleList([ConvUnit(in_channels, widths[0], activation=True)])
         # Unlike in SPARNetHD, only batch norm takes the bias away, and instance norm has no gain.
-        self.model.extend(PooledUnit(start, end, norm=norm, activation=True, bias=norm != "bn",
-                                     affine=norm != "in") for start, end in pairwise(widths))
-        self.score_out = ConvUnit(widths[-1], 1, pad=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, 1, h, w) and the features of every layer before them, in order."""
-        features = []
-        for unit in self.model:
-            x = unit(x)
-            features.append(x)
-        return self.score_out(x), features
+        super().__init__([ConvUnit(in_channels, widths[0], activation=True), *(
+            PooledUnit(start, end, norm=norm, activation=True, bias=norm != "bn",
+                       affine=norm != "in") for start, end in pairwise(widths))], widths[-1])
 
 
-class ParsedDiscriminator(nn.Module):
-    """The same patch discriminator, with weights of its own, on the input and halved copies.
+class ParsedDiscriminator(MultiScale):
+    """Patch discriminators of image and parsing map at several scales.
 
     SPARNetHD's differs: stride instead of pooling, another norm, bicubic halving.
 
     Args:
-        num_scales: how many; scale 0 sees the full input.
+        num_scales: how many.
         in_channels, base_channels, n_layers, norm: see ParsedPatchDiscriminator.
-
-    Attributes:
-        min_size: smallest side it can judge, in pixels.
     """
 
     def __init__(self, *, num_scales: int = 3, in_channels: int = IN_CHANNELS,
                  base_channels: int = 64, n_layers: int = 4, norm: str = "in") -> None:
-        super().__init__()
-        self.D_pool = nn.ModuleList(
-            ParsedPatchDiscriminator(in_channels=in_channels, base_channels=base_channels,
-                                     n_layers=n_layers, norm=norm) for _ in range(num_scales))
-        self.min_size = smallest_picture(num_scales, n_layers)
+        super().__init__((ParsedPatchDiscriminator(
+            in_channels=in_channels, base_channels=base_channels, n_layers=n_layers, norm=norm)
+            for _ in range(num_scales)), smallest_image(num_scales, n_layers))
+
+    def halve(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Judge pictures.
-
-        Args:
-            image: (B, 3, H, W) in [-1, 1]; both sides at least `min_size`.
-            mask: (B, 19, H, W), one-hot.
-
-        Returns:
-            Logits per scale, and per scale the features of each layer.
-
-        Raises:
-            ValueError: a side is too small for the last scale.
-        """
-        height, width = image.shape[2:]
-        if min(height, width) < self.min_size:
-            raise ValueError(f"{len(self.D_pool)} scales need sides of at least {self.min_size} "
-                             f"pixels, got {height}x{width}")
-        x = torch.cat([image, mask], dim=1)
-        logits, features = [], []
-        for index, discriminator in enumerate(self.D_pool):
-            if index:
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            score, layers = discriminator(x)
-            logits.append(score)
-            features.append(layers)
-        return logits, features
+        """As MultiScale's, of images (B, 3, H, W) in [-1, 1] and masks (B, 19, H, W), one-hot."""
+        return super().forward(torch.cat([image, mask], dim=1))
 
 
-def smallest_picture(num_scales: int, n_layers: int) -> int:
+def smallest_image(num_scales: int, n_layers: int) -> int:
     """Smallest side whose last scale still leaves 3 pixels for the last convolution."""
     side = 3 * 2 ** n_layers                        # a pooled unit maps n to n // 2
     for _ in range(num_scales - 1):

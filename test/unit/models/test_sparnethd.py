@@ -131,17 +131,17 @@ def same(one: dict[str, Tensor | None], two: dict[str, Tensor | None]) -> bool:
 
 
 @pytest.mark.parametrize("updated, other", ["GD", "DG"])
-def test_an_update_leaves_no_gradient_in_the_other_network(updated: str, other: str,
+def test_a_step_leaves_no_gradient_in_the_other_network(updated: str, other: str,
                                                            tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST)
-    update, seen = model.update, []
+    optimize, seen = model.optimize, []
 
     def watched(name: str, loss: Tensor) -> None:
         before = snapshots(model, other)
-        update(name, loss)
+        optimize(name, loss)
         if name == updated:
             seen.append(same(before, snapshots(model, other)))
-    model.update = watched
+    model.optimize = watched
     model.run_step(batch)
     assert seen == [True]
 

@@ -228,4 +228,4 @@ def test_what_is_built_is_what_is_trained(name: str, tiny_options: Callable) -> 
 def test_without_training_only_what_restores_is_built(name: str, tiny_options: Callable) -> None:
     model, opt = models.find(name), tiny_options(name)
     opt.is_train = False
-    assert list(model.build(opt)) == ["P" if model.restorer == "P" else "G"]
+    assert list(model.build(opt)) == ["P" if model.inference_network == "P" else "G"]

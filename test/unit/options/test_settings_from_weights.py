@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in models.names():
         model = models.create(tiny(name), CPU)
         found[name] = folder / f"{name}.pth"
-        torch.save(model.weights()[model.restorer], found[name])
+        torch.save(model.weights()[model.inference_network], found[name])
     return found
 
 
