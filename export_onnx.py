@@ -65,7 +65,8 @@ def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
                    precision="fp16" if opt.fp16 else "fp32")
     metadata.save(model, path, **further)
     print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
-          f"{path.stat().st_size / 2 ** 20:.1f} MiB")
+          f"{path.stat().st_size / 2 ** 20:.1f} MiB, {recipe.forward_flops(opt) / 1e9:.1f} GFLOP "
+          f"for one image")
     print(f"for an Ascend chip: {metadata.atc_commands(model, path)[metadata.CHIPS[1]]}")
 
 

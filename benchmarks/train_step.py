@@ -35,8 +35,6 @@ from engine import device as devices
 from models.base_model import BaseModel
 from options.train_options import TrainOptions
 
-# Forward multiplications and additions of the published form at 128 x 128, res_depth 10.
-FORWARD_GFLOP = 14.26
 ADAM = {"lr": 2e-4, "betas": (0.9, 0.99)}
 
 
@@ -216,7 +214,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             cpu_times[name].append(time.process_time() - cpu_start)
     cpu = {name: statistics.median(values) for name, values in cpu_times.items()}
     ratios = [slow / fast for slow, fast in zip(times["plain"], times["ours"], strict=True)]
-    gflop = 3 * FORWARD_GFLOP * options.batch_size * (options.size / 128) ** 2
+    gflop = 3 * model.forward_flops(model.opt) / 1e9 * options.batch_size
     peak = max(peak, matmul_gflops(device))
     result: dict[str, object] = {
         "batch_size": options.batch_size, "size": options.size, "threads": torch.get_num_threads(),

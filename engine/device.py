@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,6 +237,13 @@ def memory_format(device: torch.device, wish: str = "auto") -> torch.memory_form
 def default_opt_level(device: torch.device) -> str:
     """The published O2 on accelerators, plain fp32 on the CPU."""
     return "O0" if device.type == "cpu" else "O2"
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Inside, autocast is off; nothing on devices that have none, such as meta."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def default_amp_dtype(device: torch.device, opt_level: str) -> str:

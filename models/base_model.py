@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from engine.model_engine import ModelEngine
 from metrics.published import Figure
@@ -115,6 +116,26 @@ class BaseModel(ModelEngine):
             ValueError: options that no network can be built with.
         """
         raise NotImplementedError
+
+    @staticmethod
+    def example_inputs(opt: argparse.Namespace) -> tuple[Any, ...]:
+        """Arguments of the inference network for one image of any content, on the device in force.
+        """
+        size = opt.load_size
+        return (torch.zeros(1, 3, size, size),)
+
+    @classmethod
+    def forward_flops(cls, opt: argparse.Namespace) -> int:
+        """Multiplications and additions of the inference network for one image.
+
+        Counted on the meta device: operators have their plain form there, nothing is computed.
+        """
+        applied = argparse.Namespace(**vars(opt) | {"is_train": False})
+        with torch.device("meta"), torch.no_grad():
+            network = next(iter(cls.build(applied).values())).eval().requires_grad_(False)
+            with FlopCounterMode(display=False) as counter:
+                network(*cls.example_inputs(applied))
+        return counter.get_total_flops()
 
     # -- weight files -----------------------------------------------------------------------------
 

@@ -123,6 +123,11 @@ class PFSRNetModel(BaseModel):
             networks["D"] = Discriminator(width=opt.width)
         return networks
 
+    @staticmethod
+    def example_inputs(opt: argparse.Namespace) -> tuple[Any, ...]:
+        side = opt.load_size // SCALE
+        return torch.zeros(1, 3, side, side), NUM_STAGES, 1.0
+
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         if "step1.1.weight" not in state or "to_rgb.0.weight" not in state:

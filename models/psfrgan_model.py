@@ -108,6 +108,11 @@ class PSFRGANModel(BaseModel):
         if opt.is_train:
             yield "D", ParsedDiscriminator(**discriminator_settings(opt))
 
+    @staticmethod
+    def example_inputs(opt: argparse.Namespace) -> tuple[Any, ...]:
+        size = opt.load_size
+        return torch.zeros(1, 3, size, size), torch.zeros(1, NUM_LABELS, size, size)
+
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         if "const_input" not in state:

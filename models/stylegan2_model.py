@@ -51,6 +51,10 @@ class StyleGAN2Model(StyleTraining):
         if opt.is_train and not 0 <= opt.mixing <= 1:
             raise ValueError(f"--mixing must be from 0 to 1, got {opt.mixing}")
 
+    @staticmethod
+    def example_inputs(opt: argparse.Namespace) -> tuple[Any, ...]:
+        return ([torch.zeros(1, opt.style_dim)],)
+
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
         return settings_of(generator_config(state))

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from engine import device as devices
+
 BLOCKS = 32
 
 
@@ -115,7 +117,7 @@ def region_grams(features: Tensor, labels: Tensor, num_regions: int, eps: float 
     """
     features = features.float() if features.dtype in (torch.half, torch.bfloat16) else features
     labels = resized_labels(labels, tuple(features.shape[2:]))
-    with torch.autocast(features.device.type, enabled=False):
+    with devices.full_precision(features.device):
         layout = Layout(labels.flatten(1), num_regions)
         rows = features.permute(0, 2, 3, 1).flatten(1, 2)
         grams = RegionGrams.apply(rows, layout)
@@ -162,7 +164,7 @@ def feature_mse(restored: Sequence[Tensor], gt: Sequence[Tensor],
 def gram(features: Tensor) -> Tensor:
     """Gram matrix (B, C, C) of features (B, C, H, W), divided by C H W; float32 or wider."""
     _, channels, height, width = features.shape
-    with torch.autocast(features.device.type, enabled=False):
+    with devices.full_precision(features.device):
         rows = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)
         return rows @ rows.transpose(1, 2) / (channels * height * width)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine import device as devices
+
 
 def _axis_matrix(start: Tensor, end: Tensor, bins: int, pixels: int, sampling_ratio: int,
                  aligned: bool, max_samples: int) -> Tensor:
@@ -66,5 +68,5 @@ def roi_align(x: Tensor, boxes: Tensor, size: int, *, index: Tensor | None = Non
     rows = _axis_matrix(y1, y2, size, x.shape[2], *settings).to(x.dtype)
     columns = _axis_matrix(x1, x2, size, x.shape[3], *settings).to(x.dtype)
     pictures = x if index is None else x.index_select(0, index)
-    with torch.autocast(x.device.type, enabled=False):
+    with devices.full_precision(x.device):
         return rows[:, None] @ (pictures @ columns.transpose(1, 2)[:, None])

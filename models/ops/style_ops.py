@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from engine import device as devices
 from models.ops import padded_conv
 
 LEAKY_SLOPE = 0.2
@@ -213,7 +214,7 @@ def _factors(weight: Tensor, style: Tensor, demodulate: bool,
     if not demodulate:
         return scale, None
     energy = widened(weight.squeeze(0)).square().sum((2, 3))          # (O, I)
-    with torch.autocast(weight.device.type, enabled=False):
+    with devices.full_precision(weight.device):
         total = scale.square() @ energy.t()
     return scale, gain * torch.rsqrt(total + EPS)
 

@@ -229,3 +229,13 @@ def test_without_training_only_what_restores_is_built(name: str, tiny_options: C
     model, opt = models.find(name), tiny_options(name)
     opt.is_train = False
     assert list(model.build(opt)) == ["P" if model.inference_network == "P" else "G"]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_model_counts_its_operations_without_computing(name: str,
+                                                             tiny_options: Callable) -> None:
+    opt = tiny_options(name)
+    state = torch.get_rng_state()
+    small, large = (models.find(name).forward_flops(argparse.Namespace(**vars(opt) | {
+        "load_size": opt.load_size * factor})) for factor in (1, 2))
+    assert 0 < small < large and torch.equal(state, torch.get_rng_state())

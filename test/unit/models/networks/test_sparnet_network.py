@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
+import data
+import models
 from models.networks.sparnet import SPARNet
 from models.ops import padded_conv
 from models.ops.blocks import ConvUnit, ResidualBlock, SampledConv2d
 from models.ops.init import KINDS, init_weights
+from options.train_options import TrainOptions
 
 HD = {"size": 512, "feat_size": 32, "max_channels": 512, "norm": "in"}
 TINY = {"res_depth": 0, "bottleneck_size": 16}
@@ -273,3 +276,9 @@ def test_initialisation_reaches_a_spectrally_normalised_weight() -> None:
 def test_an_unknown_initialisation_is_refused() -> None:
     with pytest.raises(ValueError, match="init kind must be one of"):
         init_weights(nn.Conv2d(1, 1, 1), "uniform")
+
+
+def test_the_published_network_costs_what_is_known() -> None:
+    """At 128 x 128: 14.26 billion multiplications and additions, whatever forms the CPU takes."""
+    opt = TrainOptions(models, data, "test").parse(["--model", "sparnet"])
+    assert models.find("sparnet").forward_flops(opt) == 14_260_469_760
