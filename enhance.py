@@ -26,7 +26,7 @@ import models
 from engine import entry
 from faces import detect
 from faces.background import network_enlarger
-from faces.paste import enlarge
+from faces.paste import upscale
 from faces.photograph import eight_bits, restore_photograph
 from faces.video import restore_video
 from options.enhance_options import EnhanceOptions
@@ -211,7 +211,7 @@ class PhotographJob(Job):
                                                         opt.background_tile)
 
     def chosen(self, faces: list[detect.Face], shape: tuple[int, ...]) -> list[detect.Face]:
-        return detect.select(faces, shape, least=self.opt.min_face, most=self.opt.max_faces,
+        return detect.select(faces, shape, min_size=self.opt.min_face, max_faces=self.opt.max_faces,
                              only_centre=self.opt.only_center_face)
 
     def count(self, path: Path, faces: int) -> None:
@@ -232,7 +232,7 @@ class PhotographJob(Job):
         result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
                                     self.settings, self.mask)
         target = self.target_of[path]
-        alpha = None if photo.alpha is None else enlarge(photo.alpha, self.settings.scale)
+        alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
         write_layers(target, Layers(result.picture, alpha))
         stem = target.relative_to(self.folder / "restored_imgs").with_suffix("")
         for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):

@@ -33,9 +33,9 @@ from data.loader import create_eval_loader
 from engine import device as devices
 from engine import distributed, entry
 from engine.prefetch import Prefetcher
-from metrics import measures as further_measures
+from metrics import metric_set
 from metrics.evaluation import Column, Numbers, Row, compare, evaluate_loader, means
-from metrics.measures import METRICS, Measures, SetState
+from metrics.metric_set import METRICS, MetricSet, SetState
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.report import Extremes, page
 from metrics.tables import json_layout, per_image_csv, per_image_entry, table
@@ -208,7 +208,7 @@ def evaluate(opt: Namespace) -> int:
     return 0
 
 
-def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Measures]:
+def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, MetricSet]:
     """Open the device, join the other processes, and load what --metrics asks for."""
     device = torch.device("cpu")
     if opt.restored is None:
@@ -220,14 +220,14 @@ def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Measu
         device = entry.open_device(opt)
     weights = {name: getattr(opt, flag.removeprefix("--"))
                for name, (flag, _) in METRICS.items() if flag}
-    measures, described, remarks = further_measures.create(opt.metrics, weights, opt.fid_stats,
+    measures, described, remarks = metric_set.create(opt.metrics, weights, opt.fid_stats,
                                                             device)
     report.update(metrics=described, remarks=remarks)
     return device, measures
 
 
 def write_reports(out: Path, found: Findings, report: dict[str, Any],
-                  measures: Measures) -> None:
+                  measures: MetricSet) -> None:
     """Print the table and write every file."""
     rows, bad, strip = found.rows, found.unreadable, found.strip[:report["options"]["strip"]]
     if not rows:

@@ -13,7 +13,7 @@ import models
 from engine import device as devices
 from engine import entry
 from faces import align, detect
-from faces.outline import parsing_outline
+from faces.parsing_mask import open_parsing_mask
 from faces.photograph import Mask, Settings
 from faces.restorer import FaceRestorer
 
@@ -54,7 +54,7 @@ def paste_settings(opt: Namespace) -> Settings:
 
 def open_mask(opt: Namespace, device: torch.device) -> Mask | None:
     """What outlines a face for pasting: the network of --mask_weights, None without it."""
-    return parsing_outline(opt.mask_weights, device) if opt.mask_weights else None
+    return open_parsing_mask(opt.mask_weights, device) if opt.mask_weights else None
 
 
 def open_detector(opt: Namespace, device: torch.device, longest: int | None = None

@@ -240,7 +240,7 @@ class Trainer:
         First-generation Ascend chips turn overflow into the largest number, so there a finite loss
         proves nothing and the gradients are looked at.
         """
-        if devices.saturates(self.device) and max(norms.values()) >= LARGEST_FP16:
+        if devices.overflow_saturates(self.device) and max(norms.values()) >= LARGEST_FP16:
             raise Diverged(f"the gradient norm has reached {max(norms.values()):.3g} at step "
                            f"{self.step}: overflow on this chip. Lower --loss_scale or --lr, or "
                            f"use --opt_level O1")

@@ -100,7 +100,7 @@ def draw_weights(flags: list[str], path: Path) -> int:
     torch.manual_seed(0)
     recipe = models.create(opt, torch.device("cpu"))
     recipe.setup()
-    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.inference_network], path)
+    torch.save(recipe.weights()["G" if "G" in recipe.unwrapped else recipe.inference_network], path)
     return opt.load_size
 
 

@@ -84,7 +84,7 @@ def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
     while len(found) < number:
         image = render_face(index, size=SIDE).image
         index += 1
-        faces = select(detector(image), image.shape, least=opt.min_face, most=opt.max_faces)
+        faces = select(detector(image), image.shape, min_size=opt.min_face, max_faces=opt.max_faces)
         if faces:
             found.append((encode_image(image, ".png"), restore_photograph(
                 image, faces, restorer.restore_crops, settings).picture))

@@ -82,7 +82,7 @@ def build(variant: str, size: int) -> BaseModel:
     torch.manual_seed(0)
     model = models.create(opt, CPU)
     if kind == "plain":
-        for network in model.bare.values():
+        for network in model.unwrapped.values():
             make_plain(network)
     model.setup()
     model.train()
@@ -91,7 +91,7 @@ def build(variant: str, size: int) -> BaseModel:
 
 def published_step(model: BaseModel, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
     """One iteration in the order and with all the work of the original."""
-    nets, opt = model.bare, model.opt
+    nets, opt = model.unwrapped, model.opt
     optimizers = {name: update.optimizer for name, update in model.precision.steps.items()}
     restored = nets["G"](lq)
     real_logits, gt_features = nets["D"](gt)

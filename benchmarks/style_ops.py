@@ -189,7 +189,7 @@ def operators(batch: int, repeats: int) -> list[dict]:
 def network_runs(size: int, batch: int) -> Iterator[tuple[str, Run]]:
     """Forward and backward of the generator, forward and R1 of the discriminator."""
     widths = WIDTHS.get(size, {})
-    gpen, critic = FullGenerator(size=size, **widths), Discriminator(size=size, **widths)
+    gpen, network_d = FullGenerator(size=size, **widths), Discriminator(size=size, **widths)
     for name, strength in gpen.named_parameters():
         if name.endswith("noise.weight"):
             torch.nn.init.constant_(strength, 0.5)
@@ -198,10 +198,10 @@ def network_runs(size: int, batch: int) -> Iterator[tuple[str, Run]]:
     weights = list(gpen.parameters())
     yield "generator, forward", derived(lambda: gpen(x)[0], [], "forward")
     yield "generator, backward", derived(lambda: gpen(x)[0], weights, "backward")
-    yield "discriminator, backward", derived(lambda: critic(picture), [*critic.parameters()],
+    yield "discriminator, backward", derived(lambda: network_d(picture), [*network_d.parameters()],
                                              "backward")
-    yield "discriminator, R1", derived(lambda: critic(picture).sum(),
-                                       [picture, *critic.parameters()], "second")
+    yield "discriminator, R1", derived(lambda: network_d(picture).sum(),
+                                       [picture, *network_d.parameters()], "second")
 
 
 def networks(size: int, batch: int, repeats: int) -> list[dict]:

@@ -200,7 +200,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     lq, gt = ((torch.rand(shape) * 2 - 1).to(device) for _ in range(2))
     model, plain = our_model(options.size, device), PlainSPARNet().to(device)
     plain.load_state_dict(model.weights()["G"])
-    error = check_equal(plain, model.bare["G"], lq)
+    error = check_equal(plain, model.unwrapped["G"], lq)
     steps = {"plain": plain_step(plain, lq, gt), "ours": our_step(model, lq, gt)}
     first = {name: step().item() for name, step in steps.items()}          # also warms up
     check_losses(first["plain"], first["ours"])

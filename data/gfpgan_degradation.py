@@ -101,7 +101,7 @@ class GFPGANDegradation(BaseDegradation):
             lq = cv2.cvtColor(cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         if rng.random() < settings.jitter_prob:
             lq = colour_jitter(lq, rng)
-        return quantised(lq), is_gray
+        return quantize(lq), is_gray
 
     def kernel(self, rng: np.random.Generator) -> np.ndarray:
         """A random kernel, round or elliptic with equal chances."""
@@ -137,10 +137,10 @@ def shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 def compressed(image: np.ndarray, quality: int) -> np.ndarray:
     """The picture after a JPEG file of this quality."""
-    _, data = cv2.imencode(".jpg", quantised(image)[..., ::-1],
+    _, data = cv2.imencode(".jpg", quantize(image)[..., ::-1],
                            [int(cv2.IMWRITE_JPEG_QUALITY), quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
 
 
-def quantised(image: np.ndarray) -> np.ndarray:
+def quantize(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -195,7 +195,7 @@ def name_of(device: torch.device) -> str:
     return str(module_of(device).get_device_name(device.index or 0))
 
 
-def saturates(device: torch.device) -> bool:
+def overflow_saturates(device: torch.device) -> bool:
     """True on first-generation Ascend chips, which turn overflow into the largest number."""
     if device.type != "npu":
         return False
@@ -277,7 +277,7 @@ def grad_scaler(device: torch.device, **settings: Any) -> Any:
     First-generation Ascend chips need torch_npu's own, which reads the chip's overflow flag; all
     others take torch's.
     """
-    if saturates(device):
+    if overflow_saturates(device):
         return module_of(device).amp.GradScaler(**settings)
     return torch.amp.GradScaler(device.type, **settings)
 

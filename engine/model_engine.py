@@ -41,12 +41,12 @@ class ModelEngine:
         self.opt, self.device, self.is_train = opt, device, opt.is_train
         self.memory_format = devices.memory_format(device, opt.memory_format)
         self.networks: dict[str, nn.Module] = {}
-        self.bare: dict[str, nn.Module] = {}
+        self.unwrapped: dict[str, nn.Module] = {}
         self.precision: Precision | None = None
         self.step = 0
         self.micro_batch = WHOLE    # the engine's business alone, as is whether a step has begun
         self.began = True
-        self._averages: dict[str, str] = {}
+        self._emas: dict[str, str] = {}
         self._plans: dict[str, tuple[list[str], Groups, dict[str, Any]]] = {}
         self._base_rates: dict[str, list[float]] = {}
         self._not_saved: set[str] = set()
@@ -62,7 +62,7 @@ class ModelEngine:
         if isinstance(network, Recomputable):
             network.checkpointing = self.is_train and self.opt.checkpointing
         network.to(device=self.device, memory_format=self.memory_format)
-        self.bare[name] = self.networks[name] = network
+        self.unwrapped[name] = self.networks[name] = network
         if not saved:
             self._not_saved.add(name)
         count = sum(p.numel() for p in network.parameters())
@@ -70,14 +70,14 @@ class ModelEngine:
         if self.opt.verbose:
             logger.info("%s", network)
 
-    def add_average(self, name: str, of: str) -> None:
-        """Take a copy of network `of` that follows its weights; see `update_average`.
+    def add_ema(self, name: str, of: str) -> None:
+        """Take a copy of network `of` that follows its weights; see `update_ema`.
 
         Call before the first forward: a module with spectral norm cannot be copied after one.
         """
-        network = copy.deepcopy(self.bare[of]).requires_grad_(False)
-        self.bare[name] = self.networks[name] = network
-        self._averages[name] = of
+        network = copy.deepcopy(self.unwrapped[of]).requires_grad_(False)
+        self.unwrapped[name] = self.networks[name] = network
+        self._emas[name] = of
 
     def add_optimizer(self, name: str, *, lr: float, betas: tuple[float, float],
                       networks: Iterable[str] | None = None, groups: Groups | None = None) -> None:
@@ -103,8 +103,8 @@ class ModelEngine:
         """
         if self.opt.pretrain_model_path and state is None:
             self.load_weights(self._starting(), self.opt.pretrain_model_path)
-            for name, of in self._averages.items():
-                self.bare[name].load_state_dict(self.bare[of].state_dict())
+            for name, of in self._emas.items():
+                self.unwrapped[name].load_state_dict(self.unwrapped[of].state_dict())
         if self.is_train:
             self._prepare_training()
         if state is not None:
@@ -117,7 +117,7 @@ class ModelEngine:
     def _prepare_training(self) -> None:
         opt = self.opt
         if opt.checkpointing and not any(isinstance(network, Recomputable)
-                                         for network in self.bare.values()):
+                                         for network in self.unwrapped.values()):
             raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
         if opt.sync_bn:
             self._synchronize_batch_norms()
@@ -126,15 +126,15 @@ class ModelEngine:
             amp_backend=opt.amp_backend, amp_dtype=opt.amp_dtype, optimizer=opt.optimizer,
             master_init=opt.master_init, keep_fp32=opt.keep_fp32, grad_clip=opt.grad_clip,
             default_scale=self.loss_scale)
-        self.networks = self.precision.prepare(self.bare, self._plans, self.every_gradient)
+        self.networks = self.precision.prepare(self.unwrapped, self._plans, self.every_gradient)
         self._base_rates = {name: [group["lr"] for group in step.optimizer.param_groups]
                             for name, step in self.precision.steps.items()}
 
     def _starting(self) -> str:
         """The network that start weights are for: the one that restores, or its origin."""
         letter = self.inference_network
-        return next(name for name in (self._averages.get(letter), letter, "G")
-                    if name in self.bare)
+        return next(name for name in (self._emas.get(letter), letter, "G")
+                    if name in self.unwrapped)
 
     def _go_parallel(self) -> None:
         if self.gradients == "ddp":
@@ -142,7 +142,7 @@ class ModelEngine:
                               for name in self._trained()}
         elif distributed.world_size() > 1:
             for name in self._trained():
-                distributed.copy_weights(self.bare[name])
+                distributed.copy_weights(self.unwrapped[name])
             for step in self.precision.steps.values():
                 step.averages = True
 
@@ -151,7 +151,7 @@ class ModelEngine:
             logger.info("--sync_bn has no effect in a single process")
             return
         for name in self._trained():
-            count = self.synchronize_batch_norms(self.bare[name])
+            count = self.synchronize_batch_norms(self.unwrapped[name])
             logger.info("network %s: %d batch norms over all %d processes", name, count,
                         distributed.world_size())
 
@@ -161,22 +161,22 @@ class ModelEngine:
 
     def load_weights(self, name: str, path: str | Path) -> None:
         """Load a weight file strictly into network `name`; published key names and wrappers."""
-        network = self.bare[name]
+        network = self.unwrapped[name]
         state = checkpoint.load_weights(path, network.state_dict(), name, self.describe)
         network.load_state_dict(state)
         logger.info("network %s: weights from %s", name, path)
 
     def train(self) -> None:
-        for network in self.bare.values():
+        for network in self.unwrapped.values():
             network.train()
 
     def eval(self) -> None:
-        for network in self.bare.values():
+        for network in self.unwrapped.values():
             network.eval()
 
     def share_buffers(self) -> None:
         """Give every process the main one's buffers (batch norm statistics): those are saved."""
-        distributed.copy_buffers(self.bare.values())
+        distributed.copy_buffers(self.unwrapped.values())
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -214,11 +214,11 @@ class ModelEngine:
         self.precision.steps[name].step(*losses, at=self.micro_batch)
 
     @torch.no_grad()
-    def update_average(self, name: str, decay: float) -> None:
-        """Move a network of `add_average`: decay * itself + (1 - decay) * its origin, over weights
+    def update_ema(self, name: str, decay: float) -> None:
+        """Move a network of `add_ema`: decay * itself + (1 - decay) * its origin, over weights
         and buffers; counters are copied. Follows the fp32 masters."""
-        average = self.bare[name].state_dict()
-        origin = self.precision.state_of(self.bare[self._averages[name]])
+        average = self.unwrapped[name].state_dict()
+        origin = self.precision.state_of(self.unwrapped[self._emas[name]])
         floating = [key for key, value in average.items() if value.is_floating_point()]
         torch._foreach_lerp_([average[key] for key in floating],
                              [origin[key] for key in floating], 1 - decay)
@@ -253,7 +253,7 @@ class ModelEngine:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """State dict of every saved network, fp32, by letter."""
         return {name: self.precision.state_of(network) if self.precision else network.state_dict()
-                for name, network in self.bare.items() if name not in self._not_saved}
+                for name, network in self.unwrapped.items() if name not in self._not_saved}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the model needs to go on exactly."""
@@ -264,7 +264,7 @@ class ModelEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned, strictly."""
-        for name, network in self.bare.items():
+        for name, network in self.unwrapped.items():
             if name in self._not_saved:
                 continue
             if name not in state["networks"]:

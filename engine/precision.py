@@ -72,12 +72,12 @@ class Precision:
 
     def _checked_scale(self, given: str | float | None) -> str | float:
         if given is None:
-            blind = self.default_scale == "dynamic" and devices.saturates(self.device)
+            blind = self.default_scale == "dynamic" and devices.overflow_saturates(self.device)
             return (1.0 if blind else self.default_scale) if self.opt_level == "O2" else "dynamic"
         if self.opt_level == "O0":
             logger.warning("--loss_scale has no effect with --opt_level O0")
         if given == "dynamic":
-            if devices.saturates(self.device) and self.opt_level == "O2":
+            if devices.overflow_saturates(self.device) and self.opt_level == "O2":
                 raise ValueError("--loss_scale dynamic: this chip turns overflow into its largest "
                                  "number, so native O2 cannot see it; give a number (128), or use "
                                  "--opt_level O1")

@@ -44,7 +44,7 @@ class Restorer(nn.Module):
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(recipe.bare)
+        self.networks = nn.ModuleDict(recipe.unwrapped)
         self.outputs: dict[str, Callable[[Tensor], Tensor]] = {"output": recipe.restore} | {
             name: getattr(recipe, method) for name, method in recipe.extra_outputs.items()}
 
@@ -102,7 +102,7 @@ def make(recipe: Any, side: int, *, batch: int = 1, dynamic: bool = False,
     example = samples(2 if dynamic else batch, side).to(recipe.device)
     for version in OPSETS if opset is None else (opset,):
         try:
-            graph = folded(traced(restorer, example, names, version, dynamic))
+            graph = fold_constants(traced(restorer, example, names, version, dynamic))
             break
         except torch.onnx.errors.OnnxExporterError as error:
             failures.append(f"opset {version}: {str(error).splitlines()[0]}")
@@ -146,7 +146,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def folded(graph: bytes) -> onnx.ModelProto:
+def fold_constants(graph: bytes) -> onnx.ModelProto:
     """The graph without what can be computed beforehand."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

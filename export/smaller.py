@@ -27,7 +27,7 @@ KEPT_FLOAT = ("Div", "Gemm", "InstanceNormalization", "MatMul", "Pow", "Reciproc
               "ReduceSum", "Sqrt")
 # dB against the float32 graph, of the built-in sample pictures; less means that it overflowed.
 HALF_AT_LEAST = 35.0
-QUANTISED = ("Conv", "ConvTranspose")
+QUANTIZED = ("Conv", "ConvTranspose")
 PER_CHANNEL_OPSET = 13
 
 
@@ -108,7 +108,7 @@ def sensitive(model: onnx.ModelProto, patterns: Iterable[str] = ()) -> list[str]
     Raises:
         ValueError: a pattern fits no convolution.
     """
-    convs = [node for node in model.graph.node if node.op_type in QUANTISED]
+    convs = [node for node in model.graph.node if node.op_type in QUANTIZED]
     makers = {name: node for node in model.graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -138,13 +138,13 @@ def _nearest(start: list[onnx.NodeProto], following) -> Iterator[onnx.NodeProto]
         if node.name in seen:
             continue
         seen.add(node.name)
-        if node.op_type in QUANTISED:
+        if node.op_type in QUANTIZED:
             yield node
         else:
             queue += following(node)
 
 
-def quantised(model: onnx.ModelProto, inputs: Iterable[np.ndarray],
+def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray],
               keep_float: Iterable[str] = ()) -> onnx.ModelProto:
     """The graph with 8-bit convolutions, ranges taken from the inputs.
 
@@ -165,7 +165,7 @@ def quantised(model: onnx.ModelProto, inputs: Iterable[np.ndarray],
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         quantize_static(source, target, Pictures(inputs), quant_format=QuantFormat.QDQ,
-                        op_types_to_quantize=list(QUANTISED), nodes_to_exclude=kept,
+                        op_types_to_quantize=list(QUANTIZED), nodes_to_exclude=kept,
                         per_channel=opset >= PER_CHANNEL_OPSET, activation_type=QuantType.QUInt8,
                         weight_type=QuantType.QInt8)
         made = onnx.load(target)

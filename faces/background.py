@@ -29,13 +29,13 @@ def network_enlarger(weights: str | Path, device: torch.device, tile: int = 400)
     """
     network = enlarging_network(weights).to(device, memory_format=torch.channels_last)
 
-    def enlarge(photo: np.ndarray, scale: float) -> np.ndarray:
+    def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
         size = (int(photo.shape[1] * scale), int(photo.shape[0] * scale))
         large = in_tiles(network, photo, device, tile)
         if large.shape[1::-1] == size:
             return large
         return cv2.resize(large, size, interpolation=cv2.INTER_LANCZOS4)
-    return enlarge
+    return upscale
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ import torch
 
 from engine import checkpoint
 from faces import align
-from faces.nms import suppress
+from faces.nms import nms
 from models.networks.pretrained.retinaface import (
     MEAN_BGR,
     RetinaFace,
@@ -104,7 +104,7 @@ class RetinaFaceDetector:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> list[Face]:
-        image, scale = reduced(image, self.longest)
+        image, scale = downscale_to(image, self.longest)
         height, width = image.shape[:2]
         x = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).to(self.device).float()
         x = (x - x.new_tensor(MEAN_BGR)).permute(2, 0, 1)[None]
@@ -118,7 +118,7 @@ class RetinaFaceDetector:
         corners, marks = corners.cpu().numpy()[sure] / scale, marks.cpu().numpy()[sure] / scale
         score = score[sure]
         return [Face(corners[i], marks[i], float(score[i]))
-                for i in suppress(corners, score, self.overlap)]
+                for i in nms(corners, score, self.overlap)]
 
 
 class YuNetDetector:
@@ -135,7 +135,7 @@ class YuNetDetector:
                              f"network ({' '.join(str(error).split())})") from error
 
     def __call__(self, image: np.ndarray) -> list[Face]:
-        image, scale = reduced(image, self.longest)
+        image, scale = downscale_to(image, self.longest)
         self.network.setInputSize(image.shape[1::-1])
         _, rows = self.network.detect(np.ascontiguousarray(image[..., ::-1]))
         return [self._face(row, scale) for row in (() if rows is None else rows)]
@@ -169,7 +169,7 @@ class CascadeDetector:
             for name in ("frontalface_alt2", "eye"))
 
     def __call__(self, image: np.ndarray) -> list[Face]:
-        image, scale = reduced(image, self.longest)
+        image, scale = downscale_to(image, self.longest)
         plain = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         # In front of a large even ground the spread levels leave nothing of a face.
         for grey in (cv2.equalizeHist(plain), plain):
@@ -192,7 +192,7 @@ class CascadeDetector:
         margin = 0.4 * (high - low)
         left, top = np.floor((low - margin).clip(min=0)).astype(int)
         right, bottom = np.ceil(high + margin).astype(int)
-        part, scale = reduced(image[top:bottom, left:right], 400)
+        part, scale = downscale_to(image[top:bottom, left:right], 400)
         low, high = (low - (left, top)) * scale, (high - (left, top)) * scale
         middle, side = (low + high) / 2, float((high - low).mean())
         near = [face for face in self(part)
@@ -276,31 +276,31 @@ def with_points(faces: list[Face], image: np.ndarray) -> list[Face]:
             for face in faces]
 
 
-def select(faces: list[Face], shape: tuple[int, ...], *, least: float = 0,
-           most: int | None = None, only_centre: bool = False) -> list[Face]:
+def select(faces: list[Face], shape: tuple[int, ...], *, min_size: float = 0,
+           max_faces: int | None = None, only_centre: bool = False) -> list[Face]:
     """Leave out faces.
 
     Args:
         shape: (H, W) of the photograph.
-        least: smallest shorter side of a box, in pixels.
-        most: so many of the largest are kept.
+        min_size: smallest shorter side of a box, in pixels.
+        max_faces: so many of the largest are kept.
         only_centre: of those large enough keep the one nearest to the middle of the photograph,
-            whatever `most` says.
+            whatever `max_faces` says.
 
     Returns:
         The rest, in the order given.
     """
-    kept = [face for face in faces if face.side >= least]
+    kept = [face for face in faces if face.side >= min_size]
     if only_centre and kept:
         middle = np.array([shape[1], shape[0]]) / 2
         return [min(kept, key=lambda f: np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - middle))]
-    if most is not None and len(kept) > most:
-        largest = sorted(kept, key=lambda face: -face.side)[:most]
+    if max_faces is not None and len(kept) > max_faces:
+        largest = sorted(kept, key=lambda face: -face.side)[:max_faces]
         kept = [face for face in kept if any(face is each for each in largest)]
     return kept
 
 
-def reduced(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+def downscale_to(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
     """The picture with its longer side at most `longest`, and the factor that took."""
     scale = min(1.0, longest / max(image.shape[:2]))
     if scale == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
     """Indices of the boxes to keep, the best first: none overlaps a better one too much.
 
     Args:

@@ -11,7 +11,7 @@ _MASKS = {"facexlib": (10, 11, False), "gpen": (26, 4, True)}
 _BLUR_SIZE = 101
 
 
-def enlarge(photo: np.ndarray, scale: float) -> np.ndarray:
+def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
     """The photograph (H, W, ...) at `scale` times its size, sides rounded down; Lanczos."""
     if scale == 1:
         return photo
@@ -21,7 +21,7 @@ def enlarge(photo: np.ndarray, scale: float) -> np.ndarray:
 
 
 def to_enlarged(matrix: np.ndarray, scale: float) -> np.ndarray:
-    """A transform from crop to photograph, turned into one to the photograph of `enlarge`.
+    """A transform from crop to photograph, turned into one to the photograph of `upscale`.
 
     Pixel centres are what is enlarged: x becomes scale (x + 1/2) - 1/2. The published tools shift
     by scale / 2 instead, half a pixel too far.
@@ -44,7 +44,7 @@ def paste(photo: np.ndarray, face: np.ndarray, matrix: np.ndarray,
             in proportion to the face's size.
         strength: 1 for the face, 0 for the photograph, or between.
         edge: pixels along the face's edge that are left out where there is no mask; twice the scale
-            of `enlarge`, as published.
+            of `upscale`, as published.
         crop: what the face was before it was restored, of the same size. Given, only the change is
             pasted: what restoring leaves alone stays bit for bit, and so does detail that is too
             fine for the crop. None replaces the photograph's pixels, as the published tools do.

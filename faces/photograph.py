@@ -9,7 +9,7 @@ import numpy as np
 
 from faces import align
 from faces.detect import Face
-from faces.paste import enlarge, paste_into, to_enlarged
+from faces.paste import paste_into, to_enlarged, upscale
 
 # Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -63,12 +63,12 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
         What is outside the faces is the photograph's, bit for bit where `scale` is 1 and no
         network makes the background.
     """
-    matrices, crops = cut(photo, faces, settings)
+    matrices, crops = align_crop(photo, faces, settings)
     restored = restore_all(crops, restore, settings.batch_size)
-    return Result(put_back(photo, matrices, crops, restored, settings, mask), crops, restored)
+    return Result(paste_back(photo, matrices, crops, restored, settings, mask), crops, restored)
 
 
-def cut(photo: np.ndarray, faces: list[Face],
+def align_crop(photo: np.ndarray, faces: list[Face],
         settings: Settings) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
     template = align.template(settings.template, settings.size)
@@ -84,11 +84,11 @@ def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> l
             for face in restore(np.stack(crops[first:first + batch_size]))]
 
 
-def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
+def paste_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
              restored: list[np.ndarray], settings: Settings,
              mask: Mask | None = None) -> np.ndarray:
-    """A copy of the photograph, enlarged by `scale`, with restored faces over what `cut` took."""
-    picture = enlarged(photo, settings)
+    """A copy of the photograph, enlarged by `scale`, with restored faces over what was cropped."""
+    picture = upscale_photograph(photo, settings)
     # A network's surroundings are no longer what the crop was cut from: a change does not fit them.
     whole = settings.background is not None
     for matrix, crop, face in zip(matrices, crops, restored, strict=True):
@@ -102,12 +102,12 @@ def put_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarr
     return picture
 
 
-def enlarged(photo: np.ndarray, settings: Settings) -> np.ndarray:
+def upscale_photograph(photo: np.ndarray, settings: Settings) -> np.ndarray:
     """A copy of the photograph at `scale` times its size."""
     if settings.background is not None:
         return settings.background(photo, settings.scale)
     # One copy, however many faces: a huge photograph may have a hundred.
-    return photo.copy() if settings.scale == 1 else enlarge(photo, settings.scale)
+    return photo.copy() if settings.scale == 1 else upscale(photo, settings.scale)
 
 
 def eight_bits(photo: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from faces.detect import Face
-from faces.photograph import Mask, Restore, Settings, cut, put_back, restore_all
+from faces.photograph import Mask, Restore, Settings, align_crop, paste_back, restore_all
 from faces.track import Tracker
 from utils.images.video import VideoReader, VideoWriter
 
@@ -71,8 +71,8 @@ def restore_video(source: str | Path, target: str | Path, find: Callable[[np.nda
 def restored_frames(frames: list[tuple[np.ndarray, list[Face]]], restore: Restore,
                     settings: Settings, mask: Mask | None) -> Iterator[np.ndarray]:
     """Frames with their faces restored, batches reaching over frames."""
-    cuts = [cut(frame, faces, settings) for frame, faces in frames]
+    cuts = [align_crop(frame, faces, settings) for frame, faces in frames]
     restored = iter(restore_all([crop for _, crops in cuts for crop in crops], restore,
                                 settings.batch_size))
     for (frame, _), (matrices, crops) in zip(frames, cuts, strict=True):
-        yield put_back(frame, matrices, crops, [next(restored) for _ in crops], settings, mask)
+        yield paste_back(frame, matrices, crops, [next(restored) for _ in crops], settings, mask)

@@ -94,7 +94,7 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
         names = {p.rounding for p in protocols} | {"round"}
         made = {rounding: to_image(restored, rounding) for rounding in names}
         gt = to_image(batch["gt"])
-        lq = [enlarged(image, *gt.shape[1:3]) for image in to_image(batch["lq"])]
+        lq = [upscale_to(image, *gt.shape[1:3]) for image in to_image(batch["lq"])]
         for i, path in enumerate(batch["path"]):
             candidates = {"bicubic": dict.fromkeys(names, lq[i]),
                           "restored": {rounding: images[i] for rounding, images in made.items()}}
@@ -105,7 +105,7 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
             yield row, pictures
 
 
-def enlarged(lq: np.ndarray, height: int, width: int) -> np.ndarray:
+def upscale_to(lq: np.ndarray, height: int, width: int) -> np.ndarray:
     """A picture at the target's size; networks that enlarge by themselves get smaller ones."""
     return lq if lq.shape[:2] == (height, width) else bicubic(lq, height, width)
 

@@ -44,9 +44,9 @@ class BaseModel(ModelEngine):
             it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
 
-    Its constructor calls `add_network`, `add_average` and `add_optimizer`; then there are
-    `networks` (by letter, to be called), `bare` (the networks themselves), `optimize` and
-    `update_average`, all of engine.model_engine.ModelEngine.
+    Its constructor calls `add_network`, `add_ema` and `add_optimizer`; then there are
+    `networks` (by letter, to be called), `unwrapped` (the networks themselves), `optimize` and
+    `update_ema`, all of engine.model_engine.ModelEngine.
     """
     dataset = "celeba"
     degradation = "bicubic"

@@ -91,12 +91,12 @@ class FanModel(BaseModel):
     def load_weights(self, name: str, path: str | Path) -> None:
         """As every recipe's; the published pickled module is refused with the way out."""
         with checkpoint.named_by("--pretrain_model_path"):
-            self.bare[name].load_state_dict(read_landmark_weights(self.bare[name], path))
+            self.unwrapped[name].load_state_dict(read_landmark_weights(self.unwrapped[name], path))
 
     def train(self) -> None:
         super().train()
-        if "T" in self.bare:
-            self.bare["T"].eval()       # batch statistics of a fixed network would be an accident
+        if "T" in self.unwrapped:
+            self.unwrapped["T"].eval()     # a fixed network's batch statistics would be an accident
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         target = self._target(batch)

@@ -28,18 +28,21 @@ from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
 from models.losses.style import gram_l1
 from models.networks.gfpgan import GFPGAN
-from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
+from models.networks.gfpgan_discriminators import (
+    FacialComponentDiscriminator,
+    StyleGAN2Discriminator,
+)
 from models.networks.pretrained.arcface import ArcFace, gray_input
 from models.networks.pretrained.vgg import VGGFeatures
 from models.ops.roi_align import roi_align
-from models.ops.style_ops import widened
+from models.ops.style_ops import to_float32
 from utils import face_parts
 from utils.face_parts import PARTS
 
 # conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4 before their ReLUs, and what they weigh.
 VGG_LAYERS, VGG_WEIGHTS = (2, 7, 16, 25, 34), (0.1, 0.1, 1.0, 1.0, 1.0)
-CRITIC_STYLE_WEIGHTS = (0.5, 1.0)
-CRITICS = {part: f"D_{part}" for part in PARTS}
+COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
+COMPONENTS = {part: f"D_{part}" for part in PARTS}
 COMPONENT_BETAS = (0.9, 0.99)
 # Lazy regularisation: D's second beta counts the steps that R1 would have had of its own.
 LAZY_BETA = 0.99 ** (16 / 17)
@@ -134,7 +137,7 @@ class GFPGANModel(BaseModel):
         generator.stylegan_decoder.style_mlp.requires_grad_(False)      # the U-Net's code is w
         generator.toRGB.requires_grad_(bool(opt.lambda_pyramid))
         self.add_network("G", generator)
-        self.add_average("H", of="G")
+        self.add_ema("H", of="G")
         for name, network in networks.items():
             self.add_network(name, network)
         clean = network_settings(opt)["arch"] == "clean"
@@ -143,11 +146,11 @@ class GFPGANModel(BaseModel):
                            groups=clean_groups(g_lr) if clean else None)
         d_lr = opt.lr if opt.d_lr is None else opt.d_lr
         self.add_optimizer("D", lr=d_lr, betas=(opt.beta1, LAZY_BETA))
-        self.critics = component_discriminators(opt)
-        if self.critics:
+        self.components = component_discriminators(opt)
+        if self.components:
             self.add_optimizer("components", lr=opt.lr if opt.component_lr is None else
                                opt.component_lr, betas=COMPONENT_BETAS,
-                               networks=self.critics.values())
+                               networks=self.components.values())
         self._add_fixed_networks()
         self.warmup = opt.d_init_steps if opt.d_init_steps is not None else (
             500 if opt.pretrain_model_path else 0)
@@ -167,7 +170,7 @@ class GFPGANModel(BaseModel):
         """As BaseModel's; a file of the other architecture is refused with the option to change."""
         super().load_weights(name, path)
         logger.info("network %s: all %d entries of %s match, --preset %s%s", name,
-                    len(self.bare[name].state_dict()), path, self.opt.preset,
+                    len(self.unwrapped[name].state_dict()), path, self.opt.preset,
                     f"; discriminators start fresh and train alone for {self.warmup} steps"
                     if self.is_train else "")
 
@@ -189,18 +192,18 @@ class GFPGANModel(BaseModel):
                                                 randomize_noise=opt.randomize_noise)
         crops = self._crops(batch, restored)
         # The targets' logits serve the critics' own losses, their features G's.
-        real = {part: self.networks[name](crops[part][1]) for part, name in self.critics.items()}
+        real = {part: self.networks[name](crops[part][1]) for part, name in self.components.items()}
         losses: dict[str, Tensor] = {}
         if trains_g:
             losses |= self._pixel_losses(restored, rgbs, gt)
             losses |= self._feature_losses(restored, gt)
             losses |= self._adversarial_losses(restored, crops, real)
             self.optimize("G", sum(losses.values()))
-        losses |= self._update_critics(restored.detach(), gt, crops, real)
+        losses |= self._step_discriminators(restored.detach(), gt, crops, real)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def on_step_end(self) -> None:
-        self.update_average("H", self.opt.ema_decay)
+        self.update_ema("H", self.opt.ema_decay)
 
     def _pixel_losses(self, restored: Tensor, rgbs: list[Tensor], gt: Tensor) -> dict[str, Tensor]:
         opt, losses = self.opt, {}
@@ -233,26 +236,26 @@ class GFPGANModel(BaseModel):
     def _adversarial_losses(self, restored: Tensor, crops: dict[str, tuple[Tensor, Tensor]],
                             real: dict[str, tuple[Tensor, list[Tensor]]]) -> dict[str, Tensor]:
         opt, losses, styles = self.opt, {}, []
-        with frozen(self.bare["D"]):
+        with frozen(self.unwrapped["D"]):
             losses["G"] = opt.lambda_g * generator_term(self.networks["D"](restored), "logistic")
-        for part, name in self.critics.items():
-            with frozen(self.bare[name]):
+        for part, name in self.components.items():
+            with frozen(self.unwrapped[name]):
                 logits, features = self.networks[name](crops[part][0])
             if opt.lambda_component:
                 losses[f"G_{part}"] = opt.lambda_component * generator_term(logits, "logistic")
-            styles.append(gram_l1(features, real[part][1], CRITIC_STYLE_WEIGHTS))
+            styles.append(gram_l1(features, real[part][1], COMPONENT_STYLE_WEIGHTS))
         if styles and opt.lambda_comp_style:
             losses["CompStyle"] = opt.lambda_comp_style * sum(styles)
         return losses
 
-    def _update_critics(self, restored: Tensor, gt: Tensor,
+    def _step_discriminators(self, restored: Tensor, gt: Tensor,
                         crops: dict[str, tuple[Tensor, Tensor]],
                         real: dict[str, tuple[Tensor, list[Tensor]]]) -> dict[str, Tensor]:
         opt, losses = self.opt, {}
         regularised = opt.lambda_r1 > 0 and self.step % opt.r1_every == 0
         if regularised:
             gt = gt.detach().requires_grad_()
-            real_logits = in_float32(self.bare["D"], gt)
+            real_logits = in_float32(self.unwrapped["D"], gt)
             # Every r1_every steps with that much more weight.
             losses["R1"] = opt.lambda_r1 / 2 * opt.r1_every * r1_penalty(real_logits, gt)
         else:
@@ -260,17 +263,17 @@ class GFPGANModel(BaseModel):
         fake_logits = self.networks["D"](restored)
         losses["D"] = real_term(real_logits, "logistic") + fake_term(fake_logits, "logistic")
         self.optimize("D", sum(losses.values()))
-        for part, name in self.critics.items():
+        for part, name in self.components.items():
             fake, _ = self.networks[name](crops[part][0].detach())
             losses[name] = real_term(real[part][0], "logistic") + fake_term(fake, "logistic")
-        if self.critics:
-            self.optimize("components", sum(losses[name] for name in self.critics.values()))
+        if self.components:
+            self.optimize("components", sum(losses[name] for name in self.components.values()))
         return losses
 
     def _crops(self, batch: dict[str, Any], restored: Tensor
                ) -> dict[str, tuple[Tensor, Tensor]]:
         """Crops of the restored and of the target picture, by part."""
-        if not self.critics:
+        if not self.components:
             return {}
         size, boxes = self.opt.load_size, self._boxes(batch)
         return {part: tuple(roi_align(image, boxes[:, index], face_parts.crop_size(part, size))
@@ -294,7 +297,7 @@ class GFPGANModel(BaseModel):
 
 def component_discriminators(opt: argparse.Namespace) -> dict[str, str]:
     """Letters of the discriminators of eyes and mouth by part; none without their losses."""
-    return CRITICS if opt.lambda_component or opt.lambda_comp_style else {}
+    return COMPONENTS if opt.lambda_component or opt.lambda_comp_style else {}
 
 
 def load_decoder(generator: GFPGAN, path: str | Path) -> None:
@@ -311,7 +314,7 @@ def load_decoder(generator: GFPGAN, path: str | Path) -> None:
 
 def in_float32(network: nn.Module, *inputs: Tensor) -> Tensor:
     """The network's result without half precision anywhere, differentiable in its weights."""
-    values = {name: widened(tensor) if tensor.is_floating_point() else tensor
+    values = {name: to_float32(tensor) if tensor.is_floating_point() else tensor
               for name, tensor in (*network.named_parameters(), *network.named_buffers())}
     return functional_call(network, values, inputs)
 

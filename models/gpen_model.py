@@ -111,7 +111,7 @@ class GPENModel(StyleTraining):
     def setup(self, state: dict[str, Any] | None = None) -> None:
         if self.is_train and state is None and self.opt.prior:
             for name in ("G", "H"):
-                load_prior(self.bare[name].generator, self.opt.prior)
+                load_prior(self.unwrapped[name].generator, self.opt.prior)
         super().setup(state)
 
     # -- training ---------------------------------------------------------------------------------

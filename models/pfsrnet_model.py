@@ -15,7 +15,7 @@ from engine import distributed
 from metrics.ms_ssim import quality
 from metrics.published import Figure
 from models.base_model import BaseModel, frozen
-from models.losses.gan import PENALTIES, critic_loss, gradient_penalty
+from models.losses.gan import PENALTIES, gradient_penalty, wasserstein_loss
 from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
 from models.losses.style import feature_mse
 from models.networks.fan import PUBLISHED_WIDTH as FAN_WIDTH
@@ -24,7 +24,7 @@ from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discrimi
 from models.networks.pretrained.vgg import VGGFeatures
 from models.ops.pyramid import pyramid
 from models.pfsrnet_checkpoint import COUNTER, reached, read_generator
-from utils.images.resize import CELEBA_CROP, centre_crop, reduced
+from utils.images.resize import CELEBA_CROP, centre_crop, downscale_through
 
 # relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_LAYERS = (3, 8, 15, 22)
@@ -152,7 +152,7 @@ class PFSRNetModel(BaseModel):
 
     def load_weights(self, name: str, path: str | Path) -> None:
         """As every recipe's, and published files, whose stage and alpha are taken over."""
-        network = self.bare[name]
+        network = self.unwrapped[name]
         state, stated = read_generator(path, network.state_dict(), self.describe)
         self.stage, self.alpha = stated or reached(state, self.opt.fade)
         if self.is_train:       # this run's files shall tell how far this run came
@@ -164,14 +164,14 @@ class PFSRNetModel(BaseModel):
 
     def train(self) -> None:
         super().train()
-        if "FAN" in self.bare and self.opt.fan_mode == "eval":
-            self.bare["FAN"].eval()
+        if "FAN" in self.unwrapped and self.opt.fan_mode == "eval":
+            self.unwrapped["FAN"].eval()
 
     def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
         super().start_step(step, steps_per_epoch, total_steps)
         self.stage, self.alpha = position(step - 1, self.opt.stage_steps, self.opt.fade)
         for name in ("G", "D"):
-            network = self.bare[name]
+            network = self.unwrapped[name]
             network.requires_grad_(False)
             for module in network.used(self.stage, self.alpha):
                 module.requires_grad_(True)
@@ -181,8 +181,8 @@ class PFSRNetModel(BaseModel):
         self._check_sizes(lq, batch["gt"])
         gt = pyramid(batch["gt"])[at]
         restored = self._enlarge(lq)
-        with frozen(self.bare["D"]):
-            adversarial = -self._judge(restored).mean()
+        with frozen(self.unwrapped["D"]):
+            adversarial = -self._logits(restored).mean()
         pixel = F.l1_loss if opt.pix_loss == "l1" else F.mse_loss
         losses = {"Pix": opt.lambda_pix * pixel(restored, gt),
                   "GAN": opt.lambda_gan[at] * adversarial,
@@ -190,10 +190,10 @@ class PFSRNetModel(BaseModel):
         self.optimize("G", sum(losses.values()))
         with torch.no_grad():       # in train mode: batch norms see each batch twice, as published
             restored = self._enlarge(lq)
-        losses |= self._update_critic(restored, gt, batch["place"])
+        losses |= self._step_discriminator(restored, gt, batch["place"])
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _update_critic(self, restored: Tensor, gt: Tensor, place: list[int]
+    def _step_discriminator(self, restored: Tensor, gt: Tensor, place: list[int]
                        ) -> dict[str, Tensor]:
         """One step of D; its two losses go backwards one after the other.
 
@@ -201,11 +201,11 @@ class PFSRNetModel(BaseModel):
         device's threads, since the penalty's graph is made by a backward pass itself.
         """
         opt = self.opt
-        critic = critic_loss(self._judge(gt), self._judge(restored), opt.lambda_drift)
-        penalty = opt.lambda_gp * gradient_penalty(self._judge, restored, gt,
+        distance = wasserstein_loss(self._logits(gt), self._logits(restored), opt.lambda_drift)
+        penalty = opt.lambda_gp * gradient_penalty(self._logits, restored, gt,
                                                    self._shares(gt, place), opt.gp)
-        self.optimize("D", critic, penalty)
-        return {"D": critic, "GP": penalty}
+        self.optimize("D", distance, penalty)
+        return {"D": distance, "GP": penalty}
 
     def _shares(self, gt: Tensor, place: list[int]) -> Tensor:
         """How much of each target is in the penalty's mixture, (B, 1, 1, 1); the same numbers
@@ -223,9 +223,9 @@ class PFSRNetModel(BaseModel):
     def _enlarge(self, lq: Tensor) -> Tensor:
         return self.networks["G"](lq, self.stage, self.alpha)
 
-    def _judge(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor) -> Tensor:
         """Logits, in fp32: not through the wrapper that lowers precision."""
-        return self.bare["D"](images, self.stage, self.alpha)
+        return self.unwrapped["D"](images, self.stage, self.alpha)
 
     def _feature_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Perceptual, heat-map and attention loss, as far as their weights are not 0."""
@@ -276,7 +276,7 @@ class PFSRNetModel(BaseModel):
         """
         image, size = ALIGNMENTS[opt.align](image), opt.load_size
         sides = [size // 2 ** halvings for halvings in range(NUM_STAGES + 1)]
-        return reduced(image, sides[:1] if vars(opt).get("simulate_lq") else sides)
+        return downscale_through(image, sides[:1] if vars(opt).get("simulate_lq") else sides)
 
     @staticmethod
     def input_size(opt: argparse.Namespace) -> int:

@@ -145,7 +145,7 @@ class PSFRGANModel(BaseModel):
 
     def train(self) -> None:
         super().train()
-        self.bare["P"].eval()       # batch statistics of a fixed network would be an accident
+        self.unwrapped["P"].eval()       # batch statistics of a fixed network would be an accident
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         opt, gt = self.opt, batch["gt"]
@@ -155,7 +155,7 @@ class PSFRGANModel(BaseModel):
         # Each forward of D is one power iteration, so their order is part of the recipe.
         real_logits, gt_features = self.networks["D"](gt, mask)
         fake_logits, _ = self.networks["D"](restored.detach(), mask)
-        with frozen(self.bare["D"]):
+        with frozen(self.unwrapped["D"]):
             logits, features = self.networks["D"](restored, mask)
         matching = [feature_mse(ours, theirs)
                     for ours, theirs in zip(features, gt_features, strict=True)]

@@ -107,7 +107,7 @@ class SPARNetHDModel(BaseModel):
             self.add_network(name, apply_spectral_norm(network))
         if not self.is_train:
             return
-        self.add_average("H", of="G")
+        self.add_ema("H", of="G")
         for name, lr in learning_rates(opt).items():
             self.add_optimizer(name, lr=lr, betas=(opt.beta1, 0.99))
         if opt.lambda_pcp:
@@ -121,7 +121,7 @@ class SPARNetHDModel(BaseModel):
         # Each forward of D is one power iteration, so their order is part of the recipe.
         real_logits, gt_features = self.networks["D"](gt)
         fake_logits, _ = self.networks["D"](restored.detach())
-        with frozen(self.bare["D"]):
+        with frozen(self.unwrapped["D"]):
             logits, features = self.networks["D"](restored)
         losses = {
             "Pix": opt.lambda_pix * F.l1_loss(restored, gt),
@@ -135,8 +135,8 @@ class SPARNetHDModel(BaseModel):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def before_backward(self) -> None:
-        self.update_average("H", self.opt.ema_decay)    # H lags by one step, as published
-        iterate_spectral_norms(self.bare["H"])
+        self.update_ema("H", self.opt.ema_decay)    # H lags by one step, as published
+        iterate_spectral_norms(self.unwrapped["H"])
 
     def _perceptual(self, restored: Tensor, gt: Tensor) -> Tensor:
         with torch.no_grad():

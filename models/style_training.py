@@ -91,12 +91,12 @@ class StyleTraining(BaseModel):
         self.iteration = 0
         if not self.is_train:
             return
-        self.add_average("H", of="G")
+        self.add_ema("H", of="G")
         self.path_mean = torch.zeros((), device=device)
-        share = lazy_share(opt.g_reg_every if opt.path_regularize else 0)
+        share = lazy_reg_scale(opt.g_reg_every if opt.path_regularize else 0)
         self.add_optimizer("G", lr=opt.lr * share, betas=(opt.beta1 ** share, BETA2 ** share),
                            groups=self._groups(share))
-        share = lazy_share(opt.d_reg_every if opt.r1 else 0)
+        share = lazy_reg_scale(opt.d_reg_every if opt.r1 else 0)
         self.add_optimizer("D", lr=(opt.lr if opt.d_lr is None else opt.d_lr) * share,
                            betas=(opt.beta1 ** share, BETA2 ** share))
 
@@ -108,12 +108,12 @@ class StyleTraining(BaseModel):
         """As every recipe's; start weights of D come from --d_weights."""
         self._training_file: dict[str, Any] = {}
         if self.is_train and state is None and self.opt.d_weights:
-            read_discriminator(self.bare["D"], self.opt.d_weights)
+            read_discriminator(self.unwrapped["D"], self.opt.d_weights)
         super().setup(state)
         if self._training_file:
             self._finish_training_file()
-        for name in self._averages:
-            distributed.copy_weights(self.bare[name])
+        for name in self._emas:
+            distributed.copy_weights(self.unwrapped[name])
 
     def load_weights(self, name: str, path: Any) -> None:
         """Also takes a training checkpoint of the original: g, d, g_ema, g_optim, d_optim."""
@@ -130,7 +130,7 @@ class StyleTraining(BaseModel):
     def _take(self, name: str, content: Any, path: Any) -> None:
         """Put one network out of a file's content in its place."""
         state = checkpoint.unwrap(content, path, name)
-        network = self.bare[name]
+        network = self.unwrapped[name]
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
                                self.describe(state) if name != "D" else "")
         network.load_state_dict(state)
@@ -168,7 +168,7 @@ class StyleTraining(BaseModel):
     def on_step_end(self) -> None:
         if self._due(self.opt.g_reg_every, self.opt.path_regularize):
             distributed.average([self.path_mean])
-        self.update_average("H", self.opt.ema_decay)
+        self.update_ema("H", self.opt.ema_decay)
         self.iteration += 1
 
     def _train_d(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ class StyleTraining(BaseModel):
 
     def _train_g(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         made = self._make(batch, FOR_G)
-        with frozen(self.bare["D"]):    # backward too, which may compute D again
+        with frozen(self.unwrapped["D"]):    # backward too, which may compute D again
             losses = {"G": self.opt.lambda_g * generator_term(self.networks["D"](made), "logistic"),
                       **self._losses(made, batch)}
             self.optimize("G", sum(losses.values()))
@@ -224,7 +224,7 @@ class StyleTraining(BaseModel):
 
     def _in_fp32(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Run a network in fp32 whatever its weights' type: gradients of gradients overflow."""
-        network = self.bare[name]
+        network = self.unwrapped[name]
         if self.precision.opt_level != "O2":
             return network(*args, **kwargs)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -275,6 +275,6 @@ class _Plain(nn.Module):
         return type(self.network).forward(self.network, *args, **kwargs)
 
 
-def lazy_share(every: int) -> float:
+def lazy_reg_scale(every: int) -> float:
     """Rate and betas of an optimiser that also takes a step every so many are scaled by this."""
     return every / (every + 1) if every else 1.0

@@ -73,7 +73,7 @@ class StyleGAN2Model(StyleTraining):
 
     def _draw(self, batch: dict[str, Any], stream: int) -> tuple[list[Tensor], dict[str, Any]]:
         """Codes for a batch of pictures, and the other arguments of G."""
-        generator = self.bare["G"]
+        generator = self.unwrapped["G"]
         codes = self._randn(batch, stream, 2, generator.style_dim)
         common = self._random(stream)       # the same for all pictures of the step
         mixed = float(torch.rand((), generator=common)) < self.opt.mixing
@@ -111,7 +111,8 @@ class StyleGAN2Model(StyleTraining):
 
     def _constant_noise(self, codes: Tensor, seed: int) -> list[Tensor]:
         draws = torch.Generator().manual_seed(seed)
-        maps = [torch.randn(1, *shape, generator=draws) for shape in self.bare["G"].noise_shapes()]
+        shapes = self.unwrapped["G"].noise_shapes()
+        maps = [torch.randn(1, *shape, generator=draws) for shape in shapes]
         return [each.to(codes).expand(codes.shape[0], -1, -1, -1) for each in maps]
 
     def restore(self, lq: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[
         return {}, str(error)
     find = _detector(settings["detector"], settings["detector_weights"],
                      settings["detector_threshold"])
-    faces = detect.select(find(photo), photo.shape, least=settings["min_face"],
-                          most=settings["max_faces"])
+    faces = detect.select(find(photo), photo.shape, min_size=settings["min_face"],
+                          max_faces=settings["max_faces"])
     template = align.template(settings["template"], settings["size"])
     for index, face in enumerate(faces):
         cut = align.crop(photo, align.similarity(face.points, template), settings["size"])

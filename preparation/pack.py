@@ -72,7 +72,7 @@ def run(opt: argparse.Namespace) -> int:
     return _pictures.conclude([f"{shown(root / name)}: {reason}" for name, reason in bad.items()])
 
 
-def resized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
+def resize(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
     """A picture as (size, size, 3), by one of FILTERS, or as it is."""
     if size is None:
         return image
@@ -84,6 +84,6 @@ def resized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
 def _decode_one(root: Path, size: int | None, how: str, name: str) -> np.ndarray | str:
     path = root / name
     try:
-        return resized(read_image(path), size, how)
+        return resize(read_image(path), size, how)
     except BadImage as error:
         return str(error).removeprefix(f"{shown(path)}: ")

@@ -18,9 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.asking import FORMATS, LEAST_UPSCALE, MOST_UPSCALE, Ask, read_ask
 from serving.metrics import CONTENT_TYPE
-from serving.refusal import Refused
+from serving.request_error import RequestError
+from serving.restore_request import (
+    FORMATS,
+    LEAST_UPSCALE,
+    MOST_UPSCALE,
+    RestoreRequest,
+    read_request,
+)
 from serving.service import Answer, Service
 
 PAGE = Path(__file__).parent / "page"
@@ -49,10 +55,10 @@ def create_app(service: Service, allowed_hosts: list[str] | None = None,
         routes=routes(service),
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts or ["*"],
                                www_redirect=False)],
-        exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: gone,
-                            Exception: fail})
+        exception_handlers={RequestError: refuse, HTTPException: refuse_route,
+                            ClientDisconnect: gone, Exception: fail})
     app.router.redirect_slashes = False
-    return Outermost(app, service, access_log)
+    return AccessMiddleware(app, service, access_log)
 
 
 def routes(service: Service) -> list[Route]:
@@ -110,12 +116,12 @@ def wants_json(request: Request) -> bool:
 
 
 async def answer(request: Request, service: Service, names: tuple[str, ...],
-                 work: Callable[[Ask], Awaitable[Answer]]) -> Response:
+                 work: Callable[[RestoreRequest], Awaitable[Answer]]) -> Response:
     """Receive a picture, do the work on it within the limits, answer with what came out."""
     refuse_other_sites(request)
     service.gate.check()        # before the picture is received
     with service.uploads.account() as grow:
-        ask = await read_ask(request, service.limits, list(service.models), names, grow)
+        ask = await read_request(request, service.limits, list(service.models), names, grow)
         with service.gate.place():
             done = await within(service.limits.timeout, request, work(ask))
     return Response(done.body, media_type=done.media_type,
@@ -126,7 +132,7 @@ def refuse_other_sites(request: Request) -> None:
     """Browsers let any page post a picture here; only the service's own page may."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refused(403, "pages of other sites may not use this service")
+        raise RequestError(403, "pages of other sites may not use this service")
 
 
 async def within(seconds: float, request: Request, work: Awaitable[Answer]) -> Answer:
@@ -139,7 +145,7 @@ async def within(seconds: float, request: Request, work: Awaitable[Answer]) -> A
             return working.result()
         if leaving.done():
             raise ClientDisconnect
-        raise Refused(504, f"not done within {seconds:g} s")
+        raise RequestError(504, f"not done within {seconds:g} s")
     finally:
         for task in (working, leaving):
             task.cancel()
@@ -155,7 +161,7 @@ async def disconnected(request: Request) -> None:
 # ---- errors -------------------------------------------------------------------------------------
 
 async def refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, RequestError)
     return JSONResponse({"error": error.message}, error.status, headers=error.headers)
 
 
@@ -172,7 +178,7 @@ async def fail(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "the service failed; its log says why"}, 500)
 
 
-class Outermost:
+class AccessMiddleware:
     """Around everything: headers of every answer, counts, the access log."""
 
     def __init__(self, app: Starlette, service: Service, log: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from serving.refusal import Refused
+from serving.request_error import RequestError
 
 UPLOADS = 16    # so many of the largest uploads are held in memory at a time, as bytes
 
@@ -22,7 +22,7 @@ class Limits:
     receive_timeout: float = 20.0
 
 
-class Gate:
+class ConcurrencyLimiter:
     """Lets so many requests in and refuses the others at once."""
 
     def __init__(self, most: int, changed: Callable[[int], None]) -> None:
@@ -33,9 +33,9 @@ class Gate:
         return self.inside >= self.most
 
     def check(self) -> None:
-        """Raise Refused while no further request would be let in."""
+        """Raise RequestError while no further request would be let in."""
         if self.full:
-            raise Refused(429, f"all {self.most} places in the queue are taken, try again",
+            raise RequestError(429, f"all {self.most} places in the queue are taken, try again",
                           retry_after=1)
 
     @contextmanager
@@ -65,7 +65,7 @@ class Uploads:
         def grow(by: int) -> None:
             nonlocal own
             if self.held + by > self.most:
-                raise Refused(503, "too much is being uploaded at the moment, try again",
+                raise RequestError(503, "too much is being uploaded at the moment, try again",
                               retry_after=2)
             own += by
             self.held += by
@@ -77,7 +77,7 @@ class Uploads:
             self.changed(self.held)
 
 
-class Budget:
+class PixelBudget:
     """Pixels that may be in memory at a time; requests wait for them, first come, first served."""
 
     def __init__(self, total: int) -> None:

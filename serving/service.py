@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from faces.detect import Detector, Face, select
-from faces.photograph import Mask, Settings, cut, put_back
+from faces.photograph import Mask, Settings, align_crop, paste_back
 from faces.restorer import FaceRestorer
-from serving.asking import FORMATS, Ask
 from serving.batching import Batcher
-from serving.limits import UPLOADS, Budget, Gate, Limits, Uploads
+from serving.limits import UPLOADS, ConcurrencyLimiter, Limits, PixelBudget, Uploads
 from serving.metrics import Metrics
-from serving.refusal import Refused
+from serving.request_error import RequestError
+from serving.restore_request import FORMATS, RestoreRequest
 from utils.images.io import BadImage, TooManyPixels, decode_image, encode_image, image_size
 
 # A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
@@ -34,16 +34,16 @@ class Model:
 
     Attributes:
         settings: how photographs are treated where the request says nothing.
-        mask: outline of what is pasted, see `faces.outline`.
-        least, most, only_centre: which faces are taken, see `faces.detect.select`.
+        mask: outline of what is pasted, see `faces.parsing_mask`.
+        min_size, max_faces, only_centre: which faces are taken, see `faces.detect.select`.
     """
     name: str
     recipe: str
     restorer: FaceRestorer
     settings: Settings
     mask: Mask | None = None
-    least: float = 0
-    most: int | None = None
+    min_size: float = 0
+    max_faces: int | None = None
     only_centre: bool = False
 
     def describe(self) -> dict[str, Any]:
@@ -74,10 +74,10 @@ class Service:
     def __init__(self, models: dict[str, Model], detectors: list[Detector],
                  limits: Limits | None = None, batch_wait: float = 0.005) -> None:
         self.models, self.limits, self.metrics = models, limits or Limits(), Metrics()
-        self.gate = Gate(self.limits.queue, self.metrics.queue.set)
+        self.gate = ConcurrencyLimiter(self.limits.queue, self.metrics.queue.set)
         self.uploads = Uploads(UPLOADS * self.limits.max_bytes, self.metrics.uploading.set)
         largest = self.limits.max_pixels + self.limits.max_result_pixels
-        self._pixels = Budget(max(2, len(detectors)) * largest)
+        self._pixels = PixelBudget(max(2, len(detectors)) * largest)
         self._detectors: queue.LifoQueue[Detector] = queue.LifoQueue()
         for detector in detectors:
             self._detectors.put(detector)
@@ -102,11 +102,11 @@ class Service:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def restore(self, ask: Ask, as_json: bool) -> Answer:
+    async def restore(self, ask: RestoreRequest, as_json: bool) -> Answer:
         """The restored picture, or JSON that holds it.
 
         Raises:
-            Refused: 400 for no picture or no such face, 413 for too many pixels.
+            RequestError: 400 for no picture or no such face, 413 for too many pixels.
         """
         model = self.models[ask.model]
         settings = replace(
@@ -120,13 +120,13 @@ class Service:
             taken = chosen(ask.faces, len(faces))
 
             def prepare() -> tuple[list[np.ndarray], ...]:
-                matrices, crops = cut(photo, [faces[index] for index in taken], settings)
+                matrices, crops = align_crop(photo, [faces[index] for index in taken], settings)
                 return matrices, crops, [model.restorer.preprocess(crop) for crop in crops]
             matrices, crops, images = await self._in_thread(prepare)
             restored = await self._restored(model, images)
 
             def finish() -> Answer:
-                picture = put_back(photo, matrices, crops, restored, settings, model.mask)
+                picture = paste_back(photo, matrices, crops, restored, settings, model.mask)
                 if not as_json:
                     return encoded(picture, ask.extension, len(taken))
                 crop_of = dict(zip(taken, matrices, strict=True))
@@ -138,7 +138,7 @@ class Service:
                 }, picture, ask.extension, len(taken))
             return await self._in_thread(finish, stage="paste")
 
-    async def detect(self, ask: Ask) -> Answer:
+    async def detect(self, ask: RestoreRequest) -> Answer:
         """JSON with the faces of a photograph, numbered as `faces` takes them."""
         model = self.models[ask.model]
         async with self._pixels.hold(await self._in_thread(self._check_size, ask, None)):
@@ -148,7 +148,7 @@ class Service:
                               "faces": [described(face, i) for i, face in enumerate(faces)]},
                              None, "", len(faces))
 
-    async def _aligned(self, ask: Ask, model: Model, as_json: bool) -> Answer:
+    async def _aligned(self, ask: RestoreRequest, model: Model, as_json: bool) -> Answer:
         def read() -> np.ndarray:
             return model.restorer.preprocess(self._decode(ask))
         image = await self._in_thread(read, stage="find")
@@ -184,42 +184,43 @@ class Service:
         finally:
             self.metrics.stages.labels(stage).observe(time.perf_counter() - began)
 
-    def _check_size(self, ask: Ask, settings: Settings | None) -> int:
+    def _check_size(self, ask: RestoreRequest, settings: Settings | None) -> int:
         """Pixels in memory at a time for this request, from the picture's header alone."""
         if ask.data.startswith(b"\xff\xd8") and ask.data.count(b"\xff\xda") > MAX_SCANS:
-            raise Refused(400, f"a JPEG of more than {MAX_SCANS} scans")
+            raise RequestError(400, f"a JPEG of more than {MAX_SCANS} scans")
         try:
             width, height = image_size(ask.data, "the picture")
         except BadImage as error:
-            raise Refused(413 if isinstance(error, TooManyPixels) else 400, str(error)) from error
+            status = 413 if isinstance(error, TooManyPixels) else 400
+            raise RequestError(status, str(error)) from error
         if width * height > self.limits.max_pixels:
-            raise Refused(413, f"the picture has {width} x {height} pixels; the limit is "
+            raise RequestError(413, f"the picture has {width} x {height} pixels; the limit is "
                                f"{self.limits.max_pixels}")
         if settings is None or ask.aligned:
             return width * height
         wide, high = int(width * settings.scale), int(height * settings.scale)
         if not (wide and high):
-            raise Refused(400, f"upscale {settings.scale:g} leaves nothing of {width} x {height} "
-                               "pixels")
+            raise RequestError(400, f"upscale {settings.scale:g} leaves nothing of {width} x "
+                                    f"{height} pixels")
         if wide * high > self.limits.max_result_pixels:
-            raise Refused(413, f"the result would have {wide} x {high} pixels; the limit is "
+            raise RequestError(413, f"the result would have {wide} x {high} pixels; the limit is "
                                f"{self.limits.max_result_pixels}")
         return width * height + wide * high
 
-    def _decode(self, ask: Ask) -> np.ndarray:
+    def _decode(self, ask: RestoreRequest) -> np.ndarray:
         try:
             return decode_image(ask.data, "the picture")
         except BadImage as error:
-            raise Refused(400, str(error)) from error
+            raise RequestError(400, str(error)) from error
 
-    def _find(self, ask: Ask, model: Model) -> tuple[np.ndarray, list[Face]]:
+    def _find(self, ask: RestoreRequest, model: Model) -> tuple[np.ndarray, list[Face]]:
         photo = self._decode(ask)
         detector = self._detectors.get()
         try:
             faces = detector(photo)
         finally:
             self._detectors.put(detector)
-        return photo, select(faces, photo.shape, least=model.least, most=model.most,
+        return photo, select(faces, photo.shape, min_size=model.min_size, max_faces=model.max_faces,
                              only_centre=model.only_centre)
 
 
@@ -227,14 +228,14 @@ def chosen(asked: tuple[int, ...] | None, number: int) -> list[int]:
     """Numbers of the faces to restore, of so many.
 
     Raises:
-        Refused: there is no such face.
+        RequestError: there is no such face.
     """
     if asked is None:
         return list(range(number))
     wrong = next((index for index in asked if index >= number), None)
     if wrong is not None:
         there = f"faces 0 to {number - 1}" if number > 1 else "face 0 only" if number else "no face"
-        raise Refused(400, f"faces: there is {there} in the picture, got {wrong}")
+        raise RequestError(400, f"faces: there is {there} in the picture, got {wrong}")
     return list(asked)
 
 

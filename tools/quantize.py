@@ -75,7 +75,7 @@ def quantize(opt: Namespace) -> int:
     half, _ = smaller.checked_half(model, side)
     paths = {"fp32": path}
     for precision, made in (("fp16", half),
-                            ("int8", smaller.quantised(model, inputs, opt.keep_float))):
+                            ("int8", smaller.quantize(model, inputs, opt.keep_float))):
         onnx.helper.set_model_props(made, {**about, "precision": precision})
         paths[precision] = path.with_name(f"{path.stem}_{precision}.onnx")
         metadata.save(made, paths[precision])

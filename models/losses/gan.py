@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Per mode: the critic's term on real logits, on fake logits, and the generator's on fake logits.
+# Per mode: the discriminator's term on real and on fake logits, the generator's on fake ones.
 TERMS: dict[str, tuple[Callable, Callable, Callable]] = {
     "hinge": (lambda r: F.relu(1 - r), lambda f: F.relu(1 + f), lambda f: -f),
     "lsgan": (lambda r: (r - 1) ** 2, lambda f: f ** 2, lambda f: (f - 1) ** 2),
@@ -85,19 +85,19 @@ def feature_matching_loss(gt_features: Sequence[Sequence[Tensor]],
 
 # ---- Wasserstein with gradient penalty -----------------------------------------------------------
 
-def gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Norm (B,) of each picture's gradient of the sum of its critic's logits, to be trained on."""
+def gradient_norms(discriminator: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Norm (B,) of each image's gradient of the sum of its logits, to be trained on."""
     images = images.detach().requires_grad_(True)
-    gradient, = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    gradient, = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     return (gradient.flatten(1).square().sum(dim=1) + ROOT_EPS).sqrt()
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
                      share: Tensor, kind: str = "two_sided") -> Tensor:
-    """How far the critic's slope between made and real pictures is from 1.
+    """How far the discriminator's slope between made and real pictures is from 1.
 
     Args:
-        critic: from pictures (B, 3, H, W) to logits (B,), in fp32.
+        discriminator: from pictures (B, 3, H, W) to logits (B,), in fp32.
         restored, gt: pictures; no gradient reaches them.
         share: (B, 1, 1, 1) in [0, 1], how much of the real picture is in the mixture.
         kind: `two_sided` punishes each picture's norm; `one_sided_mean`, the form of the first
@@ -108,12 +108,12 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: T
     """
     if kind not in PENALTIES:
         raise ValueError(f"--gp must be one of {', '.join(PENALTIES)}, got {kind!r}")
-    norms = gradient_norms(critic, share * gt + (1 - share) * restored)
+    norms = gradient_norms(discriminator, share * gt + (1 - share) * restored)
     return (norms - 1).square().mean() if kind == "two_sided" else F.relu(norms.mean() - 1)
 
 
-def critic_loss(real_logits: Tensor, fake_logits: Tensor, drift: float = 1e-3) -> Tensor:
-    """Distance between logits (B,) of made and real pictures, low for a critic that tells them
+def wasserstein_loss(real_logits: Tensor, fake_logits: Tensor, drift: float = 1e-3) -> Tensor:
+    """Distance between logits (B,) of made and real images, low where they are told
     apart; the drift term keeps real logits near 0."""
     real = real_logits.mean()
     return fake_logits.mean() - (real - drift * real_logits.square().mean())

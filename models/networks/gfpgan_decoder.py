@@ -43,7 +43,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     kept = x.shape[1] - scale.shape[1]
     if not kept:
         return torch.addcmul(shift, x, scale)
-    if padded_conv.runs_by_hand(x) and not torch.is_grad_enabled():
+    if padded_conv.uses_custom_kernel(x) and not torch.is_grad_enabled():
         last = x[:, kept:]
         torch.addcmul(shift, last, scale, out=last)
         return x

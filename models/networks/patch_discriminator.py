@@ -67,7 +67,7 @@ class MultiScale(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Judge images.
+        """Metric images.
 
         Args:
             x: (B, in_channels, H, W) in [-1, 1]; both sides at least `min_size`.

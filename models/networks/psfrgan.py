@@ -111,7 +111,7 @@ class Stage(nn.Sequential):
         *leading, block = self
         for module in leading:
             x = module(x)
-        return block(x, resized(ref, tuple(x.shape[2:])))
+        return block(x, resize(ref, tuple(x.shape[2:])))
 
 
 class PSFRGenerator(Recomputable):
@@ -181,7 +181,7 @@ class PSFRGenerator(Recomputable):
         return self.img_out(x)
 
 
-def resized(ref: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(ref: Tensor, size: tuple[int, int]) -> Tensor:
     """The reference at another size: bicubic without antialias, which makes the map fractional."""
     if tuple(ref.shape[2:]) == size:
         return ref

@@ -28,8 +28,8 @@ from models.ops.style_ops import (
     modulated_conv2d,
     resampling_pad,
     styled_conv,
+    to_float32,
     upfirdn2d,
-    widened,
 )
 
 TAPS = (1, 3, 3, 1)
@@ -67,7 +67,7 @@ class PixelNorm(nn.Module):
     """Division by the root mean square over dimension 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = widened(x)
+        wide = to_float32(x)
         wide = wide * torch.rsqrt(wide.square().mean(dim=1, keepdim=True) + EPS)
         return wide.to(x.dtype)
 
@@ -387,7 +387,7 @@ def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
     """
     group = next(n for n in range(min(group or len(x), len(x)), 0, -1) if len(x) % n == 0)
     # In half precision the epsilon is 0, and the root of a single picture's variance has no slope.
-    wide = widened(x).unflatten(0, (group, -1))
+    wide = to_float32(x).unflatten(0, (group, -1))
     deviation = torch.sqrt(wide.var(dim=0, unbiased=False) + EPS).mean((1, 2, 3)).to(x.dtype)
     channel = deviation.repeat(group).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
     return torch.cat((x, channel), dim=1)

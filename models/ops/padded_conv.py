@@ -36,7 +36,7 @@ MIN_PAD_NUMEL = 1 << 19
 TAPS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 
 
-def runs_by_hand(x: Tensor) -> bool:
+def uses_custom_kernel(x: Tensor) -> bool:
     """Whether the forms of this file apply: on the CPU, outside of compilers and exporters."""
     return devices.on_host(x.device) and not (
         torch.compiler.is_compiling() or torch.jit.is_tracing())
@@ -101,7 +101,7 @@ def reflect_padded(x: Tensor) -> Tensor:
     Returns:
         (B, C, H + 2, W + 2).
     """
-    if runs_by_hand(x) and x.numel() >= MIN_PAD_NUMEL and min(x.shape[2:]) > 1:
+    if uses_custom_kernel(x) and x.numel() >= MIN_PAD_NUMEL and min(x.shape[2:]) > 1:
         return BorderPad.apply(x, REFLECT)
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
@@ -172,7 +172,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     if padding not in ("reflect", "zeros"):
         raise ValueError(f"padding must be reflect or zeros, got {padding!r}")
     zeros = padding == "zeros"
-    if runs_by_hand(x) and x.numel() >= MIN_PHASE_NUMEL:
+    if uses_custom_kernel(x) and x.numel() >= MIN_PHASE_NUMEL:
         source = x if zeros else BorderPad.apply(x, REPLICATE)
         phases = F.conv2d(source, phase_weights(weight), None if bias is None else bias.repeat(4),
                           padding=1 if zeros else 0)

@@ -148,7 +148,7 @@ def laid_out(x: Tensor, weight: Tensor, *, filtered: bool = False) -> Tensor:
         weight: 4-d or 5-d, the last three dimensions are (I, k, k).
         filtered: whether a FIR filter follows; makes a large map channels-last.
     """
-    if not padded_conv.runs_by_hand(x):
+    if not padded_conv.uses_custom_kernel(x):
         return x
     if x.numel() < weight.numel():
         return x if weight.stride(-3) == 1 else x.contiguous()
@@ -157,12 +157,12 @@ def laid_out(x: Tensor, weight: Tensor, *, filtered: bool = False) -> Tensor:
 
 def channels_last(x: Tensor) -> Tensor:
     """Pictures or features in the order that suits this file; elsewhere than on the CPU as is."""
-    if not padded_conv.runs_by_hand(x):
+    if not padded_conv.uses_custom_kernel(x):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def widened(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """Half precision as float32, others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -210,10 +210,10 @@ def _factors(weight: Tensor, style: Tensor, demodulate: bool,
     Half precision would lose the epsilon.
     """
     fan_in = math.prod(weight.shape[2:])
-    scale = widened(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
+    scale = to_float32(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
     if not demodulate:
         return scale, None
-    energy = widened(weight.squeeze(0)).square().sum((2, 3))          # (O, I)
+    energy = to_float32(weight.squeeze(0)).square().sum((2, 3))          # (O, I)
     with devices.full_precision(weight.device):
         total = scale.square() @ energy.t()
     return scale, gain * torch.rsqrt(total + EPS)
@@ -245,7 +245,7 @@ def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
     unless they were enlarged. For a single picture and without gradients a weight pays even where
     the map is small: the energies that maps need sum nine numbers at a time, which is slow.
     """
-    if not padded_conv.runs_by_hand(x):
+    if not padded_conv.uses_custom_kernel(x):
         return False
     if x.shape[0] == 1 and not torch.is_grad_enabled():
         return True
@@ -256,8 +256,8 @@ def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
 def _own_weights(weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
     """The modulated weight of each picture, float32 (B, O, I, k, k)."""
     fan_in = math.prod(weight.shape[2:])
-    scale = widened(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
-    own = widened(weight) * scale.view(scale.shape[0], 1, -1, 1, 1)
+    scale = to_float32(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
+    own = to_float32(weight) * scale.view(scale.shape[0], 1, -1, 1, 1)
     if not demodulate:
         return own
     return own * (gain * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + EPS))
@@ -269,7 +269,7 @@ def _pointwise(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, gain:
     if demodulate:
         own = _own_weights(weight, style, True, gain)
     else:       # to RGB: so little is computed that each call of Python's counts
-        scale = widened(style) * (gain / math.sqrt(weight.shape[2]))
+        scale = to_float32(style) * (gain / math.sqrt(weight.shape[2]))
         own = weight * scale.view(batch, 1, -1, 1, 1)
     own = own.to(x.dtype)
     contiguous = x.is_contiguous()
@@ -277,7 +277,8 @@ def _pointwise(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, gain:
         rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ own.flatten(2).transpose(1, 2)
         return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
     # Of several pictures the groups are faster forward, the products backward and twice backward.
-    if contiguous and not torch.is_grad_enabled() and padded_conv.runs_by_hand(x) and batch > 1:
+    if (contiguous and batch > 1 and not torch.is_grad_enabled()
+            and padded_conv.uses_custom_kernel(x)):
         y = F.conv2d(x.view(1, -1, height, width), own.flatten(0, 1), groups=batch)
         return y.view(batch, -1, height, width)
     return torch.bmm(own.flatten(2), x.flatten(2)).view(batch, -1, height, width)
@@ -369,7 +370,7 @@ def _join(y: Tensor, factor: Tensor | None, noise: Tensor, strength: Tensor,
           bias: Tensor) -> Tensor:
     """cat((y factor, noise strength)) + bias."""
     first, second = bias.chunk(2, dim=1)
-    in_place = (padded_conv.runs_by_hand(y) and not torch.is_grad_enabled()
+    in_place = (padded_conv.uses_custom_kernel(y) and not torch.is_grad_enabled()
                 and y.dtype == noise.dtype == bias.dtype)
     if not in_place:
         return torch.cat((_affine(y, factor, first), torch.addcmul(second, noise, strength)), dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faces import align
 from faces.nms import suppress
-from faces.paste import enlarge, frame_mask, parsing_mask, paste
+from faces.paste import frame_mask, parsing_mask, paste, upscale
 from models.networks.pretrained.retinaface import RetinaFace, anchors, decode_boxes, decode_points
 from models.networks.pretrained.rrdbnet import RRDBNet
 from tools.golden import Check, compare_all, make_input, run_network
@@ -98,7 +98,7 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
     scene = named_picture(config["image"])
     mask = parsing_mask(regions(), size) if config["use_parse"] else None
     found: dict[str, Any] = {}
-    result = enlarge(scene, scale)
+    result = upscale(scene, scale)
     for index, points in enumerate(config["landmarks"]):
         matrix = align.similarity(np.array(points), align.template("ffhq", size))
         back = align.inverse(matrix) * scale

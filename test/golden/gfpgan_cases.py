@@ -12,17 +12,20 @@ from torch import Tensor, nn
 
 from data.blur import gaussian_kernel
 from data.color_jitter import FUNCTIONS
-from data.gfpgan_degradation import blurred, noisy, quantised, shifted, shrunk
+from data.gfpgan_degradation import blurred, noisy, quantize, shifted, shrunk
 from models.base_model import BaseModel
-from models.gfpgan_model import CRITICS, VGG_LAYERS, VGG_WEIGHTS, GFPGANModel
+from models.gfpgan_model import COMPONENTS, VGG_LAYERS, VGG_WEIGHTS, GFPGANModel
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
 from models.losses.style import gram, gram_l1
 from models.networks.gfpgan import GFPGAN
 from models.networks.gfpgan_convert import bilinear_to_clean
-from models.networks.gfpgan_critics import FacialComponentDiscriminator, StyleGAN2Discriminator
 from models.networks.gfpgan_decoder import Decoder
+from models.networks.gfpgan_discriminators import (
+    FacialComponentDiscriminator,
+    StyleGAN2Discriminator,
+)
 from models.networks.pretrained.arcface import ArcFace
 from models.networks.pretrained.vgg import BLOCKS, VGGFeatures
 from models.ops.roi_align import roi_align
@@ -222,7 +225,7 @@ def degradation(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     noised = noisy(small, noise[:small.shape[0], :small.shape[1]], config["noise_sigma"])
     back = cv2.resize(noised, (config["width"], config["height"]), interpolation=cv2.INTER_LINEAR)
     jittered = shifted(back, np.array(config["jitter_bgr"]))
-    tensor = quantised(jittered)[..., ::-1].transpose(2, 0, 1) / 127.5 - 1
+    tensor = quantize(jittered)[..., ::-1].transpose(2, 0, 1) / 127.5 - 1
     values = {"blur_down": small, "noisy": noised, "back": back, "jitter": jittered,
               "tensor": np.ascontiguousarray(tensor)}
     return compare_all(case, case["outputs"], {k: torch.from_numpy(v) for k, v in values.items()})
@@ -278,10 +281,10 @@ COMMON = {
     "eye_enlarge_ratio": 1.4, "ema_decay": 0.5 ** (32 / 10000)}
 LOGS = {"Pix": "l_g_pix", "PCP": "l_g_percep", "Style": "l_g_style", "G": "l_g_gan",
         "CompStyle": "l_g_comp_style_loss", "ID": "l_identity", "D": "l_d", "R1": "l_d_r1",
-        **{f"G_{part}": f"l_g_gan_{part}" for part in CRITICS},
-        **{name: f"l_d_{part}" for part, name in CRITICS.items()}}
+        **{f"G_{part}": f"l_g_gan_{part}" for part in COMPONENTS},
+        **{name: f"l_d_{part}" for part, name in COMPONENTS.items()}}
 NETWORKS = {"net_g": "G", "net_d": "D",
-            **{f"net_d_{part}": name for part, name in CRITICS.items()}}
+            **{f"net_d_{part}": name for part, name in COMPONENTS.items()}}
 
 
 def recipe_options(options: dict[str, Any]) -> Namespace:
@@ -311,18 +314,19 @@ def filled_recipe(case: dict[str, Any], device: torch.device) -> tuple[BaseModel
     model, checks = GFPGANModel(recipe_options(case["config"]["options"]), device), []
     gains = case["gain"]
     for name, letter in NETWORKS.items():
-        if letter not in model.bare:
+        if letter not in model.unwrapped:
             continue
         keys = case["state_dicts"].get(name, [])
-        checks += check_keys({"state_dict": keys}, model.bare[letter])
-        is_component = letter in CRITICS.values()
-        fill(model.bare[letter], gain=gains["net_d_left_eye" if is_component else name])
+        checks += check_keys({"state_dict": keys}, model.unwrapped[letter])
+        is_component = letter in COMPONENTS.values()
+        fill(model.unwrapped[letter], gain=gains["net_d_left_eye" if is_component else name])
     for letter, factor in (("D_right_eye", 0.9), ("D_mouth", 1.1)):
-        for tensor in model.bare[letter].state_dict().values() if letter in model.bare else ():
+        network = model.unwrapped.get(letter)
+        for tensor in network.state_dict().values() if network else ():
             tensor.mul_(factor)
-    if "ID" in model.bare:
-        fill(model.bare["ID"])
-    filled_vgg(model.bare["VGG"])
+    if "ID" in model.unwrapped:
+        fill(model.unwrapped["ID"])
+    filled_vgg(model.unwrapped["VGG"])
     model.setup()
     model.train()
     return model, checks
@@ -338,8 +342,9 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
                                        for part in face_parts.PARTS], device=device)[None]
     made: list[tuple[Tensor, list[Tensor]]] = []
     logits: list[Tensor] = []
-    model.bare["G"].register_forward_hook(lambda _, args, result: made.append(result))
-    model.bare["D"].register_forward_hook(lambda _, args, result: logits.append(result.detach()))
+    model.unwrapped["G"].register_forward_hook(lambda _, args, result: made.append(result))
+    model.unwrapped["D"].register_forward_hook(
+        lambda _, args, result: logits.append(result.detach()))
     model.start_step(config["iteration"], 10 ** 6, 10 ** 6)
     losses = model.run_step(batch)
     (restored, rgbs), = made
@@ -352,9 +357,9 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     values |= {"real_score": logits[1].mean()[None], "fake_score": logits[2].mean()[None],
                "output": restored}
     for name, letter in NETWORKS.items():
-        if letter in model.bare:
+        if letter in model.unwrapped:
             values |= {f"grad:{name}:{key}": weight.grad
-                       for key, weight in model.bare[letter].named_parameters()}
+                       for key, weight in model.unwrapped[letter].named_parameters()}
     if config["boxes"]:
         for part, (ours, theirs) in model._crops(batch, restored).items():
             values |= {f"roi:{part}_out": ours, f"roi:{part}_gt": theirs}

@@ -194,10 +194,10 @@ def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GP
         lambda_pix=config["l1_weight"], lambda_id=config["id_weight"], ema_decay=config["ema"],
         **{name: network[name] for name in ("style_dim", "n_mlp", "channel_multiplier", "narrow")})
     model = RecordedDirection(opt, device)
-    both = nn.ModuleDict({"g": model.bare["G"], "d": model.bare["D"]})
+    both = nn.ModuleDict({"g": model.unwrapped["G"], "d": model.unwrapped["D"]})
     set_weights(case, both, folder)
     both.to(device)
-    model.bare["H"].load_state_dict(model.bare["G"].state_dict())
+    model.unwrapped["H"].load_state_dict(model.unwrapped["G"].state_dict())
     model.setup()
     model.train()
     return model
@@ -211,7 +211,7 @@ def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list
               for entry in case["inputs"]}
     model.direction = inputs["pathnoise0"]
     start = {f"{letter.lower()} change {key}": value.clone()
-             for letter in "GD" for key, value in model.bare[letter].state_dict().items()}
+             for letter in "GD" for key, value in model.unwrapped[letter].state_dict().items()}
     made: dict[str, list[Tensor]] = {name: [] for name in (
         "d", "g", "r1", "path", "path_length", "real_score", "fake_score")}
     scale = {"r1": config["r1"] / 2 * config["d_reg_every"],
@@ -220,8 +220,8 @@ def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list
     for index in range(config["iterations"]):
         batch = {"lq": inputs[f"lq{index}"], "gt": inputs[f"hq{index}"]}
         with torch.no_grad():
-            made["real_score"].append(model.bare["D"](batch["gt"]).mean())
-            made["fake_score"].append(model.bare["D"](model.bare["G"](batch["lq"])[0]).mean())
+            made["real_score"].append(model.unwrapped["D"](batch["gt"]).mean())
+            made["fake_score"].append(model.unwrapped["D"](model.unwrapped["G"](batch["lq"])[0]).mean())
         model.start_step(index + 1, 100, 100)
         losses = model.run_step(batch)
         raw |= {name: losses[key] / scale[name] for key, name in (("R1", "r1"), ("Path", "path"))
@@ -231,13 +231,13 @@ def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list
         for name, value in losses.items():
             made[name].append(value)
     with torch.no_grad():
-        image = model.bare["H"](inputs["lq0"])[0]
+        image = model.unwrapped["H"](inputs["lq0"])[0]
     ended = {f"{letter.lower()} change {key}": value
-             for letter in "GD" for key, value in model.bare[letter].state_dict().items()}
+             for letter in "GD" for key, value in model.unwrapped[letter].state_dict().items()}
     return compare_all(case, case["outputs"], {
         **{name: torch.stack(values) for name, values in made.items()}, "ema image": image,
         **{key: ended[key] - value for key, value in start.items()},
-        **{f"g_ema {key}": value for key, value in model.bare["H"].state_dict().items()}})
+        **{f"g_ema {key}": value for key, value in model.unwrapped["H"].state_dict().items()}})
 
 
 # ---- blur kernels --------------------------------------------------------------------------------

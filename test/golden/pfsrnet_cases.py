@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics import ms_ssim
-from models.losses.gan import critic_loss, gradient_norms, gradient_penalty
+from models.losses.gan import gradient_norms, gradient_penalty, wasserstein_loss
 from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
 from models.losses.style import feature_mse
 from models.networks.fan import FAN, landmark_network
@@ -163,7 +163,7 @@ def critic_terms(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tenso
     return {"d_real_mean": real.mean(), "d_real_sq_mean": real.square().mean(),
             "d_fake_mean": fake.mean(), "gp_two_sided": penalties["two_sided"],
             "gp_mean_one_sided": penalties["one_sided_mean"],
-            "d_total": critic_loss(real, fake) + 10 * penalties["two_sided"]}
+            "d_total": wasserstein_loss(real, fake) + 10 * penalties["two_sided"]}
 
 
 # ---- metrics and reductions ----------------------------------------------------------------------

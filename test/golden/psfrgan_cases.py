@@ -117,7 +117,7 @@ def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
     model = PSFRGANModel(Namespace(**{**COMMON, **sizes, **config, "model": "psfrgan",
                                       "parse_weights": "random", "vgg_weights": "random"}), device)
     for name in ("G", "D", "VGG"):
-        fill(model.bare[name])
+        fill(model.unwrapped[name])
     model.setup()
     model.train()
     return model
@@ -138,7 +138,7 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
     config = case["config"]
     model = psfrgan(config, device)
     checks = [check for name, keys in case.get("state_dicts", {}).items()
-              for check in check_keys({"state_dict": keys}, model.bare[name])]
+              for check in check_keys({"state_dict": keys}, model.unwrapped[name])]
     entries = {entry["name"]: entry for entry in case["inputs"]}
     lq_labels, labels = (blocky_labels(entries[name]).to(device) for name in ("lr_mask", "mask"))
     model.parse = lambda image: lq_labels       # recorded without a parsing network
@@ -148,9 +148,9 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
 
     def state() -> dict[str, Tensor]:
         return watched(case, {f"{name}.{key}": value for name in "GD"
-                              for key, value in model.bare[name].state_dict().items()})
+                              for key, value in model.unwrapped[name].state_dict().items()})
     before, values, made = state(), {}, []
-    hook = model.bare["G"].register_forward_hook(
+    hook = model.unwrapped["G"].register_forward_hook(
         lambda _, args, result: made.append(result.detach().clone()))
     for step, prefix in ((1, ""), (2, "second.")):
         model.start_step(step, 10 ** 6, 10 ** 6)
@@ -161,7 +161,7 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
         if step == 1:
             after = state()
             values |= {f"{name}.{key}:grad": weight.grad.clone() for name in "GD"
-                       for key, weight in model.bare[name].named_parameters()}
+                       for key, weight in model.unwrapped[name].named_parameters()}
             values |= {f"{key}:after": value for key, value in after.items()}
             values |= changes(case, before, after, rates, "step_over_lr")
     hook.remove()
@@ -175,7 +175,7 @@ def parse_iteration(case: dict[str, Any], device: torch.device, folder: Path) ->
     model: BaseModel = ParseModel(Namespace(**{
         **COMMON, **PARSENET, "beta1": 0.9, **config,
         "model": "parse"}), device)
-    network = model.bare["P"]
+    network = model.unwrapped["P"]
     checks = check_keys(case, network)
     fill(network)
     model.setup()

@@ -64,7 +64,7 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
         keep_fp32="safe", grad_clip=0.0, lr_policy="constant", n_epochs=10, n_epochs_decay=10,
         lr_decay_epochs=50, sync_bn=False, checkpointing=False, batch_size=1 << 20)
     model = SPARNetModel(opt, device)
-    fill(model.bare["G"])
+    fill(model.unwrapped["G"])
     model.setup()
     model.train()
     return model
@@ -73,7 +73,7 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
 def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     model = recipe(config, device)
-    net = model.bare["G"]
+    net = model.unwrapped["G"]
     start = {key: value.clone() for key, value in net.state_dict().items()}
     lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
               for entry in case["inputs"])

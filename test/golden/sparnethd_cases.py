@@ -63,8 +63,8 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetHDModel:
         "batch_size": 1, "lr": config["g_lr"], "g_lr": None, "ema_decay": 0.999}
     model = SPARNetHDModel(Namespace(**{**common, **config}), device)
     for name in ("G", "D", "VGG"):
-        fill(model.bare[name])
-    model.bare["H"].load_state_dict(model.bare["G"].state_dict())
+        fill(model.unwrapped[name])
+    model.unwrapped["H"].load_state_dict(model.unwrapped["G"].state_dict())
     model.setup()
     model.train()
     return model
@@ -79,14 +79,14 @@ def values_of(model: BaseModel, nets: dict[str, nn.Module], suffix: str) -> dict
 def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     model = recipe(config, device)
-    nets = {f"net{name}": model.bare[name] for name in ("G", "H", "D")}
+    nets = {f"net{name}": model.unwrapped[name] for name in ("G", "H", "D")}
     checks = [check for label, network in nets.items() if label in case.get("state_dicts", {})
               for check in check_keys({"state_dict": case["state_dicts"][label]}, network)]
     lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
               for entry in case["inputs"])
     values: dict[str, Tensor] = {}
     forwards: list[Tensor] = []
-    hook = model.bare["G"].register_forward_hook(
+    hook = model.unwrapped["G"].register_forward_hook(
         lambda _, args, result: forwards.append(result.detach().clone()))
     for step in range(1, config["steps"] + 1):
         model.start_step(step, 10 ** 6, 10 ** 6)
@@ -94,13 +94,13 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
         values |= {f"loss_{name}_step{step}": loss for name, loss in found.items()}
         values[f"sr_step{step}"] = forwards[-1]
         # The published forward of H is its power iteration, which ours has done: eval repeats it.
-        model.bare["H"].eval()
+        model.unwrapped["H"].eval()
         with torch.no_grad():
-            values[f"ema_sr_step{step}"] = model.bare["H"](lq)
-        model.bare["H"].train()
+            values[f"ema_sr_step{step}"] = model.unwrapped["H"](lq)
+        model.unwrapped["H"].train()
         if step == 1:
             values |= {f"grad_{name}:{key}": p.grad.clone() for name in "GD"
-                       for key, p in model.bare[name].named_parameters()}
+                       for key, p in model.unwrapped[name].named_parameters()}
         values |= values_of(model, nets, f" after step{step}")
     hook.remove()
     values |= values_of(model, nets, "")

@@ -40,7 +40,7 @@ def plain_operators() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(padded_conv, "MIN_PHASE_NUMEL", sys.maxsize)
         patch.setattr(padded_conv, "MIN_PAD_NUMEL", sys.maxsize)
-        patch.setattr(padded_conv, "runs_by_hand", lambda x: False)
+        patch.setattr(padded_conv, "uses_custom_kernel", lambda x: False)
         yield
 
 

@@ -100,11 +100,11 @@ def record_step(model: Any, batch: dict[str, Any]) -> Counter[str]:
 
 def plain_forms() -> Callable[[], None]:
     """Make networks take the operators they take on a card; returns what puts it back."""
-    by_hand = padded_conv.runs_by_hand
-    padded_conv.runs_by_hand = lambda x: False
+    by_hand = padded_conv.uses_custom_kernel
+    padded_conv.uses_custom_kernel = lambda x: False
 
     def restore() -> None:
-        padded_conv.runs_by_hand = by_hand
+        padded_conv.uses_custom_kernel = by_hand
     return restore
 
 

@@ -96,7 +96,7 @@ def test_deterministic_covers_the_collectives(monkeypatch: pytest.MonkeyPatch) -
 
 def test_properties_of_the_npu(npu: torch.device) -> None:
     assert devices.name_of(npu) == "Ascend910B1"
-    assert (devices.collective(npu), devices.pins_memory(npu), devices.saturates(npu)) == (
+    assert (devices.collective(npu), devices.pins_memory(npu), devices.overflow_saturates(npu)) == (
         "hccl", True, False)
     assert devices.memory_format(npu) is torch.contiguous_format
     assert devices.default_opt_level(npu) == "O2"
@@ -112,7 +112,7 @@ try:
     refusal = ""
 except ValueError as error:
     refusal = str(error)
-print(json.dumps({"name": devices.name_of(npu), "saturates": devices.saturates(npu),
+print(json.dumps({"name": devices.name_of(npu), "saturates": devices.overflow_saturates(npu),
                   "bf16": torch.npu.is_bf16_supported(), "refusal": refusal,
                   "scaler": type(devices.grad_scaler(npu)).__module__.split(".")[0],
                   "static": Precision(npu, opt_level="O2").loss_scale}))

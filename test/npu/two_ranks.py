@@ -18,7 +18,7 @@ from options.train_options import TrainOptions
 
 if __name__ == "__main__":
     padded_conv.MIN_PHASE_NUMEL = padded_conv.MIN_PAD_NUMEL = sys.maxsize
-    padded_conv.runs_by_hand = lambda x: False
+    padded_conv.uses_custom_kernel = lambda x: False
     folder, recipe, device = sys.argv[1:]
     argv = npu_suite.arguments_of(
         recipe, device, "--opt_level", "O0", "--optimizer", "adam", "--train_steps", 2,

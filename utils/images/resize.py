@@ -26,7 +26,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def reduced(image: np.ndarray, sides: Sequence[int] = PUBLISHED_SIDES) -> np.ndarray:
+def downscale_through(image: np.ndarray, sides: Sequence[int] = PUBLISHED_SIDES) -> np.ndarray:
     """Bring a picture to the last of the sides, through every one smaller than itself.
 
     Args:

@@ -118,7 +118,7 @@ def in_float64(opt: object, samples: int, monkeypatch: pytest.MonkeyPatch
     """A recipe in double precision and eval mode, and a batch."""
     torch.manual_seed(0)
     model = models.create(opt, torch.device("cpu"))
-    for network in model.bare.values():
+    for network in model.unwrapped.values():
         network.double()
         for _ in range(20):     # singular values as after some training
             iterate_spectral_norms(network)
@@ -179,12 +179,12 @@ def test_one_bad_part_spoils_and_skips_the_whole_step(poisoned: int, level: str,
 def test_the_average_moves_once_per_step(tiny_run: Callable) -> None:
     model, batch = make(tiny_run, "sparnethd", 4, "--ema_decay", "0.75")
     with torch.no_grad():
-        for weight in model.bare["G"].parameters():
+        for weight in model.unwrapped["G"].parameters():
             weight += 0.1
     start = {letter: {key: weight.detach().clone() for key, weight
-                      in model.bare[letter].named_parameters()} for letter in "GH"}
+                      in model.unwrapped[letter].named_parameters()} for letter in "GH"}
     model.run_step(batch)
-    for key, weight in model.bare["H"].named_parameters():
+    for key, weight in model.unwrapped["H"].named_parameters():
         expected = 0.75 * start["H"][key] + 0.25 * start["G"][key]
         assert torch.allclose(weight, expected, rtol=1e-5, atol=1e-6), key
 

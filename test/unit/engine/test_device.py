@@ -147,7 +147,7 @@ def test_speed_settings_are_made_before_torch_npu_is_imported_and_the_users_kept
 def test_first_generation_chips_are_known_to_saturate(
         supported: bool, expected: bool, fake_npu: types.SimpleNamespace) -> None:
     fake_npu.utils.is_support_inf_nan = lambda: supported
-    assert devices.saturates(devices.open_device("npu")) is expected
+    assert devices.overflow_saturates(devices.open_device("npu")) is expected
 
 
 def test_channels_last_is_for_cpu_and_cuda_only() -> None:

@@ -279,6 +279,6 @@ def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -
 def test_a_recipes_own_scale_is_taken_where_none_is_given(
         given: str | None, saturates: bool, expected: str | float,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "saturates", lambda device: saturates)
+    monkeypatch.setattr(devices, "overflow_saturates", lambda device: saturates)
     precision = Precision(CPU, opt_level="O2", loss_scale=given, default_scale="dynamic")
     assert precision.loss_scale == expected

@@ -289,7 +289,7 @@ def test_one_step_reaches_every_weight(name: str, tiny_run: Callable) -> None:
               for letter, state in model.weights().items()}
     losses = model.run_step(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
-    unmoved = [f"{letter}.{key}" for letter, network in model.bare.items()
+    unmoved = [f"{letter}.{key}" for letter, network in model.unwrapped.items()
                for key, parameter in network.named_parameters()
                if parameter.requires_grad and torch.equal(parameter, before[letter][key])]
     assert unmoved == []

@@ -69,7 +69,7 @@ def weights_of(name: str, preset: tuple[str, ...], folder: Path) -> Path:
     recipe = models.create(opt, torch.device("cpu"))
     recipe.setup()
     path = folder / f"{'_'.join((name, *preset[1:]))}.pth"
-    torch.save(recipe.weights()["G" if "G" in recipe.bare else recipe.inference_network], path)
+    torch.save(recipe.weights()["G" if "G" in recipe.unwrapped else recipe.inference_network], path)
     return path
 
 
@@ -174,7 +174,7 @@ def test_a_graph_with_random_numbers_is_the_same_each_time(exported: Callable) -
 
 def test_spectral_norms_are_folded(exported: Callable) -> None:
     recipe = exported("sparnethd")[1]
-    network = recipe.bare["G"]
+    network = recipe.unwrapped["G"]
     assert any(spectral_hooks(module) for module in network.modules())
     graph.fold_spectral_norms(network)
     assert not any(spectral_hooks(module) for module in network.modules())
@@ -189,7 +189,7 @@ def test_no_file_is_left_where_the_graph_computes_something_else(
                 weight = onnx.numpy_helper.to_array(entry) * 1.01
                 entry.CopyFrom(onnx.numpy_helper.from_array(weight, entry.name))
         return model
-    right = graph.folded
+    right = graph.fold_constants
     monkeypatch.setattr(graph, "folded", spoilt)
     with pytest.raises(ValueError, match=r"differs from the network by"):
         export_onnx.export(parse_export(
@@ -265,17 +265,17 @@ def test_a_half_precision_graph_that_overflows_is_refused(exported: Callable) ->
 
 def test_the_first_and_the_last_convolution_stay_float(exported: Callable) -> None:
     model = onnx.load(exported("pfsrnet")[0])
-    convs = [node.name for node in model.graph.node if node.op_type in smaller.QUANTISED]
+    convs = [node.name for node in model.graph.node if node.op_type in smaller.QUANTIZED]
     assert smaller.sensitive(model) == sorted([convs[0], convs[-1]])
 
 
 def test_convolutions_that_are_named_stay_float(exported: Callable) -> None:
     model = onnx.load(exported("pfsrnet")[0])
     x = graph.samples(1, metadata.shape_of(model.graph.input[0])[2]).numpy()
-    integers = smaller.quantised(model, [x], ["step2"]).graph
+    integers = smaller.quantize(model, [x], ["step2"]).graph
     narrow = {name for node in integers.node if node.op_type == "DequantizeLinear"
               for name in node.output}
-    float_convs = {node.name for node in integers.node if node.op_type in smaller.QUANTISED
+    float_convs = {node.name for node in integers.node if node.op_type in smaller.QUANTIZED
                    and node.input[1] not in narrow}
     assert float_convs == set(smaller.sensitive(model, ["step2"]))
     assert len(float_convs) > len(smaller.sensitive(model))

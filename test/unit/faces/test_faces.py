@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from faces import align
-from faces.nms import suppress
-from faces.paste import enlarge, parsing_mask, paste, to_enlarged
+from faces.nms import nms
+from faces.paste import parsing_mask, paste, to_enlarged, upscale
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_a_face_lands_on_itself_in_the_enlarged_photograph(scale: int,
                                                            matrix: np.ndarray) -> None:
     """Half a pixel of shift would move the smooth picture by more than this."""
     photo = smooth(100, 140)
-    large = enlarge(photo, scale)
+    large = upscale(photo, scale)
     back = to_enlarged(align.inverse(matrix), scale)
     result = paste(large, align.crop(photo, matrix, 64), back, edge=2 * scale)
     touched = changed(large, result)
@@ -191,8 +191,8 @@ def test_a_parsing_mask_takes_the_face_and_leaves_the_hat() -> None:
 
 def test_the_better_of_two_overlapping_boxes_stays() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]], float)
-    assert suppress(boxes, np.array([0.5, 0.9, 0.7]), 0.4) == [1, 2]
+    assert nms(boxes, np.array([0.5, 0.9, 0.7]), 0.4) == [1, 2]
 
 
 def test_no_boxes_give_none() -> None:
-    assert suppress(np.zeros((0, 4)), np.zeros(0), 0.4) == []
+    assert nms(np.zeros((0, 4)), np.zeros(0), 0.4) == []

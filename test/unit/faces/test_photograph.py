@@ -146,8 +146,8 @@ def at(x: float, y: float, side: float) -> Face:
 
 def test_faces_are_selected_by_size_number_and_place() -> None:
     faces = [at(0, 0, 10), at(40, 40, 20), at(80, 80, 15)]
-    assert select(faces, (100, 100), least=12) == faces[1:]
-    assert select(faces, (100, 100), most=2) == faces[1:]
+    assert select(faces, (100, 100), min_size=12) == faces[1:]
+    assert select(faces, (100, 100), max_faces=2) == faces[1:]
     assert select(faces, (100, 100), only_centre=True) == [faces[1]]
     assert select([], (100, 100), only_centre=True) == []
 

@@ -13,9 +13,9 @@ import torch
 
 from faces import align, detect
 from faces.detect import CascadeDetector, Face
-from faces.outline import parsing_outline
-from faces.paste import enlarge, parsing_mask, paste, to_enlarged
-from faces.photograph import Settings, cut, put_back, restore_photograph
+from faces.parsing_mask import open_parsing_mask
+from faces.paste import parsing_mask, paste, to_enlarged, upscale
+from faces.photograph import Settings, align_crop, paste_back, restore_photograph
 from models.networks.parsenet import ParseNet
 
 FACE, BACKGROUND = 1, 0     # labels of a parsing network
@@ -84,8 +84,8 @@ def pasted(photo: np.ndarray, faces: list[Face], restore: Callable, scale: float
     settings = Settings(size=512, scale=scale)
     if way == "difference":
         return restore_photograph(photo, faces, restore, settings, mask).picture
-    result = enlarge(photo, scale)
-    for matrix, crop in zip(*cut(photo, faces, settings), strict=True):
+    result = upscale(photo, scale)
+    for matrix, crop in zip(*align_crop(photo, faces, settings), strict=True):
         face = restore(crop[None])[0]
         result = paste(result, face, to_enlarged(align.inverse(matrix), scale),
                        mask(face) if mask else None, edge=max(2, round(2 * scale)))
@@ -97,10 +97,10 @@ def weights(photo: np.ndarray, faces: list[Face], scale: float,
     """How much of the faces the result has, (H, W) in 0..1: white pasted on black."""
     black = np.zeros_like(photo)
     settings = Settings(size=512, scale=scale)
-    matrices, crops = cut(black, faces, settings)
+    matrices, crops = align_crop(black, faces, settings)
     white = [np.full_like(crop, 255) for crop in crops]
     nothing = [np.zeros_like(crop) for crop in crops]
-    return put_back(black, matrices, nothing, white, settings, mask).max(axis=2) / 255
+    return paste_back(black, matrices, nothing, white, settings, mask).max(axis=2) / 255
 
 
 def unchanged(crops: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_outside_the_faces_nothing_changes_bit_for_bit(
         way: str, scale: float, mask: Callable | None, scene: tuple) -> None:
     photo, faces = scene
     result = pasted(photo, faces, lambda crops: 255 - crops, scale, mask, way)
-    weight, plain = weights(photo, faces, scale, mask), enlarge(photo, scale)
+    weight, plain = weights(photo, faces, scale, mask), upscale(photo, scale)
     # A weight below half a grey level of 255 shows as black here, and as a level or two there.
     outside = cv2.dilate(weight, np.ones((7, 7))) == 0
     assert 0.2 < outside.mean() < 1
@@ -127,7 +127,7 @@ def test_an_identity_restorer_changes_nothing_at_all(scale: float, mask: Callabl
                                                      scene: tuple) -> None:
     photo, faces = scene
     assert np.array_equal(pasted(photo, faces, unchanged, scale, mask, "difference"),
-                          enlarge(photo, scale))
+                          upscale(photo, scale))
 
 
 @masks
@@ -150,7 +150,7 @@ def test_the_step_across_the_feather_is_at_most_two_levels(
     faces = detected
     result = pasted(group, faces, lambda crops: (crops * 0.8 + 40).astype(np.uint8), scale, mask,
                     way).astype(np.float32)
-    change = (result - enlarge(group, scale)).mean(axis=2)
+    change = (result - upscale(group, scale)).mean(axis=2)
     weight = weights(group, faces, scale, mask)
     feather = (weight > 0) & (weight < 1)
     assert change.max() > 15
@@ -200,7 +200,7 @@ def test_the_outline_of_a_parsing_networks_file_is_pasted_without_a_trace_outsid
     """Drawn weights see regions somewhere; what counts is where the result may differ."""
     torch.manual_seed(0)
     torch.save(ParseNet().state_dict(), tmp_path / "p.pth")
-    outline = parsing_outline(str(tmp_path / "p.pth"), torch.device("cpu"))
+    outline = open_parsing_mask(str(tmp_path / "p.pth"), torch.device("cpu"))
     faces, masks = CascadeDetector()(astronaut), []
 
     def mask(face: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from metrics import measures
+from metrics import metric_set
 from metrics.frechet import feature_network, features_of
 
 onnx = pytest.importorskip("onnx", reason="comes with requirements-export.txt")
@@ -57,7 +57,7 @@ def test_pictures_are_resized_for_a_graph_of_one_size(tmp_path: Path) -> None:
 
 def test_its_distance_is_reported_under_its_own_name(tmp_path: Path) -> None:
     path = graph(tmp_path / "mine.onnx", maps())
-    made, described, _ = measures.create(["fid"], {"fid": str(path)}, None, CPU)
+    made, described, _ = metric_set.create(["fid"], {"fid": str(path)}, None, CPU)
     rng = np.random.default_rng(0)
     for _ in range(3):
         made.of({key: rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from metrics.judges import landmarks_of, resized
+from metrics.extra_metrics import landmarks_of, resize
 from models.networks.fan import FAN
 from models.networks.pretrained.inception import Inception
 from models.networks.pretrained.irse import face_crop
@@ -23,8 +23,8 @@ import operators
     (Inception, lambda network, x: network(x)),
     (lambda: LPIPS("alex"), lambda network, x: network(x, x)),
     (lambda: LPIPS("vgg"), lambda network, x: network(x, x)),
-    (lambda: FAN(width=8), lambda network, x: network(resized(x, 32))),
-    (lambda: None, lambda _, x: (resized(x, 48), resized(x, 100), face_crop(x)))])
+    (lambda: FAN(width=8), lambda network, x: network(resize(x, 32))),
+    (lambda: None, lambda _, x: (resize(x, 48), resize(x, 100), face_crop(x)))])
 def test_no_operator_lacks_an_npu_kernel(build: Callable, call: Callable) -> None:
     network = build()
     with torch.inference_mode(), operators.Recorder() as recorder:

@@ -22,7 +22,7 @@ import data
 import models
 from data.synthetic.faces import render_face
 from metrics.evaluation import Column, Row
-from metrics.measures import METRICS
+from metrics.metric_set import METRICS
 from metrics.report import Extremes, data_uri, histogram, html_table, page
 from models.networks.pretrained.arcface import ArcFace
 from options.evaluate_options import METRIC_WEIGHTS, EvaluateOptions

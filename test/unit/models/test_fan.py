@@ -53,17 +53,17 @@ def test_a_teachers_last_maps_of_the_enlarged_picture_are_the_target(taught: tup
     large = F.interpolate(0.5 * batch["gt"] + 0.5, size=(128, 128), mode="bilinear",
                           align_corners=False)
     with torch.no_grad():
-        target = model.bare["T"](large)[-1]
+        target = model.unwrapped["T"](large)[-1]
     expected = F.mse_loss(model.heatmaps(batch["gt"]), target).item()
     assert model.run_step(batch)["HM"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_stays_as_it_is(taught: tuple) -> None:
     model, batch = taught
-    before = {key: value.clone() for key, value in model.bare["T"].state_dict().items()}
+    before = {key: value.clone() for key, value in model.unwrapped["T"].state_dict().items()}
     model.run_step(batch)
-    after = model.bare["T"].state_dict()
-    assert not model.bare["T"].training
+    after = model.unwrapped["T"].state_dict()
+    assert not model.unwrapped["T"].training
     assert [key for key in before if not torch.equal(before[key], after[key])] == []
 
 
@@ -120,7 +120,7 @@ def test_its_weights_are_what_pfsrnet_takes(tiny_run: Callable, tmp_path: Path) 
     model, _ = tiny_run("fan")
     torch.save(model.weights()["G"], tmp_path / "fan.pth")
     other, batch = tiny_run("pfsrnet", "--fan_weights", str(tmp_path / "fan.pth"))
-    assert torch.equal(other.bare["FAN"].conv.weight, model.bare["G"].conv.weight)
+    assert torch.equal(other.unwrapped["FAN"].conv.weight, model.unwrapped["G"].conv.weight)
     assert other.run_step(batch)["ATT"] > 0
 
 

@@ -18,9 +18,9 @@ import data
 import models
 import newtrain
 import preparation
-from models.gfpgan_model import CRITICS, LAZY_BETA, GFPGANModel, in_float32
+from models.gfpgan_model import COMPONENTS, LAZY_BETA, GFPGANModel, in_float32
 from models.networks.gfpgan import GFPGAN
-from models.networks.gfpgan_critics import StyleGAN2Discriminator
+from models.networks.gfpgan_discriminators import StyleGAN2Discriminator
 from options.enhance_options import EnhanceOptions
 from options.train_options import TrainOptions
 from utils import face_parts
@@ -31,7 +31,7 @@ SIMPLE = ("--lambda_component", "0", "--lambda_comp_style", "0")
 
 
 def state_of(model: GFPGANModel, letter: str) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in model.bare[letter].state_dict().items()}
+    return {key: value.clone() for key, value in model.unwrapped[letter].state_dict().items()}
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -115,7 +115,7 @@ def test_a_clean_network_learns_slower_and_its_modulated_layers_slower_still(
     rates = {parameter: group["lr"]
              for group in model.precision.steps["G"].optimizer.param_groups
              for parameter in group["params"]}
-    network = model.bare["G"]
+    network = model.unwrapped["G"]
     assert rates[network.final_conv.weight] == pytest.approx(1e-4)
     inner = network.stylegan_decoder.style_conv1.modulated_conv
     assert rates[inner.weight] == pytest.approx(1e-4 / 3)
@@ -141,9 +141,9 @@ def test_the_average_follows_with_its_decay(tiny_run: Callable) -> None:
 
 def test_discriminators_first_train_alone(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", "--d_init_steps", "1")
-    before = {letter: state_of(model, letter) for letter in ("G", "D", *CRITICS.values())}
+    before = {letter: state_of(model, letter) for letter in ("G", "D", *COMPONENTS.values())}
     losses = model.run_step(batch)
-    assert losses.keys() == {"D", *CRITICS.values()}
+    assert losses.keys() == {"D", *COMPONENTS.values()}
     assert [letter for letter in before if not moved(before[letter], state_of(model, letter))
             ] == ["G"]
     model.start_step(2, 100, 100)
@@ -160,7 +160,7 @@ def test_g_can_be_trained_at_every_second_step_only(tiny_run: Callable) -> None:
 
 def test_without_component_losses_there_are_no_component_critics(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", *SIMPLE)
-    assert set(model.bare) == {"G", "H", "D"}
+    assert set(model.unwrapped) == {"G", "H", "D"}
     assert model.run_step(batch).keys() == {"Pix", "Pyramid", "G", "D"}
 
 
@@ -176,7 +176,7 @@ def test_the_gradient_penalty_comes_every_few_steps(step: int, expected: bool,
 
 @pytest.mark.parametrize("flag, default, names", [
     ("pix", 0.1, ["Pix"]), ("pyramid", 1, ["Pyramid"]), ("g", 0.1, ["G"]),
-    ("component", 1, [f"G_{part}" for part in CRITICS]), ("comp_style", 200, ["CompStyle"]),
+    ("component", 1, [f"G_{part}" for part in COMPONENTS]), ("comp_style", 200, ["CompStyle"]),
     ("r1", 10, ["R1"])])
 def test_a_loss_grows_with_its_weight_and_no_other_does(flag: str, default: float,
                                                         names: list[str],
@@ -314,7 +314,7 @@ def test_a_prior_loads_into_the_decoder_only(tmp_path: Path, tiny_run: Callable,
     decoder, path = network.stylegan_decoder.state_dict(), tmp_path / "prior.pth"
     torch.save({"params_ema": decoder}, path)
     model, _ = tiny_run("gfpgan", "--decoder_weights", str(path), "--fix_decoder")
-    found = model.bare["G"].stylegan_decoder.state_dict()
+    found = model.unwrapped["G"].stylegan_decoder.state_dict()
     assert not moved(decoder, found)
     text = refusal(capsys, lambda: tiny_options("gfpgan", "--pretrained", str(path)))
     assert "--decoder_weights" in text
@@ -412,8 +412,8 @@ EVERYTHING = ("--load_size", "32", "--lambda_pcp", "1", "--lambda_style", "50", 
               "random", "--lambda_id", "10", "--id_weights", "random", "--r1_every", "2",
               "--stddev_group", "4", "--randomize_noise", "--remove_pyramid", "3",
               "--save_latest_freq", "1")
-TERMS = {"Pix", "Pyramid", "PCP", "Style", "ID", "G", "CompStyle", "R1", "D", *CRITICS.values(),
-         *(f"G_{part}" for part in CRITICS)}
+TERMS = {"Pix", "Pyramid", "PCP", "Style", "ID", "G", "CompStyle", "R1", "D", *COMPONENTS.values(),
+         *(f"G_{part}" for part in COMPONENTS)}
 
 
 def logged(root: Path, name: str = "run") -> list[dict]:
@@ -434,7 +434,7 @@ def test_training_with_every_loss_resumes_exactly(processes: int, tmp_path: Path
     train(tmp_path / "parts", *EVERYTHING, "--train_steps", "4", "--continue_train",
           processes=processes)
     assert set().union(*logged(tmp_path / "whole")) == TERMS
-    for letter in ("G", "H", "D", *CRITICS.values()):
+    for letter in ("G", "H", "D", *COMPONENTS.values()):
         assert moved(weights(tmp_path / "whole", letter), weights(tmp_path / "parts", letter)
                      ) == set()
 

@@ -159,7 +159,7 @@ def test_a_prior_goes_into_the_generator_of_g_and_h(kind: str, tiny_run: Callabl
                                   "ecd0.0.0.weight": torch.zeros(1)}}[kind]
     model, _ = tiny_run("gpen", "--prior", saved(tmp_path / "prior.pth", content))
     for letter in "GH":
-        assert same(model.bare[letter].generator.state_dict(), state)
+        assert same(model.unwrapped[letter].generator.state_dict(), state)
 
 
 def test_a_prior_of_added_noise_does_not_fit_concatenated(tiny_run: Callable,
@@ -173,7 +173,7 @@ def test_a_prior_of_added_noise_does_not_fit_concatenated(tiny_run: Callable,
 def test_encoder_and_decoder_may_have_rates_of_their_own(tiny_run: Callable) -> None:
     model, _ = tiny_run("gpen", "--lr", "0.01", "--decoder_lr", "0.001", "--d_lr", "0.0001")
     groups = model.precision.steps["G"].optimizer.param_groups
-    names = {id(p): name for name, p in model.bare["G"].named_parameters()}
+    names = {id(p): name for name, p in model.unwrapped["G"].named_parameters()}
     for group, rate, inside in zip(groups, (0.01, 0.001), (False, True), strict=True):
         assert group["lr"] == pytest.approx(rate)
         assert {names[id(p)].startswith("generator.") for p in group["params"]} == {inside}
@@ -200,23 +200,23 @@ def test_prior_and_start_weights_exclude_each_other(tiny_options: Callable, tmp_
 def test_the_identity_loss_trains_g_and_not_its_network(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--lambda_id", "2", "--id_weights", "random", "--lambda_g",
                             "0", "--lambda_pix", "0")
-    before = model.bare["G"].ecd0[0][0].weight.clone()
+    before = model.unwrapped["G"].ecd0[0][0].weight.clone()
     losses = model.run_step(batch)
     assert 0 < losses["ID"] < 4 and "ID" not in model.weights()
-    assert not torch.equal(before, model.bare["G"].ecd0[0][0].weight)
-    assert all(weight.grad is None for weight in model.bare["ID"].parameters())
+    assert not torch.equal(before, model.unwrapped["G"].ecd0[0][0].weight)
+    assert all(weight.grad is None for weight in model.unwrapped["ID"].parameters())
 
 
 def test_the_pixel_loss_is_smooth_l1(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--lambda_pix", "3")
     with torch.no_grad():
-        expected = 3 * F.smooth_l1_loss(model.bare["G"](batch["lq"])[0], batch["gt"])
+        expected = 3 * F.smooth_l1_loss(model.unwrapped["G"](batch["lq"])[0], batch["gt"])
     assert model.run_step(batch)["Pix"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_unit_range_means_zero_to_one_at_the_network_only(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--unit_range")
-    expected = model.bare["H"]((batch["lq"] + 1) / 2)[0] * 2 - 1
+    expected = model.unwrapped["H"]((batch["lq"] + 1) / 2)[0] * 2 - 1
     assert torch.equal(model.restore(batch["lq"]), expected)
     assert torch.isfinite(model.run_step(batch)["Pix"])
 
@@ -224,7 +224,7 @@ def test_unit_range_means_zero_to_one_at_the_network_only(tiny_run: Callable) ->
 def test_kept_luminance_is_the_inputs_and_colours_are_the_networks(tiny_run: Callable) -> None:
     model, batch = tiny_run("gpen", "--keep_luminance")
     lq = batch["lq"]
-    kept, made = model.restore(lq), model.bare["H"](lq)[0]
+    kept, made = model.restore(lq), model.unwrapped["H"](lq)[0]
     luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     assert torch.allclose((kept * luma).sum(1), (lq * luma).sum(1), atol=1e-5)
     assert torch.allclose(kept[:, 0] - kept[:, 1], made[:, 0] - made[:, 1], atol=1e-5)

@@ -25,7 +25,7 @@ from options.evaluate_options import EvaluateOptions
 from tools import pfsrnet_checkpoint as to_published
 from utils.images.convert import to_image, to_tensor
 from utils.images.io import read_image, write_image
-from utils.images.resize import reduced
+from utils.images.resize import downscale_through
 
 PUBLISHED = (50000, 50000, 100000)
 # Two steps of fade in each of the later stages.
@@ -71,10 +71,10 @@ def test_every_stage_moves_what_it_uses_and_nothing_else(tiny_run: Callable) -> 
     for step in range(1, NUM_STEPS + 1):
         model.start_step(step, 100, 100)
         before = {(name, key): weight.detach().clone() for name in ("G", "D")
-                  for key, weight in model.bare[name].named_parameters()}
+                  for key, weight in model.unwrapped[name].named_parameters()}
         model.run_step(batch)
         for name in ("G", "D"):
-            network = model.bare[name]
+            network = model.unwrapped[name]
             used = {id(weight) for module in network.used(model.stage, model.alpha)
                     for weight in module.parameters()}
             for key, weight in network.named_parameters():
@@ -87,7 +87,7 @@ def test_each_stage_has_its_own_losses_and_size(tiny_run: Callable,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny_run("pfsrnet", *STAGES)
     sizes = []
-    model.bare["D"].register_forward_pre_hook(
+    model.unwrapped["D"].register_forward_pre_hook(
         lambda _, args: sizes.append(args[0].shape[2]) if not sizes or
         sizes[-1] != args[0].shape[2] else None)
     losses = steps_of(model, batch, range(1, NUM_STEPS + 1))
@@ -120,27 +120,27 @@ def test_the_one_sided_penalty_lets_small_slopes_be(tiny_run: Callable) -> None:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_landmark_networks_mode_is_the_options(mode: str, tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet", "--fan_mode", mode)
-    before = model.bare["FAN"].layers[1].running_mean.clone()
+    before = model.unwrapped["FAN"].layers[1].running_mean.clone()
     model.run_step(batch)
-    moved = not torch.equal(before, model.bare["FAN"].layers[1].running_mean)
-    assert (model.bare["FAN"].training, moved) == (mode == "train", mode == "train")
+    moved = not torch.equal(before, model.unwrapped["FAN"].layers[1].running_mean)
+    assert (model.unwrapped["FAN"].training, moved) == (mode == "train", mode == "train")
 
 
 def test_the_generators_batch_norms_see_each_batch_twice(tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet")
     steps_of(model, batch, range(1, 4))
-    assert int(model.bare["G"].step3[2].num_batches_tracked) == 6
+    assert int(model.unwrapped["G"].step3[2].num_batches_tracked) == 6
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_the_discriminator_stays_in_fp32(level: str, tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet", "--opt_level", level)
     types = set()
-    for module in model.bare["D"].modules():
+    for module in model.unwrapped["D"].modules():
         module.register_forward_hook(lambda _, args, result: types.add(result.dtype))
     model.run_step(batch)
     assert types == {torch.float32}
-    assert {weight.dtype for weight in model.bare["D"].parameters()} == {torch.float32}
+    assert {weight.dtype for weight in model.unwrapped["D"].parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
@@ -373,7 +373,8 @@ def test_pictures_are_reduced_and_restored(run: Path, run_script: Callable, tmp_
     network = Generator(width=16).eval()
     network.load_state_dict(torch.load(run / "latest_net_G.pth", weights_only=True))
     with torch.no_grad():
-        expected = to_image(network(to_tensor(reduced(image[8:52], (32, 16, 8, 4))), 3, 1.0))[0]
+        small = downscale_through(image[8:52], (32, 16, 8, 4))
+        expected = to_image(network(to_tensor(small), 3, 1.0))[0]
     found = read_image(tmp_path / "out" / "a.png").astype(int)
     assert np.abs(found - expected).max() <= 1
 
@@ -386,7 +387,8 @@ def test_the_published_chain_leads_to_the_input(align: str, part: tuple,
     image = np.random.default_rng(0).integers(0, 256, (240, 200, 3), dtype=np.uint8)
     model.opt.align = align
     small = model.preprocess(image, model.opt)
-    assert np.array_equal(small, reduced(np.ascontiguousarray(image[part]), (32, 16, 8, 4)))
+    assert np.array_equal(
+        small, downscale_through(np.ascontiguousarray(image[part]), (32, 16, 8, 4)))
     model.opt.simulate_lq = True
     degraded = PyramidDegradation()(model.preprocess(image, model.opt), np.random.default_rng(0))
     assert np.array_equal(degraded, small)
@@ -451,7 +453,7 @@ from utils import distributed
 
 def keep(trainer, interrupted):
     state = {f"{letter}.{key}": value for letter in ("G", "D")
-             for key, value in trainer.model.bare[letter].state_dict().items()}
+             for key, value in trainer.model.unwrapped[letter].state_dict().items()}
     torch.save(state, f"{folder}/rank{distributed.rank()}.pth")
     return conclude(trainer, interrupted)
 

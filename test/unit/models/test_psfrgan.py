@@ -40,9 +40,9 @@ def copied(state: dict) -> dict:
 def test_the_parsing_network_stays_as_it_is(tiny_run: Callable) -> None:
     """Its batch statistics too: it is in eval mode while G trains."""
     model, batch = tiny_run("psfrgan")
-    before = copied(model.bare["P"].state_dict())
+    before = copied(model.unwrapped["P"].state_dict())
     model.run_step(batch)
-    assert not moved(before, model.bare["P"].state_dict()) and "P" not in model.weights()
+    assert not moved(before, model.unwrapped["P"].state_dict()) and "P" not in model.weights()
 
 
 def test_the_optimisers_are_the_published_ones(tiny_run: Callable) -> None:
@@ -56,7 +56,7 @@ def test_targets_without_labels_are_parsed(tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan")
     model.parse = by_brightness
     seen = []
-    model.bare["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    model.unwrapped["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     del batch["labels"]
     model.run_step(batch)
     assert torch.equal(seen[0], one_hot(by_brightness(batch["gt"])))
@@ -65,7 +65,7 @@ def test_targets_without_labels_are_parsed(tiny_run: Callable) -> None:
 def test_given_labels_reach_the_discriminator(tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan")
     seen = []
-    model.bare["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    model.unwrapped["D"].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     model.run_step(batch)
     assert len(seen) == 3 and all(torch.equal(mask, one_hot(batch["labels"])) for mask in seen)
 
@@ -74,7 +74,7 @@ def test_the_generator_sees_the_map_of_the_degraded_picture(tiny_run: Callable) 
     model, batch = tiny_run("psfrgan")
     model.parse = by_brightness
     seen = []
-    model.bare["G"].register_forward_pre_hook(lambda _, args: seen.append(args))
+    model.unwrapped["G"].register_forward_pre_hook(lambda _, args: seen.append(args))
     model.run_step(batch)
     lq, mask = seen[0]
     assert torch.equal(lq, batch["lq"]) and torch.equal(mask, one_hot(by_brightness(lq)))
@@ -139,7 +139,7 @@ def test_weights_of_parse_are_what_psfrgan_takes(tiny_run: Callable, tmp_path: P
 def test_start_weights_go_into_p(tiny_run: Callable, tiny_options: Callable,
                                  tmp_path: Path) -> None:
     source, _ = tiny_run("parse")
-    source.bare["P"].out_img_conv.conv2d.bias.data.fill_(7)
+    source.unwrapped["P"].out_img_conv.conv2d.bias.data.fill_(7)
     torch.save(source.weights()["P"], tmp_path / "start.pth")
     model, _ = tiny_run("parse", "--pretrain_model_path", str(tmp_path / "start.pth"))
     assert not moved(source.weights()["P"], model.weights()["P"])

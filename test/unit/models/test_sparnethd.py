@@ -122,7 +122,7 @@ def test_instance_norm_is_torchs(layout: torch.memory_format) -> None:
 
 def snapshots(model: BaseModel, letter: str) -> dict[str, Tensor | None]:
     return {key: None if weight.grad is None else weight.grad.clone()
-            for key, weight in model.bare[letter].named_parameters()}
+            for key, weight in model.unwrapped[letter].named_parameters()}
 
 
 def same(one: dict[str, Tensor | None], two: dict[str, Tensor | None]) -> bool:
@@ -149,11 +149,11 @@ def test_a_step_leaves_no_gradient_in_the_other_network(updated: str, other: str
 def test_the_discriminator_learns_again_after_its_frozen_forward(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST)
     frozen_forwards = []
-    model.bare["D"].register_forward_hook(lambda network, *_: frozen_forwards.append(
+    model.unwrapped["D"].register_forward_hook(lambda network, *_: frozen_forwards.append(
         not any(weight.requires_grad for weight in network.parameters())))
     model.run_step(batch)
     assert frozen_forwards == [False, False, True]
-    assert all(weight.requires_grad for weight in model.bare["D"].parameters())
+    assert all(weight.requires_grad for weight in model.unwrapped["D"].parameters())
 
 
 @pytest.mark.parametrize("switch", ["--checkpointing", "--no-checkpointing"])
@@ -169,7 +169,7 @@ def test_power_iterations_per_step_are_three_in_d_and_one_in_g_and_h(
     monkeypatch.setattr(SpectralNorm, "compute_weight", counted)
     model.run_step(batch)
     for letter, expected in (("G", 1), ("D", 3), ("H", 1)):
-        found = {counts[id(module)] for module in model.bare[letter].modules()
+        found = {counts[id(module)] for module in model.unwrapped[letter].modules()
                  if isinstance(module, nn.Conv2d)}
         assert found == {expected}, letter
 
@@ -214,49 +214,51 @@ def drifted(tiny_run: Callable) -> BaseModel:
     """A recipe with batch norm whose G has gone away from H in weights, buffers and counters."""
     model, batch = tiny_run("sparnethd", *FAST, "--Gnorm", "bn")
     with torch.no_grad():
-        for weight in model.bare["G"].parameters():
+        for weight in model.unwrapped["G"].parameters():
             weight.add_(torch.randn_like(weight))
         for _ in range(3):
-            model.bare["G"](batch["lq"])
+            model.unwrapped["G"](batch["lq"])
     return model
 
 
 def test_the_average_moves_weights_and_buffers_by_its_formula(drifted: BaseModel) -> None:
-    old, origin = clones(drifted.bare["H"]), clones(drifted.bare["G"])
-    drifted.update_average("H", 0.9)
+    old, origin = clones(drifted.unwrapped["H"]), clones(drifted.unwrapped["G"])
+    drifted.update_ema("H", 0.9)
     floating = [key for key in old if old[key].is_floating_point()]
     assert {"running_mean", "weight_u", "weight_orig"} <= {key.split(".")[-1] for key in floating}
-    for key, value in drifted.bare["H"].state_dict().items():
+    for key, value in drifted.unwrapped["H"].state_dict().items():
         if key in floating:
             assert torch.allclose(value, 0.9 * old[key] + 0.1 * origin[key], atol=1e-6), key
 
 
 def test_the_average_copies_counters(drifted: BaseModel) -> None:
-    drifted.update_average("H", 0.9)
-    counters = [value.item() for key, value in drifted.bare["H"].state_dict().items()
+    drifted.update_ema("H", 0.9)
+    counters = [value.item() for key, value in drifted.unwrapped["H"].state_dict().items()
                 if key.endswith("num_batches_tracked")]
     assert counters and set(counters) == {3}
 
 
 def test_the_average_follows_the_masters_not_the_rounded_weights(tiny_run: Callable) -> None:
     model, _ = tiny_run("sparnethd", *FAST, "--opt_level", "O2", "--keep_fp32", "apex")
-    weight = model.bare["G"].encoder[0].conv2d.bias
+    weight = model.unwrapped["G"].encoder[0].conv2d.bias
     assert weight.dtype == torch.float16
     with torch.no_grad():
         model.precision.master(weight).fill_(1e-9)      # not an fp16 number
-    model.update_average("H", 0.0)
-    assert torch.all(model.bare["H"].encoder[0].conv2d.bias == 1e-9)
+    model.update_ema("H", 0.0)
+    assert torch.all(model.unwrapped["H"].encoder[0].conv2d.bias == 1e-9)
 
 
 def test_the_average_lags_one_step_and_uses_its_decay(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST, "--ema_decay", "0.5")
-    start = {key: weight.detach().clone() for key, weight in model.bare["G"].named_parameters()}
+    start = {key: weight.detach().clone()
+             for key, weight in model.unwrapped["G"].named_parameters()}
     model.run_step(batch)
     assert all(torch.equal(weight, start[key])
-               for key, weight in model.bare["H"].named_parameters())
-    moved = {key: weight.detach().clone() for key, weight in model.bare["G"].named_parameters()}
+               for key, weight in model.unwrapped["H"].named_parameters())
+    moved = {key: weight.detach().clone()
+             for key, weight in model.unwrapped["G"].named_parameters()}
     model.run_step(batch)
-    for key, weight in model.bare["H"].named_parameters():
+    for key, weight in model.unwrapped["H"].named_parameters():
         assert torch.allclose(weight, (start[key] + moved[key]) / 2, atol=1e-7), key
 
 
@@ -264,7 +266,7 @@ def test_the_averages_vectors_stay_of_unit_length(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST, "--ema_decay", "0.5", "--lr", "0.01")
     for _ in range(3):
         model.run_step(batch)
-    for key, value in model.bare["H"].state_dict().items():
+    for key, value in model.unwrapped["H"].state_dict().items():
         if key.endswith(("weight_u", "weight_v")):
             assert value.norm().item() == pytest.approx(1, abs=1e-4), key
 
@@ -273,12 +275,12 @@ def test_restoring_during_training_uses_the_average(tiny_run: Callable) -> None:
     model, batch = tiny_run("sparnethd", *FAST)
     model.run_step(batch)
     with torch.no_grad():
-        model.bare["G"].out_conv.conv2d.bias += 1
+        model.unwrapped["G"].out_conv.conv2d.bias += 1
     model.eval()
     with torch.no_grad():
         restored = model.restore(batch["lq"])
-        assert torch.equal(restored, model.bare["H"](batch["lq"]))
-        assert not torch.allclose(restored, model.bare["G"](batch["lq"]), atol=0.1)
+        assert torch.equal(restored, model.unwrapped["H"](batch["lq"]))
+        assert not torch.allclose(restored, model.unwrapped["G"](batch["lq"]), atol=0.1)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_evaluate_and_enhance_take_the_average(epoch: str, finished: tuple[Path,
     assert path.name == f"{epoch}_net_H.pth"
     expected = weights(finished[0], f"{epoch}_net_H")
     assert all(torch.equal(value, expected[key])
-               for key, value in model.bare["G"].state_dict().items())
+               for key, value in model.unwrapped["G"].state_dict().items())
 
 
 def enhance_options(*arguments: str) -> object:
@@ -367,7 +369,7 @@ def test_fine_tuning_starts_generator_and_average_alike(finished: tuple[Path, st
                         str(finished[0] / "latest_net_H.pth"))
     expected = weights(finished[0], "latest_net_H")
     for letter in "GH":
-        state = model.bare[letter].state_dict()
+        state = model.unwrapped[letter].state_dict()
         assert all(torch.equal(value, state[key]) for key, value in expected.items())
 
 

@@ -32,7 +32,7 @@ class Watch:
 
     def __init__(self, model: BaseModel) -> None:
         self.means: list[float] = []
-        model.bare["D"].register_forward_hook(self._note)
+        model.unwrapped["D"].register_forward_hook(self._note)
 
     def _note(self, network: object, given: object, result: tuple) -> None:
         self.means.append(torch.stack([logits.mean() for logits in result[0]]).mean().item())
@@ -56,7 +56,7 @@ def perceptual_distance(model: BaseModel, lq: Tensor, gt_features: Sequence[Tens
     model.eval()
     restored = model.restore(lq)
     model.train()
-    return feature_l1(model.bare["VGG"](restored), gt_features).item(), restored
+    return feature_l1(model.unwrapped["VGG"](restored), gt_features).item(), restored
 
 
 def plot(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
@@ -92,7 +92,7 @@ def test_two_hundred_steps_restore_better_and_keep_the_balance(tmp_path: Path) -
     model.setup()
     model.train()
     watch, held_out = Watch(model), batch_of(model, "val", range(FACES))
-    gt_features = model.bare["VGG"](held_out["gt"])
+    gt_features = model.unwrapped["VGG"](held_out["gt"])
     losses: dict[str, list[float]] = {}
     distances: dict[int, float] = {}
     for step in range(1, STEPS + 1):

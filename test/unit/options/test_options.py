@@ -220,7 +220,7 @@ def test_resolved_options_stay_as_they_are(name: str, method: str, kind: type) -
 def test_what_is_built_is_what_is_trained(name: str, tiny_options: Callable) -> None:
     opt = tiny_options(name)
     model = models.create(opt, torch.device("cpu"))
-    trained = {letter: type(model.bare[letter]) for letter in model._trained()}
+    trained = {letter: type(model.unwrapped[letter]) for letter in model._trained()}
     assert {letter: type(network) for letter, network in model.build(opt).items()} == trained
 
 

@@ -26,7 +26,7 @@ from faces.photograph import Settings
 from faces.restorer import FaceRestorer
 from serving.app import create_app
 from serving.batching import Batcher
-from serving.limits import Budget, Limits
+from serving.limits import Limits, PixelBudget
 from serving.service import Model, Service
 from utils.images.io import encode_image
 
@@ -396,7 +396,7 @@ def test_a_request_with_many_faces_does_not_keep_others_waiting() -> None:
 
 def test_pixels_are_handed_out_in_turn() -> None:
     async def run() -> list[str]:
-        budget, seen = Budget(10), []
+        budget, seen = PixelBudget(10), []
 
         async def one(name: str, pixels: int) -> None:
             async with budget.hold(pixels):

@@ -127,7 +127,8 @@ from utils import device as devices
 card = devices.open_device("npu")
 from engine.precision import Precision
 scaler = Precision(card, opt_level="O1")._make_scaler()
-print("FOUND", devices.name_of(card), devices.saturates(card), torch.npu.is_bf16_supported(),
+print("FOUND", devices.name_of(card), devices.overflow_saturates(card),
+      torch.npu.is_bf16_supported(),
       type(scaler).__module__.split(".")[0])
 """
 

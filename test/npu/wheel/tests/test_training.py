@@ -50,7 +50,7 @@ def two_steps(device: torch.device, *arguments: str) -> dict[str, Any]:
 @pytest.fixture
 def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The CPU taking the operators a card gets; its own forms round differently."""
-    monkeypatch.setattr(padded_conv, "runs_by_hand", lambda x: False)
+    monkeypatch.setattr(padded_conv, "uses_custom_kernel", lambda x: False)
     torch.set_num_threads(1)
     return torch.device("cpu")
 

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from models.networks.gfpgan import GFPGAN, PRESETS, config_of, layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
-from models.networks.gfpgan_critics import (
+from models.networks.gfpgan_decoder import Decoder, modulate
+from models.networks.gfpgan_discriminators import (
     FacialComponentDiscriminator,
     StyleGAN2Discriminator,
     with_group_deviation,
 )
-from models.networks.gfpgan_decoder import Decoder, modulate
 from models.networks.gfpgan_layers import ARCHITECTURES
 from models.ops import padded_conv
 
@@ -94,7 +94,7 @@ def test_a_cards_form_computes_the_same(arch: str, monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         network = tiny(arch)
         here = network(pictures())[0]
-        monkeypatch.setattr(padded_conv, "runs_by_hand", lambda x: False)
+        monkeypatch.setattr(padded_conv, "uses_custom_kernel", lambda x: False)
         assert torch.allclose(network(pictures())[0], here, atol=1e-5)
 
 

@@ -283,7 +283,7 @@ class Recorder(TorchDispatchMode):
 
 def test_training_with_both_regularisers_needs_only_registered_operators(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padded_conv, "runs_by_hand", lambda x: False)
+    monkeypatch.setattr(padded_conv, "uses_custom_kernel", lambda x: False)
     monkeypatch.syspath_prepend(str(ROOT / "test" / "npu"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     from operators import missing, registered

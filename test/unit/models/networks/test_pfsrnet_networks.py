@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from data.pyramid_degradation import PyramidDegradation
 from metrics import ms_ssim
-from models.losses.gan import critic_loss, gradient_norms, gradient_penalty
+from models.losses.gan import gradient_norms, gradient_penalty, wasserstein_loss
 from models.losses.landmark import (
     attention_loss,
     attention_map,
@@ -28,7 +28,7 @@ from models.networks.pretrained.fan_teacher import FAN2D, teacher_network
 from models.ops.pyramid import halved, pyramid
 from tools import selftest
 from utils.images.convert import to_tensor
-from utils.images.resize import bilinear, centre_crop, reduced
+from utils.images.resize import bilinear, centre_crop, downscale_through
 
 WITH_WEIGHTS = sorted((ROOT / "test" / "golden" / "pfsrnet_weights").glob("*.json"))
 SLOW = {"pfsrnet_losses_step2", "pfsrnet_losses_step3"}
@@ -140,7 +140,7 @@ def test_an_unknown_penalty_is_named() -> None:
 
 def test_the_critics_loss_falls_as_real_logits_rise_above_made_ones() -> None:
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([1.0, -1.0])
-    assert critic_loss(real, fake, drift=0.1).item() == pytest.approx(0 - 3 + 0.1 * 10)
+    assert wasserstein_loss(real, fake, drift=0.1).item() == pytest.approx(0 - 3 + 0.1 * 10)
 
 
 def test_maps_are_normalised_per_picture_by_their_own_range() -> None:
@@ -236,14 +236,14 @@ def test_the_pyramid_is_the_published_chain() -> None:
 def test_the_degradation_goes_through_every_size() -> None:
     image = np.random.default_rng(2).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     made = PyramidDegradation()(image, np.random.default_rng(0))
-    assert np.array_equal(made, reduced(image, (64, 32, 16)))
+    assert np.array_equal(made, downscale_through(image, (64, 32, 16)))
     assert (made != bilinear(image, 16, 16)).any()
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (128, 128), (100, 60), (16, 16), (9, 12)])
 def test_pictures_of_any_size_reach_the_last_side(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    made = reduced(image)
+    made = downscale_through(image)
     assert made.shape == (16, 16, 3)
     assert shape != (16, 16) or np.array_equal(made, image)
 

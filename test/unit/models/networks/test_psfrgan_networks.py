@@ -15,7 +15,7 @@ from models.networks.psfrgan import (
     ParsedDiscriminator,
     PSFRGenerator,
     StyleNorm,
-    resized,
+    resize,
 )
 from models.ops.spectral import apply_spectral_norm
 
@@ -176,7 +176,7 @@ def test_the_generator_names_inputs_that_do_not_belong_together(change: object) 
 
 def test_resizing_overshoots_as_bicubic_does() -> None:
     _, mask = small_input(32)
-    small = resized(mask, (16, 16))
+    small = resize(mask, (16, 16))
     assert small.min() < -0.05 and small.max() > 1.05
 
 

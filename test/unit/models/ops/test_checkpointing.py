@@ -27,7 +27,7 @@ def steps(model: object, batch: dict, count: int = 2) -> dict[str, Tensor]:
         model.start_step(step, 100, 100)
         losses = model.run_step(batch)
         found |= {f"loss {name} {step}": loss for name, loss in losses.items()}
-        for letter, network in model.bare.items():
+        for letter, network in model.unwrapped.items():
             found |= {f"gradient {letter} {key} {step}": weight.grad.clone()
                       for key, weight in network.named_parameters() if weight.grad is not None}
     for letter, state in model.weights().items():
@@ -77,7 +77,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(name: str, tiny_run: Cal
         model, batch = tiny_run(name, switch, *FAST.get(name, []))
         name_of_network = model.optimizer_names()[0]
         inputs: list[tuple] = []
-        hook = model.bare[name_of_network].register_forward_pre_hook(
+        hook = model.unwrapped[name_of_network].register_forward_pre_hook(
             lambda _, args, inputs=inputs: inputs.append(args))
         model.run_step(batch)
         hook.remove()

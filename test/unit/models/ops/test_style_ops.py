@@ -34,7 +34,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through the operators: the CPU's own, and what a card gets."""
     if request.param == "as on a card":
-        monkeypatch.setattr(padded_conv, "runs_by_hand", lambda x: False)
+        monkeypatch.setattr(padded_conv, "uses_custom_kernel", lambda x: False)
 
 
 # ---- FIR filters --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request ends with this status and {"error": message}.
 
     Args:

@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from serving.limits import Limits
-from serving.refusal import Refused
+from serving.request_error import RequestError
 
 FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 MAX_FIELD = 4096            # bytes of a parameter in a form
@@ -24,7 +24,7 @@ LEAST_UPSCALE, MOST_UPSCALE = 0.25, 8.0
 
 
 @dataclass(frozen=True)
-class Ask:
+class RestoreRequest:
     """A checked request.
 
     Attributes:
@@ -43,8 +43,8 @@ class Ask:
     extension: str = "png"
 
 
-async def read_ask(request: Request, limits: Limits, models: list[str], names: tuple[str, ...],
-                   grow: Callable[[int], None]) -> Ask:
+async def read_request(request: Request, limits: Limits, models: list[str], names: tuple[str, ...],
+                   grow: Callable[[int], None]) -> RestoreRequest:
     """Receive a request's picture and parameters.
 
     Args:
@@ -53,7 +53,7 @@ async def read_ask(request: Request, limits: Limits, models: list[str], names: t
         grow: told of every piece received, before it is kept.
 
     Raises:
-        Refused: 400, 408, 413 or 415.
+        RequestError: 400, 408, 413 or 415.
     """
     given = _unique([(name, value) for name, value in request.query_params.multi_items()])
     check_names(given, names)
@@ -61,13 +61,13 @@ async def read_ask(request: Request, limits: Limits, models: list[str], names: t
         data, fields = await asyncio.wait_for(_receive(request, limits.max_bytes, grow),
                                               limits.receive_timeout)
     except asyncio.TimeoutError:
-        raise Refused(408, f"the request did not arrive within {limits.receive_timeout:g} s"
+        raise RequestError(408, f"the request did not arrive within {limits.receive_timeout:g} s"
                       ) from None
     check_names(fields, names)
     given = _unique([*given.items(), *fields.items()])
     if not data:
-        raise Refused(400, "the picture is empty (0 bytes)")
-    return Ask(data, **parameters(given, models))
+        raise RequestError(400, "the picture is empty (0 bytes)")
+    return RestoreRequest(data, **parameters(given, models))
 
 
 # ---- the body -----------------------------------------------------------------------------------
@@ -78,10 +78,10 @@ async def _receive(request: Request, most: int, grow: Callable[[int], None],
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not (form or kind.startswith("image/") or kind == "application/octet-stream"):
-        raise Refused(415, "send the picture as multipart/form-data in a field `image`, or as the "
-                           f"body with its type, e.g. image/png; got {kind[:60] or 'no type'!r}")
+        raise RequestError(415, "send the picture as multipart/form-data in a field `image`, or as "
+                           f"the body with its type, e.g. image/png, got {kind[:60] or 'none'!r}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused(415, "compressed bodies are not taken; leave Content-Encoding out")
+        raise RequestError(415, "compressed bodies are not taken; leave Content-Encoding out")
     pieces = _pieces(request, most + (FORM_OVERHEAD if form else 0), grow)
     if form:
         return await _read_form(request.headers["content-type"], pieces, most)
@@ -90,7 +90,7 @@ async def _receive(request: Request, most: int, grow: Callable[[int], None],
 
 async def _pieces(request: Request, most: int, grow: Callable[[int], None],
                   ) -> AsyncIterator[bytes]:
-    too_large = Refused(413, f"the request is larger than {most} bytes")
+    too_large = RequestError(413, f"the request is larger than {most} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         raise too_large
@@ -112,7 +112,7 @@ async def _read_form(content_type: str, pieces: AsyncIterator[bytes], most: int,
                      ) -> tuple[bytes, dict[str, str]]:
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
     if not re.fullmatch(r"[0-9A-Za-z'()+_,./:=? -]{1,70}", boundary):
-        raise Refused(400, "the form has no usable boundary")
+        raise RequestError(400, "the form has no usable boundary")
     # Written anew: a charset the client chose would pick the codec its fields are decoded with.
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
     try:
@@ -120,15 +120,15 @@ async def _read_form(content_type: str, pieces: AsyncIterator[bytes], most: int,
                                max_part_size=MAX_FIELD).parse()
     except (MultiPartException, FormParserError) as error:
         message = " ".join(str(getattr(error, "message", "") or error).split())
-        raise Refused(400, f"the form cannot be read: {message[:200]}") from error
+        raise RequestError(400, f"the form cannot be read: {message[:200]}") from error
     try:
         items = form.multi_items()
         files = [(name, value) for name, value in items if isinstance(value, UploadFile)]
         if [name for name, _ in files] != ["image"]:
-            raise Refused(400, "the form must hold one file, in the field `image`")
+            raise RequestError(400, "the form must hold one file, in the field `image`")
         data = files[0][1].file.read()
         if len(data) > most:
-            raise Refused(413, f"the picture is larger than {most} bytes")
+            raise RequestError(413, f"the picture is larger than {most} bytes")
         return data, _unique([(name, value) for name, value in items if isinstance(value, str)])
     finally:
         await form.close()
@@ -140,23 +140,23 @@ def _unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
-            raise Refused(400, f"the parameter {name[:40]!r} is given twice")
+            raise RequestError(400, f"the parameter {name[:40]!r} is given twice")
         found[name] = value
     return found
 
 
 def check_names(given: dict[str, str], names: tuple[str, ...]) -> None:
-    """Raise Refused for a parameter that the route does not take."""
+    """Raise RequestError for a parameter that the route does not take."""
     wrong = next((name for name in given if name not in names), None)
     if wrong is not None:
         near = difflib.get_close_matches(wrong[:40], names, n=1)
-        raise Refused(400, f"unknown parameter {wrong[:40]!r}" + (
+        raise RequestError(400, f"unknown parameter {wrong[:40]!r}" + (
             f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
             if names else "; none is taken here"))
 
 
 def parameters(given: dict[str, str], models: list[str]) -> dict[str, Any]:
-    """Checked values of the parameters, as Ask has them."""
+    """Checked values of the parameters, as RestoreRequest has them."""
     def number(name: str, low: float, high: float) -> float | None:
         text = given.get(name)
         if text is None:
@@ -165,14 +165,15 @@ def parameters(given: dict[str, str], models: list[str]) -> dict[str, Any]:
         value = float(text) if re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", text) and text.strip(
             ".") else -1.0
         if not low <= value <= high:
-            raise Refused(400, f"{name} must be a number from {low:g} to {high:g}, got "
+            raise RequestError(400, f"{name} must be a number from {low:g} to {high:g}, got "
                                f"{text[:40]!r}")
         return value
 
     def one_of(name: str, choices: list[str]) -> str:
         value = given.get(name, choices[0])
         if value not in choices:
-            raise Refused(400, f"{name} must be one of {', '.join(choices)}, got {value[:40]!r}")
+            raise RequestError(
+                400, f"{name} must be one of {', '.join(choices)}, got {value[:40]!r}")
         return value
     found = {"model": one_of("model", models), "extension": one_of("format", list(FORMATS)),
              "aligned": one_of("aligned", ["0", "1"]) == "1",
@@ -181,7 +182,7 @@ def parameters(given: dict[str, str], models: list[str]) -> dict[str, Any]:
              "faces": _numbers(given.get("faces", "all"))}
     useless = [name for name in ("faces", "strength", "upscale") if name in given]
     if found["aligned"] and useless:
-        raise Refused(400, f"{useless[0]} is for whole photographs; leave it or aligned=1 out")
+        raise RequestError(400, f"{useless[0]} is for whole photographs; leave it or aligned=1 out")
     return found
 
 
@@ -190,6 +191,6 @@ def _numbers(text: str) -> tuple[int, ...] | None:
     if text in ("all", "none"):
         return None if text == "all" else ()
     if len(text) > MAX_FIELD or not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text):
-        raise Refused(400, "faces must be all, none, or numbers from 0 like 0,2; got "
+        raise RequestError(400, "faces must be all, none, or numbers from 0 like 0,2; got "
                            f"{text[:40]!r}")
     return tuple(sorted({int(part) for part in text.split(",")}))

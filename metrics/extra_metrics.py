@@ -1,6 +1,6 @@
 """Numbers of single pictures that networks give: LPIPS, identity, landmarks, parsing.
 
-A judge takes restored pictures (M, 3, H, W) and their common target (1, 3, H, W), RGB in [-1, 1] on
+A metric takes restored images (M, 3, H, W) and their common target (1, 3, H, W), RGB in [-1, 1] on
 the device, to numbers by name, each a list of M. Its network comes from a published file.
 """
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.networks.pretrained.irse import IRSE50, face_crop
 from models.networks.pretrained.landmark_maps import landmark_maps
 from models.networks.pretrained.lpips import lpips_network
 
-Judge = Callable[[Tensor, Tensor], dict[str, list[float]]]
+Metric = Callable[[Tensor, Tensor], dict[str, list[float]]]
 # PFSRNet looks for landmarks at the size of its results; the parsing network was trained for 512.
 STUDENT_SIZE, PARSING_SIZE = 128, 512
 # Outer corners of the eyes among 68 points, whose distance in the target is the unit.
@@ -39,7 +39,7 @@ def keys_of(path: str | Path, flag: str) -> set[str]:
         return set(checkpoint.unwrap(checkpoint.read(path), path))
 
 
-def resized(x: Tensor, side: int) -> Tensor:
+def resize(x: Tensor, side: int) -> Tensor:
     """Square pictures of this side: bilinear where they grow, means over areas where they shrink,
     which every device computes alike."""
     if min(x.shape[2:]) > side:
@@ -47,26 +47,26 @@ def resized(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def structure_judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+def structure_metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
     """MS-SSIM of pictures of at least 16 x 16 pixels; no network."""
     restored, gt = ms_ssim.float_pictures(restored), ms_ssim.float_pictures(gt)
     return {"ms_ssim": ms_ssim.ms_ssim(restored, gt.expand_as(restored)).tolist()}
 
 
-def lpips_judge(paths: Sequence[str | Path], device: torch.device,
-                flag: str = "--lpips_weights") -> Judge:
+def lpips_metric(paths: Sequence[str | Path], device: torch.device,
+                flag: str = "--lpips_weights") -> Metric:
     """LPIPS, called by its backbone: `lpips_alex`, `lpips_vgg`."""
     network = lpips_network(paths, flag).to(device)
 
-    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+    def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
         return {f"lpips_{network.net}": network(restored, gt).tolist()}
-    return judge
+    return metric
 
 
 # ---- identity ------------------------------------------------------------------------------------
 
-def identity_judge(path: str | Path, device: torch.device,
-                   flag: str = "--arcface_weights") -> Judge:
+def identity_metric(path: str | Path, device: torch.device,
+                   flag: str = "--arcface_weights") -> Metric:
     """Cosine and angle in degrees between recognition vectors: arcface_resnet18.pth, with which
     GFP-GAN's "Deg." is measured, or model_ir_se50.pth, on the crop of GPEN's identity loss.
 
@@ -84,19 +84,19 @@ def identity_judge(path: str | Path, device: torch.device,
     return identity_of(network.to(device), prepare)
 
 
-def identity_of(network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Judge:
-    """The judge of a network that takes prepared pictures to vectors (B, N) of any length."""
-    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+def identity_of(network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Metric:
+    """The metric of a network that takes prepared pictures to vectors (B, N) of any length."""
+    def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
         vectors = network(prepare(torch.cat([restored, gt]))).float().cpu().double()
         cosine = F.cosine_similarity(vectors[:-1], vectors[-1:]).clamp(-1, 1)
         return {"id_cosine": cosine.tolist(), "id_degrees": cosine.acos().rad2deg().tolist()}
-    return judge
+    return metric
 
 
 # ---- landmarks -----------------------------------------------------------------------------------
 
-def landmark_judge(path: str | Path, device: torch.device,
-                   flag: str = "--landmark_weights") -> Judge:
+def landmark_metric(path: str | Path, device: torch.device,
+                   flag: str = "--landmark_weights") -> Metric:
     """Distance of the landmarks seen in the result from those seen in the target, by PFSRNet's
     distilled network or by 2DFAN-4.
 
@@ -106,27 +106,27 @@ def landmark_judge(path: str | Path, device: torch.device,
     return landmarks_of(*landmark_maps(path, device, flag, STUDENT_SIZE))
 
 
-def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Judge:
-    """The judge of a network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w).
+def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Metric:
+    """The metric of a network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w).
 
     `landmark_pixels` is the mean distance in pixels of the pictures' height, `landmark_nme` in
     distances between the target's outer eye corners, at least one pixel.
     """
-    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
-        maps = maps_of(resized(0.5 * torch.cat([restored, gt]) + 0.5, side)).float().cpu()
+    def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        maps = maps_of(resize(0.5 * torch.cat([restored, gt]) + 0.5, side)).float().cpu()
         scale = torch.tensor([gt.shape[3] / maps.shape[3], gt.shape[2] / maps.shape[2]])
         points = fan.peaks(maps) * scale                        # (M + 1, 68, 2)
         away = (points[:-1] - points[-1:]).norm(dim=2).mean(dim=1)
         first, second = points[-1, list(EYE_CORNERS)]
         unit = float((first - second).norm().clamp(min=1))
         return {"landmark_pixels": away.tolist(), "landmark_nme": (away / unit).tolist()}
-    return judge
+    return metric
 
 
 # ---- parsing -------------------------------------------------------------------------------------
 
-def parsing_judge(path: str | Path, device: torch.device,
-                  flag: str = "--parsing_weights") -> Judge:
+def parsing_metric(path: str | Path, device: torch.device,
+                  flag: str = "--parsing_weights") -> Metric:
     """Mean intersection over union of the regions seen in the result and in the target.
 
     Raises:
@@ -136,10 +136,10 @@ def parsing_judge(path: str | Path, device: torch.device,
     return parsing_of(parsing_network(path, flag).to(device), PARSING_SIZE)
 
 
-def parsing_of(network: Callable[[Tensor], tuple[Tensor, Tensor]], side: int) -> Judge:
-    """The judge of a network from RGB (B, 3, side, side) to logits of the regions, and more."""
-    def judge(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
-        labels = labels_of(network(resized(torch.cat([restored, gt]), side))[0])
+def parsing_of(network: Callable[[Tensor], tuple[Tensor, Tensor]], side: int) -> Metric:
+    """The metric of a network from RGB (B, 3, side, side) to logits of the regions, and more."""
+    def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
+        labels = labels_of(network(resize(torch.cat([restored, gt]), side))[0])
         target = labels[-1:].expand(len(restored), -1, -1)
         return {"parsing_iou": iou_per_picture(labels[:-1], target, NUM_LABELS)}
-    return judge
+    return metric

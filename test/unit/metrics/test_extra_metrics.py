@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metrics import measures, ms_ssim
+from metrics import metric_set, ms_ssim
 from metrics.evaluation import Column
-from metrics.judges import (
-    identity_judge,
+from metrics.extra_metrics import (
+    identity_metric,
     identity_of,
-    landmark_judge,
+    landmark_metric,
     landmarks_of,
-    parsing_judge,
+    parsing_metric,
     parsing_of,
-    resized,
-    structure_judge,
+    resize,
+    structure_metric,
 )
-from metrics.measures import Frechet, Measures, SetState
+from metrics.metric_set import Frechet, MetricSet, SetState
 from metrics.psnr_ssim import pooled_psnr
 from models.networks.fan import FAN
 from models.networks.pretrained.arcface import ArcFace
@@ -43,7 +43,7 @@ def test_ms_ssim_is_that_of_each_picture_with_the_target() -> None:
     restored, gt = pictures(2), pictures(1, seed=1)
     expected = [float(ms_ssim.ms_ssim(0.5 * one[None].double() + 0.5, 0.5 * gt.double() + 0.5))
                 for one in restored]
-    assert structure_judge(restored, gt)["ms_ssim"] == pytest.approx(expected, rel=1e-6)
+    assert structure_metric(restored, gt)["ms_ssim"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
@@ -101,7 +101,7 @@ def test_parsing_overlap_of_known_regions() -> None:
 @pytest.mark.parametrize("side", [16, 40, 100])
 def test_resized_pictures_keep_their_mean(side: int) -> None:
     gradient = torch.linspace(-1, 1, 50).expand(1, 3, 50, 50)
-    made = resized(gradient, side)
+    made = resize(gradient, side)
     assert made.shape[2:] == (side, side)
     assert float(made.mean()) == pytest.approx(0, abs=1e-5)
 
@@ -109,14 +109,14 @@ def test_resized_pictures_keep_their_mean(side: int) -> None:
 def test_shrinking_leaves_no_pixel_out() -> None:
     stripes = torch.full((1, 3, 64, 64), -1 / 3)
     stripes[..., ::4] = 1
-    assert float(resized(stripes, 16).abs().max()) == pytest.approx(0, abs=1e-6)
+    assert float(resize(stripes, 16).abs().max()) == pytest.approx(0, abs=1e-6)
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("load, build, number", [
-    (identity_judge, ArcFace, "id_cosine"), (identity_judge, IRSE50, "id_cosine"),
-    (landmark_judge, FAN, "landmark_nme"), (landmark_judge, FAN2D, "landmark_nme")])
+    (identity_metric, ArcFace, "id_cosine"), (identity_metric, IRSE50, "id_cosine"),
+    (landmark_metric, FAN, "landmark_nme"), (landmark_metric, FAN2D, "landmark_nme")])
 def test_a_network_is_known_by_its_file(load: Callable, build: type, number: str,
                                         tmp_path: Path) -> None:
     torch.save(build().state_dict(), tmp_path / "w.pth")
@@ -126,16 +126,16 @@ def test_a_network_is_known_by_its_file(load: Callable, build: type, number: str
     assert found[number] == pytest.approx([1.0 if number == "id_cosine" else 0.0], abs=1e-5)
 
 
-@pytest.mark.parametrize("load, flag", [(identity_judge, "--arcface_weights"),
-                                        (landmark_judge, "--landmark_weights"),
-                                        (parsing_judge, "--parsing_weights")])
+@pytest.mark.parametrize("load, flag", [(identity_metric, "--arcface_weights"),
+                                        (landmark_metric, "--landmark_weights"),
+                                        (parsing_metric, "--parsing_weights")])
 def test_another_networks_file_is_refused(load: Callable, flag: str, tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=flag):
         load(tmp_path / "w.pth", CPU)
 
 
-@pytest.mark.parametrize("load", [identity_judge, landmark_judge, parsing_judge])
+@pytest.mark.parametrize("load", [identity_metric, landmark_metric, parsing_metric])
 def test_nothing_is_measured_with_random_weights(load: Callable) -> None:
     with pytest.raises(FileNotFoundError, match="random"):
         load("random", CPU)
@@ -153,25 +153,25 @@ def channel_means(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
 
-def measured(seeds: range, reference: tuple | None = None) -> Measures:
-    made = Measures([structure_judge], Frechet("fd", channel_means, reference), True, CPU)
+def measured(seeds: range, reference: tuple | None = None) -> MetricSet:
+    made = MetricSet([structure_metric], Frechet("fd", channel_means, reference), True, CPU)
     for seed in seeds:
         made.of(arrays(seed))
     return made
 
 
-@pytest.mark.parametrize("name", [name for name, (flag, _) in measures.METRICS.items() if flag])
+@pytest.mark.parametrize("name", [name for name, (flag, _) in metric_set.METRICS.items() if flag])
 def test_a_metric_without_its_weights_is_left_out_and_says_so(name: str) -> None:
-    made, described, remarks = measures.create([name], {}, None, CPU)
+    made, described, remarks = metric_set.create([name], {}, None, CPU)
     found = made.of(arrays(0))
-    assert measures.METRICS[name][0] in remarks[name] and described == {}
+    assert metric_set.METRICS[name][0] in remarks[name] and described == {}
     assert found == {} and made.of_the_set() == ({}, {})
 
 
 def test_input_and_result_are_measured_each_by_its_own_pixels() -> None:
     images = arrays(3)
-    found = Measures([structure_judge], None, False, CPU).of(images)
-    expected = {method: structure_judge(to_tensor(images[key]), to_tensor(images["gt"]))
+    found = MetricSet([structure_metric], None, False, CPU).of(images)
+    expected = {method: structure_metric(to_tensor(images[key]), to_tensor(images["gt"]))
                 for method, key in (("bicubic", "lq"), ("restored", "restored"))}
     assert found == {Column(method, name): value for method, numbers in expected.items()
                      for name, [value] in numbers.items()}
@@ -180,7 +180,7 @@ def test_input_and_result_are_measured_each_by_its_own_pixels() -> None:
 def test_without_an_input_only_the_result_is_measured() -> None:
     images = arrays(3)
     del images["lq"]
-    found = Measures([structure_judge], None, True, CPU).of(images)
+    found = MetricSet([structure_metric], None, True, CPU).of(images)
     assert list(found) == [Column("restored", "ms_ssim")]
 
 
@@ -190,7 +190,7 @@ def test_pooled_psnr_weighs_pictures_by_their_pixels() -> None:
 
 
 def test_pooled_psnr_of_the_set_is_over_all_its_pixels() -> None:
-    made = Measures([], None, True, CPU)
+    made = MetricSet([], None, True, CPU)
     sets = [arrays(0), arrays(1, side=16)]
     for images in sets:
         made.of(images)
@@ -230,4 +230,4 @@ def test_statistics_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(ArcFace().state_dict(), tmp_path / "w.pth")
     np.savez(tmp_path / "s.npz", mu=np.zeros(7), sigma=np.eye(7))
     with pytest.raises(ValueError, match=r"--fid_stats.*7 dimensions.*512"):
-        measures.create(["fid"], {"fid": tmp_path / "w.pth"}, str(tmp_path / "s.npz"), CPU)
+        metric_set.create(["fid"], {"fid": tmp_path / "w.pth"}, str(tmp_path / "s.npz"), CPU)

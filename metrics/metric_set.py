@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from metrics.evaluation import Column, Numbers
+from metrics.extra_metrics import (
+    Metric,
+    identity_metric,
+    landmark_metric,
+    lpips_metric,
+    parsing_metric,
+    structure_metric,
+)
 from metrics.frechet import (
     Moments,
     feature_network,
     features_of,
     frechet_distance,
     read_statistics,
-)
-from metrics.judges import (
-    Judge,
-    identity_judge,
-    landmark_judge,
-    lpips_judge,
-    parsing_judge,
-    structure_judge,
 )
 from metrics.psnr_ssim import pooled_psnr
 from utils.files import sha256
@@ -47,8 +47,9 @@ METRICS = {
     "iou": ("--parsing_weights", "mean intersection over union of the regions a parsing network "
                                  "sees in the result and in the target"),
 }
-JUDGES: dict[str, Callable[[Any, torch.device], Judge]] = {
-    "lpips": lpips_judge, "id": identity_judge, "landmarks": landmark_judge, "iou": parsing_judge}
+METRIC_MAKERS: dict[str, Callable[[Any, torch.device], Metric]] = {
+    "lpips": lpips_metric, "id": identity_metric, "landmarks": landmark_metric,
+    "iou": parsing_metric}
 
 
 @dataclass
@@ -101,18 +102,19 @@ class SetState:
             self.moments.setdefault(method, Moments()).merge(moments)
 
 
-class Measures:
-    """Measures pictures one after the other, and in the end the set.
+class MetricSet:
+    """MetricSet pictures one after the other, and in the end the set.
 
     Args:
-        judges: give numbers of each picture.
+        metrics: give numbers of each picture.
         frechet: gathers features, or None.
         pooled: whether to pool squared errors, too.
     """
 
-    def __init__(self, judges: Iterable[Judge], frechet: Frechet | None, pooled: bool,
+    def __init__(self, metrics: Iterable[Metric], frechet: Frechet | None, pooled: bool,
                  device: torch.device) -> None:
-        self.judges, self.frechet, self.pooled, self.device = list(judges), frechet, pooled, device
+        self.metrics, self.frechet = list(metrics), frechet
+        self.pooled, self.device = pooled, device
         self.errors: dict[str, list[tuple[float, int]]] = {}
 
     def of(self, pictures: dict[str, np.ndarray]) -> Numbers:
@@ -126,14 +128,14 @@ class Measures:
         methods = {method: key for method, key in methods.items() if key in pictures}
         if self.pooled:
             self._pool(pictures, methods)
-        if not (self.judges or self.frechet):
+        if not (self.metrics or self.frechet):
             return {}
         found: dict[str, list[float]] = {}
         stacked = np.stack([pictures[key] for key in (*methods.values(), "gt")])
         with torch.inference_mode():
             images = to_tensor(torch.from_numpy(stacked).to(self.device))
-            for judge in self.judges:
-                found |= judge(images[:-1], images[-1:])
+            for metric in self.metrics:
+                found |= metric(images[:-1], images[-1:])
             if self.frechet:
                 self.frechet.add([*methods, "target"], images)
         return {Column(method, name): values[at] for at, method in enumerate(methods)
@@ -174,7 +176,7 @@ class Measures:
 
 
 def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
-           device: torch.device) -> tuple[Measures, dict[str, Any], dict[str, str]]:
+           device: torch.device) -> tuple[MetricSet, dict[str, Any], dict[str, str]]:
     """What the names ask for, as far as their weights are given.
 
     Args:
@@ -189,7 +191,7 @@ def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
     Raises:
         FileNotFoundError, ValueError: a file that is given does not fit.
     """
-    judges: list[Judge] = []
+    metrics: list[Metric] = []
     frechet, described, remarks = None, {}, {}
     for name in dict.fromkeys(names):
         flag, text = METRICS[name]
@@ -206,10 +208,11 @@ def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
             frechet = Frechet(number, network.to(device), reference)
             text = f"{number}: {text}"
         elif name != "psnr_pooled":
-            judges.append(JUDGES[name](given, device) if name in JUDGES else structure_judge)
+            metrics.append(METRIC_MAKERS[name](given, device) if name in METRIC_MAKERS
+                           else structure_metric)
         files = given if isinstance(given, list) else [given] if given else []
         files = [*files, fid_stats] if name == "fid" and fid_stats else files
         described[name] = {"text": text, "files": {str(file): sha256(file)
                                                    for file in files}}
     pooled = "psnr_pooled" in described
-    return Measures(judges, frechet, pooled, device), described, remarks
+    return MetricSet(metrics, frechet, pooled, device), described, remarks

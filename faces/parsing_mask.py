@@ -13,7 +13,7 @@ from utils.images.resize import bicubic
 PARSING_SIZE = 512      # of the pictures that parsing networks were made for
 
 
-def parsing_outline(weights: str, device: torch.device) -> Mask:
+def open_parsing_mask(weights: str, device: torch.device) -> Mask:
     """A function from a restored face to how much of it is pasted.
 
     Args:

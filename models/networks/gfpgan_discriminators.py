@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.networks.gfpgan_layers import BiasedEqualConv2d, without_saved_filters
 from models.networks.stylegan2 import ConvLayer, EqualLinear, ResBlock, channels_at, check_size
-from models.ops.style_ops import EPS, channels_last, widened
+from models.ops.style_ops import EPS, channels_last, to_float32
 
 GROUP = 4
 
@@ -27,7 +27,7 @@ def with_group_deviation(x: Tensor, group: int = GROUP) -> Tensor:
     """
     batch = x.shape[0]
     size = max(count for count in range(1, group + 1) if batch % count == 0)
-    groups = widened(x).reshape(size, batch // size, *x.shape[1:])
+    groups = to_float32(x).reshape(size, batch // size, *x.shape[1:])
     # In half precision the epsilon is 0, and the root of a single picture's variance has no slope.
     deviation = torch.sqrt(groups.var(dim=0, unbiased=False) + EPS).mean(dim=(1, 2, 3))
     channel = deviation.to(x.dtype).repeat(size).view(batch, 1, 1, 1)
