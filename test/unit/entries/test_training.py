@@ -215,9 +215,9 @@ def test_fine_tuning_starts_from_the_given_weights(finished: tuple[Path, str], t
 
 def test_weights_of_another_layout_are_refused_with_the_options_they_need(
         finished: tuple[Path, str], tiny_run: Callable) -> None:
+    model, _ = tiny_run("sparnet", "--res_depth", "2")
     with pytest.raises(ValueError, match="--res_depth 0 --att_name spar --bottleneck_size 16"):
-        tiny_run("sparnet", "--pretrain_model_path", str(finished[0] / "latest_net_G.pth"),
-                 "--res_depth", "2")
+        model.load_weights("G", finished[0] / "latest_net_G.pth")
 
 
 def test_diverging_stops_with_advice_and_keeps_the_good_weights(train: Callable,
