@@ -271,8 +271,9 @@ class ModelEngine:
                 raise ValueError(f"the training state holds no network {name}; it was written by "
                                  f"another model than {self.opt.model}")
             saved = state["networks"][name]
+            hint = self.describe(saved) if name in (self.inference_network, "G") else ""
             checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",
-                                   self.describe(saved))
+                                   hint)
             self.precision.load_state_of(network, saved)
         for name, step in self.precision.steps.items():
             self.precision.load_optimizer(name, state["optimizers"][name])

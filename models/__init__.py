@@ -48,9 +48,11 @@ def find_weights(opt: Any) -> Path:
         FileNotFoundError: there is none.
     """
     from engine import checkpoint
-    return checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir),
-                                   opt.name, opt.epoch, opt.load_iter,
-                                   find(opt.model).inference_network)
+    model = find(opt.model)
+    # Earlier versions wrote "best" weights by a number that says nothing of this model.
+    epoch = "latest" if opt.epoch == "best" and model.best_by is None else opt.epoch
+    return checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir), opt.name,
+                                   epoch, opt.load_iter, model.inference_network)
 
 
 def settings_of(name: str, path: Path) -> dict[str, Any]:

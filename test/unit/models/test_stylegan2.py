@@ -16,6 +16,7 @@ from torch import Tensor
 
 import data
 import models
+from engine import checkpoint
 from models.losses.regularizers import path_length_penalty, path_lengths, r1_penalty
 from models.networks.stylegan2 import Discriminator, with_batch_deviation
 from models.style_options import PRESETS
@@ -311,3 +312,15 @@ def test_two_ranks_agree_on_weights_and_mean_path_length(tmp_path: Path) -> None
         assert one[name]["digest"] == two[name]["digest"] != one[name]["start"]
         assert one[name]["path_mean"] == two[name]["path_mean"] > 0
         assert one[name]["losses"] != two[name]["losses"]       # of samples of their own
+
+
+def test_there_is_no_best_not_even_one_that_an_earlier_version_left(tiny_run: Callable,
+                                                                    tmp_path: Path) -> None:
+    model, _ = tiny_run("stylegan2")
+    folder = tmp_path / "runs" / "tiny"
+    for suffix in ("best", "latest"):
+        checkpoint.save_weights(folder, suffix, model.weights(), {})
+    opt = sample.SampleOptions(models, data, "tools.sample").parse(
+        ["--name", "tiny", "--checkpoints_dir", str(tmp_path / "runs"), "--load_size", "16"])
+    assert opt.epoch == "best"
+    assert models.find_weights(opt) == folder / "latest_net_H.pth"
