@@ -1,6 +1,6 @@
-"""Restore pictures: python enhance.py --pretrain_model_path FILE --input PATH --output DIR
+"""Restore images: python enhance.py --pretrain_model_path FILE --input PATH --output DIR
 
-A picture of any size is brought to the network's by the recipe's own preprocessing. With --photos
+An image of any size is brought to the network's by the model's own preprocessing. With --photos
 the inputs are whole photographs and videos, whose faces are found, restored and pasted back.
 """
 from __future__ import annotations
@@ -63,7 +63,7 @@ def strip_path(output: Path, folder: Path) -> Path:
 
 
 def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
-    """Pictures and videos, as `find_images` finds pictures."""
+    """Pictures and videos, as `find_images` finds images."""
     videos = find_videos(pattern)
     try:
         root, pictures = find_images(pattern)
@@ -96,7 +96,7 @@ def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]
 
 
 class Job:
-    """What both ways of restoring share: inputs, the network, the pictures that failed."""
+    """What both ways of restoring share: inputs, the network, the images that failed."""
     inputs_are = "pictures"
     find = staticmethod(find_images)
 
@@ -111,7 +111,7 @@ class Job:
         self.restorer = inference.open_restorer(self.opt)
 
     def read(self, path: Path) -> np.ndarray | None:
-        """The picture, or None and a note that it cannot be read."""
+        """The image, or None and a note that it cannot be read."""
         try:
             return read_image(path)
         except BadImage as error:
@@ -139,7 +139,7 @@ def enhance(opt: Namespace) -> int:
 
 
 def single_faces(opt: Namespace) -> int:
-    """Restore pictures that show one aligned face each."""
+    """Restore images that show one aligned face each."""
     job = Job(opt)
     if is_video(job.inputs[0]):
         raise ValueError(f"--input: {job.inputs[0]} is a video; add --photos")

@@ -111,7 +111,7 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
 
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Samples:
-    """Rows of the pictures in --restored against those of the same name in --gt."""
+    """Rows of the images in --restored against those of the same name in --gt."""
     root, names = root_of(opt.gt), relative_names(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
@@ -148,13 +148,13 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
 # ---- reports ------------------------------------------------------------------------------------
 
 def digest(key: str, path: Path, image: np.ndarray) -> tuple[str, str]:
-    """Name and SHA-256 of a picture's file; of its pixels where it lies in a pack."""
+    """Name and SHA-256 of an image's file; of its pixels where it lies in a pack."""
     return ((f"{key}_file_sha256", sha256(path)) if path.is_file()
             else (f"{key}_pixels_sha256", pixel_digest(image)))
 
 
 def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256 of a picture's shape and bytes: the same for any lossless file of it."""
+    """SHA-256 of an image's shape and bytes: the same for any lossless file of it."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
@@ -172,7 +172,7 @@ def versions() -> dict[str, str]:
 def evaluate(opt: Namespace) -> int:
     """Measure, print the table, write every file; returns the exit status.
 
-    Of several processes each measures its part of the pictures; the main one reports them all.
+    Of several processes each measures its part of the images; the main one reports them all.
     """
     entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
     protocols = [p for name, p in PROTOCOLS.items() if opt.protocol in (name, "both")]
@@ -255,7 +255,7 @@ def write_reports(out: Path, found: Findings, report: dict[str, Any],
 
 
 def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
-    """report.html; the same whoever measured which picture, and wherever it is written to."""
+    """report.html; the same whoever measured which image, and wherever it is written to."""
     opt, folders = report["options"], report.get("folders")
     title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
              f"{opt['name'] or opt['model']} on {opt['dataset_name']}")

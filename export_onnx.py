@@ -2,7 +2,7 @@
 
 The graph takes `input`, float32 RGB (B, 3, H, W) in [-1, 1]; its first output is the restored
 face. It is kept only if it computes what the network does. A JSON beside it says what it is and
-how Ascend's compiler is called; --to_bin and --from_bin turn pictures into ais_bench's files and
+how Ascend's compiler is called; --to_bin and --from_bin turn images into ais_bench's files and
 back.
 """
 from __future__ import annotations
@@ -47,7 +47,7 @@ def export(opt: Namespace) -> int:
 
 
 def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
-    """Export a recipe with its weights; nothing is written unless it is right."""
+    """Export a model with its weights; nothing is written unless it is right."""
     # Only now: the packages they need are an extra.
     from export import graph, metadata, smaller
     model, opset, away = graph.make(recipe, recipe.input_size(opt), batch=opt.batch_size,

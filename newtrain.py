@@ -1,6 +1,6 @@
 """Train a restoration network: python newtrain.py --model sparnet --scale_factor 8 --dataroot DIR
 
-Everything about the task is in the recipe (models/<name>_model.py); this file is the loop.
+Everything about the task is in the model (models/<name>_model.py); this file is the loop.
 """
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StopSignal:
 
 
 class Trainer:
-    """One run: data, recipe, and the loop over optimiser steps."""
+    """One run: data, model, and the loop over optimizer steps."""
 
     def __init__(self, opt: Namespace, device: torch.device) -> None:
         self.opt, self.device = opt, device
@@ -366,7 +366,7 @@ def prepare_folder(opt: Namespace) -> None:
 
 
 def preview(opt: Namespace) -> int:
-    """Write the picture of --preview_degradation instead of training; returns the exit status."""
+    """Write the image of --preview_degradation instead of training; returns the exit status."""
     dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
     write_image(opt.preview_degradation, degradation_grid(dataset))
     logger.info("what the network will see is in %s", opt.preview_degradation)

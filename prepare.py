@@ -1,4 +1,4 @@
-"""Make what a training needs beside pictures: python prepare.py COMMAND --help
+"""Make what a training needs beside images: python prepare.py COMMAND --help
 
 Every command can be stopped and started again: what is written already is left alone.
 """

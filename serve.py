@@ -1,6 +1,6 @@
-"""Restore pictures over HTTP: python serve.py --name RUN, then open http://127.0.0.1:8000
+"""Restore images over HTTP: python serve.py --name RUN, then open http://127.0.0.1:8000
 
-POST a picture to /v1/restore, or drop it on the page. docs/serve.md has the whole. Needs
+POST an image to /v1/restore, or drop it on the page. docs/serve.md has the whole. Needs
 requirements-serve.txt.
 """
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 First the celeba pipeline (178 x 218 JPEGs, training augmentation, 128 pixels, x8) in this process
 on one thread, and its parts; then the same through the loader with worker processes; then both
-for the drawn faces; then pictures as JPEG files against the same in a pack, in turns, from files
+for the drawn faces; then images as JPEG files against the same in a pack, in turns, from files
 that the system has in memory. "processor time" leaves out the time spent waiting for a busy core.
 """
 from __future__ import annotations
@@ -37,7 +37,7 @@ HEIGHT, WIDTH = 218, 178
 
 
 def picture(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Smooth colours with some noise, which give a JPEG the size of a CelebA picture's."""
+    """Smooth colors with some noise, which give a JPEG the size of a CelebA image's."""
     rng = np.random.default_rng(index)
     smooth = bicubic(rng.integers(0, 256, (14, 11, 3), np.uint8), height, width)
     noisy = smooth + rng.normal(0, 4, smooth.shape)

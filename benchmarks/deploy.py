@@ -5,7 +5,7 @@
 First every published network at full width. Weights are drawn from a fixed seed, since the
 published ones are no part of this project: what is shown is that each graph is made, that it
 computes what the network does, how large and how fast it is. Then networks trained for
-minutes on drawn faces, whose pictures are compared with targets that they have not seen. The
+minutes on drawn faces, whose images are compared with targets that they have not seen. The
 commands are those of a user: newtrain.py, export_onnx.py, tools.quantize.
 A row goes to DIR/rows.json as soon as it is known, and rows that are there are not measured again.
 Needs requirements-export.txt.
@@ -61,7 +61,7 @@ NETWORKS = {
     "GFP-GAN 1": "--model gfpgan --preset 1",
     "GFP-GAN bilinear": "--model gfpgan --preset bilinear",
     "GFP-GAN 1.2 to 1.4": "--model gfpgan --preset 1.3"}
-# Likewise flags of newtrain.py; a minute's training has no use for critics and landmarks.
+# Likewise flags of newtrain.py; a minute's training has no use for discriminators and landmarks.
 TRAINED = {
     "SPARNet of make demo": "--config options/demo.yaml",
     "PFSRNet, width 64":
@@ -157,7 +157,7 @@ def write_pairs(run_of: list[str], folder: Path) -> None:
 
 
 def measure_trained(name: str, folder: Path) -> dict[str, Any]:
-    """One row: train a network, make its graphs, compare their pictures."""
+    """One row: train a network, make its graphs, compare their images."""
     run_of = ["--name", "run", "--checkpoints_dir", str(folder)]
     run("newtrain.py", *TRAINED[name].split(), *run_of, "--dataset_name", "synthetic", "--device",
         "cpu", "--no-tensorboard", "--continue_train")

@@ -4,7 +4,7 @@
                                    [TRAINING ARGUMENTS ...]
 
 Trains a small network of --model parse (further arguments go to newtrain.py) and prints the
-intersection over union of each region on held-out people, pixels of all pictures together, and
+intersection over union of each region on held-out people, pixels of all images together, and
 their mean over the regions present. Faces are not degraded, like those that `prepare.py masks`
 parses; with the published degradation it takes longer.
 """
@@ -48,7 +48,7 @@ def train(folder: Path, steps: int, arguments: list[str]) -> float:
 
 
 def measure(folder: Path, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU of each region over all held-out pictures, and which regions there are."""
+    """IoU of each region over all held-out images, and which regions there are."""
     opt = EvaluateOptions(models, data).parse(
         ["--name", "parse", "--checkpoints_dir", str(folder), "--max_dataset_size", str(pictures)])
     device = devices.open_device(opt.device)

@@ -53,10 +53,10 @@ SIDE = 256          # of the portraits
 class Tally:
     """What all clients saw."""
     statuses: Counter = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)      # of restored pictures
+    seconds: list[float] = field(default_factory=list)      # of restored images
     refusals: list[float] = field(default_factory=list)
     exact: int = 0
-    close: int = 0          # another batch rounded otherwise: one grey level
+    close: int = 0          # another batch rounded otherwise: one gray level
     wrong: int = 0
     lost: int = 0           # connections that ended without an answer
 

@@ -3,7 +3,7 @@
     python benchmarks/sparnethd.py memory [--size 512] [--batch_size 1] [VARIANT ...]
     python benchmarks/sparnethd.py time   [--size 256] [--repeats 3] [VARIANT VARIANT]
 
-Variants: `plain`, and the recipe as newtrain.py runs it: `contiguous`, `channels_last`, and each
+Variants: `plain`, and the model as newtrain.py runs it: `contiguous`, `channels_last`, and each
 with `+checkpointing`. Plain is the published iteration: up-sampling, padding, convolution and
 torch's instance norm as separate operators, a whole forward of H at every step, gradients of G's
 loss computed for D's weights too, torch.optim.Adam as it comes.
@@ -71,7 +71,7 @@ def make_plain(network: nn.Module) -> nn.Module:
 
 
 def build(variant: str, size: int) -> BaseModel:
-    """The recipe with the published options, the same start weights for every variant."""
+    """The model with the published options, the same start weights for every variant."""
     kind, _, checkpointing = variant.partition("+")
     opt = TrainOptions(models, data, "sparnethd.py").parse(
         ["--model", "sparnethd", "--dataset_name", "synthetic", "--opt_level", "O0",

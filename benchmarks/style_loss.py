@@ -5,7 +5,7 @@
 
 The loop masks the whole feature map once per region, as the published code does, except that the
 target's matrices need no graph in either form. Features are random, of VGG19's layers 2 to 4 at
-the picture's size; labels are those of a drawn face, or squares of random regions. Milliseconds of
+the image's size; labels are those of a drawn face, or squares of random regions. Milliseconds of
 forward and backward, the best of several runs in turn. Both forms must agree, or it ends.
 """
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data.synthetic.faces import render_face
 from models.losses.style import region_grams
 from models.networks.parsenet import NUM_LABELS, one_hot
 
-# Channels, and how much smaller than the picture the map is.
+# Channels, and how much smaller than the image the map is.
 LAYERS = {"conv3_4": (256, 4), "conv4_4": (512, 8), "conv5_4": (512, 16)}
 SQUARES = 16
 Grams = Callable[[Tensor, Tensor], Tensor]

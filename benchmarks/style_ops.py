@@ -5,7 +5,7 @@
 
 Published: the operators' native form as the released code falls back to without its compiled
 extension, written straightforwardly below: zeros inserted by a padded six-dimensional view, one
-filter over (B C, 1, H, W), a weight per picture and convolution in groups. Both run the same
+filter over (B C, 1, H, W), a weight per image and convolution in groups. Both run the same
 modules with the same weights, results are compared first. Milliseconds; runs alternate, the ratio
 is that of the best runs, because another process can only make a run slower; medians beside it.
 """

@@ -4,7 +4,7 @@
                                     [--device cpu] [--json FILE]
 
 Plain: contiguous tensors, up-sampling, padding, convolution, norm and activation as separate
-modules, torch.optim.Adam as it comes. Ours: the recipe, as newtrain.py runs it in fp32.
+modules, torch.optim.Adam as it comes. Ours: the model, as newtrain.py runs it in fp32.
 Both take a whole step: forward, L1 loss, backward, Adam. The two run strictly in turn, and before
 any clock starts both must give the same output and the same first losses from the same weights.
 Processor time is shown beside the clock, since other processes disturb it less.
@@ -141,7 +141,7 @@ def plain_step(net: PlainSPARNet, lq: Tensor, gt: Tensor) -> Callable[[], Tensor
 
 
 def our_step(model: BaseModel, lq: Tensor, gt: Tensor) -> Callable[[], Tensor]:
-    """The recipe's step on the same batch."""
+    """The model's step on the same batch."""
     batch = {key: image.contiguous(memory_format=model.memory_format)
              for key, image in (("lq", lq), ("gt", gt))}
 

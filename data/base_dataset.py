@@ -1,4 +1,4 @@
-"""What every data set shares: reproducible samples, held-out pictures, unreadable files."""
+"""What every data set shares: reproducible samples, held-out images, unreadable files."""
 from __future__ import annotations
 
 import argparse
@@ -244,7 +244,7 @@ class BadImageCounter:
 
 
 def relative_names(folder: str | Path) -> list[str]:
-    """Names of the pictures below a folder, relative to it, with forward slashes, sorted.
+    """Names of the images below a folder, relative to it, with forward slashes, sorted.
 
     Args:
         folder: or a list or pack; the names of a list begin at the folder it notes.
@@ -276,7 +276,7 @@ def checksum(name: str) -> int:
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples: arrays to tensors of the same type, `path` and `bad` to lists.
 
-    Pictures stay uint8 (B, H, W, 3); the device turns them into floats. Samples without a picture
+    Images stay uint8 (B, H, W, 3); the device turns them into floats. Samples without an image
     are dropped, so the batch may be smaller, or hold nothing but `path` and `bad`.
     """
     batch: dict[str, Any] = {"path": [], "bad": [text for each in samples for text in each["bad"]]}

@@ -30,7 +30,7 @@ class BlindDegradation(BaseDegradation):
     """What the photographs of strangers have been through, in the published order and ranges.
 
     One of four blurs; shrinking by nearest, linear, area or cubic interpolation; Gaussian noise,
-    grey or coloured; JPEG; cubic enlargement.
+    gray or colored; JPEG; cubic enlargement.
 
     Source: chaofengc/Face-SPARNet, chaofengc/PSFRGAN (which shrinks to 32 to 255 pixels).
     """
@@ -104,7 +104,7 @@ class BlindDegradation(BaseDegradation):
 
 def add_noise(image: np.ndarray, sigma: float, coloured: bool,
               rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of `sigma` grey levels, rounded; the same in all channels unless coloured."""
+    """Gaussian noise of `sigma` gray levels, rounded; the same in all channels unless colored."""
     noise = rng.normal(0, sigma, (*image.shape[:2], 3 if coloured else 1))
     return add_values(image, noise)
 
@@ -115,7 +115,7 @@ def add_values(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def compress(image: np.ndarray, quality: int) -> np.ndarray:
-    """The picture after a JPEG file of this quality."""
+    """The image after a JPEG file of this quality."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))

@@ -28,7 +28,7 @@ def median_blur(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def motion_kernel(side: int, angle: float, direction: float) -> np.ndarray:
-    """A line through the centre that fades along its length.
+    """A line through the center that fades along its length.
 
     Args:
         side: pixels; an even one becomes the next odd one.
@@ -42,7 +42,7 @@ def motion_kernel(side: int, angle: float, direction: float) -> np.ndarray:
     start = (np.clip(direction, -1, 1) + 1) / 2
     kernel = np.zeros((side, side), np.float32)
     kernel[:, side // 2] = np.linspace(start, 1 - start, side)
-    # The original rotates the kernel as an 8-bit picture.
+    # The original rotates the kernel as an 8-bit image.
     turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), -angle, 1)
     turned = cv2.warpAffine((kernel * 255).astype(np.uint8), turn, (side, side),
                             flags=cv2.INTER_LINEAR).astype(np.float32)
@@ -64,7 +64,7 @@ def kernel_form(side: int, sigma: tuple[float, float], theta: float = 0.0) -> np
     """The quadratic form q = g' S^-1 g that bell-shaped kernels are functions of.
 
     Args:
-        side: of the kernel, odd; g runs over the whole numbers around its centre.
+        side: of the kernel, odd; g runs over the whole numbers around its center.
         sigma: deviations along the two axes of the ellipse, in pixels.
         theta: turns the ellipse, radians.
 

@@ -1,4 +1,4 @@
-"""CelebA's aligned pictures as PFSRNet was trained and evaluated on them."""
+"""CelebA's aligned images as PFSRNet was trained and evaluated on them."""
 from __future__ import annotations
 
 import argparse
@@ -15,7 +15,7 @@ from utils.images.resize import CELEBA_CROP, bilinear, centre_crop, flip
 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "val": "1", "test": "2"}
-# Folders above the pictures and below those, where the official split is looked for. It ships in
+# Folders above the images and below those, where the official split is looked for. It ships in
 # Eval; the published code reads Anno.
 PLACES = (".", "Eval", "Anno")
 MAX_ROTATION = 20.0     # degrees
@@ -25,9 +25,9 @@ JITTER, MAX_HUE = 0.4, 0.1
 class CelebAAlignedDataset(FileDataset):
     """Centre crops of 178 x 178, reduced by Pillow's bilinear filter.
 
-    Where `list_eval_partition.txt` lies beside the pictures or above them, in a folder `Eval` or
-    `Anno` too, the official split is used; otherwise pictures are held out as everywhere. A
-    picture smaller than 178 pixels gives the largest square from its middle.
+    Where `list_eval_partition.txt` lies beside the images or above them, in a folder `Eval` or
+    `Anno` too, the official split is used; otherwise images are held out as everywhere. An
+    image smaller than 178 pixels gives the largest square from its middle.
 
     Source: DeokyunKim/Progressive-Face-Super-Resolution, dataloader.py.
     """
@@ -75,7 +75,7 @@ class CelebAAlignedDataset(FileDataset):
 
 
 def find_partition(folder: Path) -> Path | None:
-    """The official split's file for pictures in a folder, if there is one."""
+    """The official split's file for images in a folder, if there is one."""
     for above in (folder, *folder.resolve().parents[:2]):
         for place in PLACES:
             if (found := above / place / PARTITION).is_file():
@@ -84,7 +84,7 @@ def find_partition(folder: Path) -> Path | None:
 
 
 def part_names(path: Path, part: str) -> list[str]:
-    """Names of the pictures in a part of the split, "0", "1" or "2", in the file's order.
+    """Names of the images in a part of the split, "0", "1" or "2", in the file's order.
 
     Raises:
         ValueError: a line that is not a name and a number.
@@ -102,7 +102,7 @@ def part_names(path: Path, part: str) -> list[str]:
 
 
 def rotated(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned about its centre; corners are filled by reflection, where the published code leaves
+    """Turned about its center; corners are filled by reflection, where the published code leaves
     them black and the network learns to draw black corners."""
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)

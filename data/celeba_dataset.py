@@ -35,9 +35,9 @@ class CelebADataset(FileDataset):
 def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Flip left-right half of the time, then cut out a random part; (H, W, 3) to (h, w, 3).
 
-    The published code also draws a scale s from [1, 1.3], meant to enlarge the picture. It throws
+    The published code also draws a scale s from [1, 1.3], meant to enlarge the image. It throws
     the enlarged one away and crops the original; only when s is too small to add a column, about
-    once in 50 pictures, does it crop nothing.
+    once in 50 images, does it crop nothing.
     """
     if rng.random() < 0.5:
         image = flip(image)
@@ -51,7 +51,7 @@ def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, left, height, width of a box of 0.7 to 1 times the area and a side ratio up to 4:3.
 
-    Ten attempts to find one that fits, then the largest centred one of legal ratio.
+    Ten attempts to find one that fits, then the largest centered one of legal ratio.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*AREA)

@@ -22,9 +22,9 @@ class CelebAHQMaskDataset(FileDataset):
     """CelebAMask-HQ after its own preparation script, or faces and label maps in that form.
 
     `<dataroot>/CelebA-HQ-img/NAME.jpg` belongs to `<dataroot>/CelebAMask-HQ-mask/NAME.png`, whose
-    grey levels are the labels of data.labels.LABELS; `prepare.py labels` makes such maps of the
-    published part masks. A map that is missing or is none counts as an unreadable picture.
-    `dataroot` may also be a list of pictures in CelebA-HQ-img.
+    gray levels are the labels of data.labels.LABELS; `prepare.py labels` makes such maps of the
+    published part masks. A map that is missing or is none counts as an unreadable image.
+    `dataroot` may also be a list of images in CelebA-HQ-img.
 
     Raises:
         ValueError: there is no folder of maps; what FileDataset refuses.

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue of float pictures (H, W, 3), RGB in [0, 1].
+"""Brightness, contrast, saturation and hue of float images (H, W, 3), RGB in [0, 1].
 
 Source: the tensor functions of torchvision.transforms, which GFP-GAN was trained with.
 """
@@ -21,7 +21,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Distance from the picture's mean luma."""
+    """Distance from the image's mean luma."""
     return _blend(image, (image @ LUMA).mean(), factor)
 
 
@@ -31,7 +31,7 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the hue by a share of the full circle; grey pixels stay."""
+    """Turn the hue by a share of the full circle; gray pixels stay."""
     red, green, blue = np.moveaxis(image, -1, 0)
     high, low = image.max(-1), image.min(-1)
     spread = np.where(high == low, 1, high - low)

@@ -1,4 +1,4 @@
-"""Colourisation: the input is the target without its colours."""
+"""Colourisation: the input is the target without its colors."""
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +8,7 @@ from data.ffhq_dataset import gray
 
 
 class ColorizationDegradation(BaseDegradation):
-    """Grey picture in three channels; nothing random."""
+    """Grey image in three channels; nothing random."""
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return gray(gt)

@@ -1,7 +1,7 @@
-"""Files that say where eyes and mouth are in each picture of a data set.
+"""Files that say where eyes and mouth are in each image of a data set.
 
 Ours is JSON: {"size": 512, "parts": {NAME: {"left_eye": [x, y, half], "right_eye": ..., "mouth":
-...}}}, numbers in pixels of a picture of that side, NAME the picture's path below its folder. The
+...}}}, numbers in pixels of an image of that side, NAME the image's path below its folder. The
 published one (FFHQ_eye_mouth_landmarks_512.pth) is a pickled dict whose keys are numbers of eight
 digits; it is read without executing anything but NumPy's scalars.
 """
@@ -27,7 +27,7 @@ ALLOWED = [(SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multi
 
 
 def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
-    """Parts (3, 3) float64 by picture name, and the side of the pictures they were measured in.
+    """Parts (3, 3) float64 by image name, and the side of the images they were measured in.
 
     Raises:
         ValueError: missing, damaged, or not a component file; names --component_file.
@@ -68,10 +68,10 @@ def write_components(path: str | Path, parts: Mapping[str, Tensor], size: int) -
 
 def parts_of_names(parts: Mapping[str, Tensor], names: Sequence[str],
                    path: str | Path) -> list[Tensor]:
-    """The entry of each picture: under its name, its name without folder or ending, or its number.
+    """The entry of each image: under its name, its name without folder or ending, or its number.
 
     Raises:
-        ValueError: pictures without entry.
+        ValueError: images without entry.
     """
     found, missing = [], []
     for name in names:

@@ -10,13 +10,13 @@ ROWS, COLUMNS = 6, 5
 
 
 def degradation_grid(dataset: BaseDataset) -> np.ndarray:
-    """Targets and low-quality pictures of the first samples, as training draws them.
+    """Targets and low-quality images of the first samples, as training draws them.
 
     Returns:
         uint8 RGB: a row per sample, the target and then its input in several epochs.
 
     Raises:
-        ValueError: the data set gives no pairs, or no readable picture.
+        ValueError: the data set gives no pairs, or no readable image.
     """
     rows = []
     for index in range(min(ROWS, len(dataset))):

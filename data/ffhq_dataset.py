@@ -20,10 +20,10 @@ PICTURES, MASKS = "imgs1024", "masks512"
 
 
 class FFHQDataset(FileDataset):
-    """FFHQ, or any folder of aligned faces: resized, some turned grey; no flip, no crop.
+    """FFHQ, or any folder of aligned faces: resized, some turned gray; no flip, no crop.
 
-    Where DATAROOT/imgs1024 exists the pictures are taken from there; DATAROOT may also be a list of
-    pictures, whose label maps are looked for beside its folder.
+    Where DATAROOT/imgs1024 exists the images are taken from there; DATAROOT may also be a list of
+    images, whose label maps are looked for beside its folder.
 
     Raises:
         ValueError: there is no such folder of masks; what FileDataset refuses.
@@ -100,5 +100,5 @@ def masks_of(dataroot: str, masks: str | None) -> Path | None:
 
 
 def gray(image: np.ndarray) -> np.ndarray:
-    """Luma of a uint8 RGB (H, W, 3) picture in all three channels."""
+    """Luma of a uint8 RGB (H, W, 3) image in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

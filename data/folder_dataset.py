@@ -1,4 +1,4 @@
-"""Any tree of pictures, with or without degraded counterparts."""
+"""Any tree of images, with or without degraded counterparts."""
 from __future__ import annotations
 
 import argparse
@@ -72,7 +72,7 @@ class FolderDataset(FileDataset):
 
 def match_stems(folder: str | Path, lq_folder: str | Path,
                 flags: tuple[str, str] = ("--dataroot", "--lq_dataroot")) -> dict[str, Path]:
-    """Degraded file of each picture of `folder`: same relative path but for the extension.
+    """Degraded file of each image of `folder`: same relative path but for the extension.
 
     Args:
         folder, lq_folder: folders, lists or packs. Where `folder` is a list, `lq_folder` may hold
@@ -80,7 +80,7 @@ def match_stems(folder: str | Path, lq_folder: str | Path,
         flags: the options that named the two folders, for the message.
 
     Raises:
-        ValueError: a picture without counterpart, on either side, or two of one name.
+        ValueError: an image without counterpart, on either side, or two of one name.
     """
     gt_names = _by_stem(folder, relative_names(folder))
     lq_names = _by_stem(lq_folder, relative_names(lq_folder))

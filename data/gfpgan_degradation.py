@@ -1,4 +1,4 @@
-"""Blind degradation of GFP-GAN: Gaussian blur, shrinking, noise, JPEG, colour shifts."""
+"""Blind degradation of GFP-GAN: Gaussian blur, shrinking, noise, JPEG, color shifts."""
 from __future__ import annotations
 
 import argparse
@@ -27,8 +27,8 @@ SHARES = {
 class GFPGANDegradation(BaseDegradation):
     """GFP-GAN's degradation, in the published order and ranges.
 
-    Gaussian blur, round or elliptic; bilinear shrinking; coloured noise; JPEG; bilinear
-    enlargement; then now and then a colour shift, grey, a colour jitter.
+    Gaussian blur, round or elliptic; bilinear shrinking; colored noise; JPEG; bilinear
+    enlargement; then now and then a color shift, gray, a color jitter.
 
     Source: TencentARC/GFPGAN, options/train_gfpgan_v1.yml and ffhq_degradation_dataset.py.
     """
@@ -126,7 +126,7 @@ def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def noisy(image: np.ndarray, noise: np.ndarray, sigma: float) -> np.ndarray:
-    """Standard normal noise of the picture's shape, scaled to `sigma` grey levels."""
+    """Standard normal noise of the image's shape, scaled to `sigma` gray levels."""
     return np.clip(image + noise * np.float32(sigma / 255), 0, 1)
 
 
@@ -136,7 +136,7 @@ def shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def compressed(image: np.ndarray, quality: int) -> np.ndarray:
-    """The picture after a JPEG file of this quality."""
+    """The image after a JPEG file of this quality."""
     _, data = cv2.imencode(".jpg", quantize(image)[..., ::-1],
                            [int(cv2.IMWRITE_JPEG_QUALITY), quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255

@@ -14,9 +14,9 @@ from utils.images.resize import flip
 
 
 class GPENDataset(FileDataset):
-    """A folder of aligned faces: resized by area, mirrored, some grey in target and input alike.
+    """A folder of aligned faces: resized by area, mirrored, some gray in target and input alike.
 
-    Grey targets teach the network to leave grey pictures grey.
+    Gray targets teach the network to leave gray images gray.
 
     Source: yangxy/GPEN.
     """

@@ -14,7 +14,7 @@ from data.base_dataset import BaseDegradation, draw_int
 
 MEAN_ANGLE, ANGLE_SPREAD = 2 * math.pi / 5, 2 * math.pi / 15
 VERTICES = (8, 27)
-FULL_SIZE = 1024        # side of the pictures that widths are given for
+FULL_SIZE = 1024        # side of the images that widths are given for
 WHITE = (255, 255, 255)
 
 
@@ -59,7 +59,7 @@ class InpaintingDegradation(BaseDegradation):
 
 
 def zigzag(shape: tuple[int, int], rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Vertices (x, y) of a stroke in a picture of shape (height, width), cut off at its border."""
+    """Vertices (x, y) of a stroke in an image of shape (height, width), cut off at its border."""
     height, width = shape
     low = MEAN_ANGLE - rng.uniform(0, ANGLE_SPREAD)
     high = MEAN_ANGLE + rng.uniform(0, ANGLE_SPREAD)

@@ -8,14 +8,14 @@ import numpy as np
 
 from utils.images.io import BadImage, read_image
 
-# CelebAMask-HQ order. Which side its l_ is was not to be found; here it is the left of the picture,
+# CelebAMask-HQ order. Which side its l_ is was not to be found; here it is the left of the image,
 # as in the project's five points and component boxes.
 LABELS = (
     "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
     "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
 )
 NUM_LABELS = len(LABELS)
-# What is seen of each in a coloured map, RGB, as chaofengc/PSFRGAN writes them.
+# What is seen of each in a colored map, RGB, as chaofengc/PSFRGAN writes them.
 COLOURS = np.array([
     (0, 0, 0), (204, 0, 0), (76, 153, 0), (204, 204, 0), (51, 51, 255), (204, 0, 204),
     (0, 255, 255), (255, 204, 204), (102, 51, 0), (255, 0, 0), (102, 204, 0), (255, 255, 0),
@@ -26,18 +26,18 @@ SWAPS = ((4, 5), (6, 7), (8, 9))
 
 
 def colour_map(labels: np.ndarray) -> np.ndarray:
-    """Label map (H, W) as a uint8 RGB picture (H, W, 3)."""
+    """Label map (H, W) as a uint8 RGB image (H, W, 3)."""
     return COLOURS[labels]
 
 
 def read_label_map(path: str | Path, size: int | None = None) -> np.ndarray:
-    """Label map of a file, uint8 (H, W): grey levels 0 to 18, or the colours of `colour_map`.
+    """Label map of a file, uint8 (H, W): gray levels 0 to 18, or the colors of `colour_map`.
 
     Args:
         size: side of the square it is brought to, by the nearest label: their averages are none.
 
     Raises:
-        BadImage: unreadable, or a level or colour that is no label, as after JPEG or resizing.
+        BadImage: unreadable, or a level or color that is no label, as after JPEG or resizing.
     """
     labels = _decode(path, read_image(path))
     return labels if size is None else cv2.resize(labels, (size, size),
@@ -70,5 +70,5 @@ def _decode(path: str | Path, image: np.ndarray) -> np.ndarray:
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
-    """One number for each colour (..., 3)."""
+    """One number for each color (..., 3)."""
     return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)

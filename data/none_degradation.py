@@ -1,4 +1,4 @@
-"""No degradation: networks that look at good pictures."""
+"""No degradation: networks that look at good images."""
 from __future__ import annotations
 
 import numpy as np

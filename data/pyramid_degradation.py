@@ -1,6 +1,6 @@
-"""PFSRNet's low resolution: Pillow's bilinear filter, halving three times, 8-bit pictures between.
+"""PFSRNet's low resolution: Pillow's bilinear filter, halving three times, 8-bit images between.
 
-One reduction in a single step gives other pixels (2.4 grey levels on average), and OpenCV's
+One reduction in a single step gives other pixels (2.4 gray levels on average), and OpenCV's
 bilinear, which does not antialias, very different ones.
 """
 from __future__ import annotations
@@ -14,7 +14,7 @@ HALVINGS = 3
 
 
 class PyramidDegradation(BaseDegradation):
-    """An eighth of the target's side, as a small picture; the network enlarges it.
+    """An eighth of the target's side, as a small image; the network enlarges it.
 
     Source: DeokyunKim/Progressive-Face-Super-Resolution.
     """

@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 
 class StepBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys, one per optimiser step, across the borders of epochs.
+    """Batches of (epoch, index) keys, one per optimizer step, across the borders of epochs.
 
     One loader serves a whole run, so worker processes never restart, and a run that continues
     after any step gets the batches it would have got without the interruption. Each epoch is a

@@ -1,4 +1,4 @@
-"""Faces to be made from coloured maps of their regions."""
+"""Faces to be made from colored maps of their regions."""
 from __future__ import annotations
 
 from typing import Any
@@ -10,9 +10,9 @@ from data.labels import colour_map
 
 
 class Seg2FaceDataset(CelebAHQMaskDataset):
-    """CelebAMask-HQ with the coloured label map as input instead of a degraded picture.
+    """CelebAMask-HQ with the colored label map as input instead of a degraded image.
 
-    Maps in other colours: --dataset_name folder --lq_dataroot MAPS.
+    Maps in other colors: --dataset_name folder --lq_dataroot MAPS.
     """
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

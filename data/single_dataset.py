@@ -12,12 +12,12 @@ from utils.images.resize import bicubic
 
 
 class SingleDataset(BaseDataset):
-    """One picture, a folder (with subfolders) or a glob, resized to load_size x load_size.
+    """One image, a folder (with subfolders) or a glob, resized to load_size x load_size.
 
     Samples hold `lq` and `path` only. It has no validation part: every split is all of it.
 
     Raises:
-        ValueError: --dataroot names no picture; what BaseDataset refuses.
+        ValueError: --dataroot names no image; what BaseDataset refuses.
     """
     has_targets = False
 

@@ -70,7 +70,7 @@ def cast_network(network: nn.Module, dtype: torch.dtype, keep: str,
         keep: "apex" keeps only affine batch norms in fp32; "safe" also other norms, the power
             iteration of spectral norm, PReLU on the NPU and modules with `fp32_island = True`.
 
-    A network with `fp32_network = True` stays as it is; its recipe calls it without the wrapper.
+    A network with `fp32_network = True` stays as it is; its model calls it without the wrapper.
     """
     if getattr(network, "fp32_network", False):
         return

@@ -289,7 +289,7 @@ def load_published_state(folder: Path, suffix: str, names: list[str],
                          optimizers: list[str]) -> dict[str, Any] | None:
     """Training state from the original repository's three files, or None if they are not there.
 
-    `<suffix>_net_<name>.pth`, `<suffix>_opts.pth` (list in optimiser order) and `<suffix>.info`
+    `<suffix>_net_<name>.pth`, `<suffix>_opts.pth` (list in optimizer order) and `<suffix>.info`
     (resume_epoch, resume_iter). Source: chaofengc/Face-SPARNet, models/base_model.py.
     """
     info_path, optimizer_path = folder / f"{suffix}.info", folder / f"{suffix}_opts.pth"

@@ -3,7 +3,7 @@
 Everything else gets a `torch.device` from `open_device` or follows a tensor. Entries set
 TORCH_DEVICE_BACKEND_AUTOLOAD=0 before torch is imported, so that an installed torch_npu is loaded
 here and only when an NPU is really wanted: on a machine without CANN its import fails, and once it
-is in the process even CPU optimisers raise.
+is in the process even CPU optimizers raise.
 """
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from engine import distributed
 
 
 class LossScaler:
-    """apex's scaler for fp32 master gradients, one per optimiser.
+    """apex's scaler for fp32 master gradients, one per optimizer.
 
     A constant scale tests nothing and skips nothing. `dynamic` starts at 65536, halves and skips on
     overflow, doubles after 2000 clean steps, up to 2**24; it costs one read-back per step.
@@ -81,7 +81,7 @@ class OptimizerStep:
 
     Args:
         weights: the trained parameters, as the networks hold them.
-        masters: their fp32 counterparts inside the optimiser; the same tensors where fp32.
+        masters: their fp32 counterparts inside the optimizer; the same tensors where fp32.
         scaler: LossScaler, a torch GradScaler (O1), or None.
         grad_clip: largest gradient norm, 0 for no limit.
     """
@@ -100,7 +100,7 @@ class OptimizerStep:
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def zero(self) -> None:
-        """Always through the optimiser: NpuFusedAdam steps with stale gradients otherwise."""
+        """Always through the optimizer: NpuFusedAdam steps with stale gradients otherwise."""
         self.optimizer.zero_grad()
         for weight, _ in self.pairs:
             weight.grad = None
@@ -200,7 +200,7 @@ class OptimizerStep:
     def gradient_norm(self) -> Tensor:
         """Norm of the gradients the last step used, that is after clipping."""
         grads = [m.grad for m in self.masters if m.grad is not None]
-        if not grads:       # an optimiser whose turn has not come yet
+        if not grads:       # an optimizer whose turn has not come yet
             return torch.zeros(())
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
@@ -226,7 +226,7 @@ class ApexOptimizerStep(OptimizerStep):
         self._started = False
 
     def load_later(self, state: dict[str, Any]) -> None:
-        """Take an optimiser's state in at the first step, the earliest time it can be."""
+        """Take an optimizer's state in at the first step, the earliest time it can be."""
         self._state = state
 
     def _add(self, loss: Tensor, at: MicroBatch) -> None:

@@ -1,6 +1,6 @@
 """Mixed precision: O0, O1 and the apex-style O2, natively on plain torch or through Ascend's apex.
 
-O2 means fp16 weights, fp32 batch norm, fp32 master weights inside the optimiser and a constant loss
+O2 means fp16 weights, fp32 batch norm, fp32 master weights inside the optimizer and a constant loss
 scale. The native form reproduces apex's numbers. Source: NVIDIA/apex `amp` with Ascend's patch.
 """
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEEDS_EVERY_GRADIENT = ("NpuFusedAdam fails where a step leaves a parameter with
 
 
 class Precision:
-    """Precision of a whole recipe: casts its networks, makes its optimisers, keeps the masters.
+    """Precision of a whole model: casts its networks, makes its optimizers, keeps the masters.
 
     Args:
         opt_level: "O0", "O1", "O2" or "auto" (O2 on NPU and CUDA, O0 on the CPU).
@@ -123,11 +123,11 @@ class Precision:
     def prepare(self, networks: dict[str, nn.Module],
                 plans: dict[str, tuple[list[str], Callable[[nn.Module], Iterable[dict]], dict]],
                 every_gradient: bool) -> dict[str, nn.Module]:
-        """Cast the trained networks and build the optimisers.
+        """Cast the trained networks and build the optimizers.
 
         Args:
-            networks: every network of the recipe; those without optimiser stay fp32.
-            plans: per optimiser the names of its networks, a function from network to parameter
+            networks: every network of the model; those without optimizer stay fp32.
+            plans: per optimizer the names of its networks, a function from network to parameter
                 groups, and Adam's settings (lr, betas).
             every_gradient: each step gives every parameter a gradient, which NpuFusedAdam needs.
 
@@ -185,7 +185,7 @@ class Precision:
 
     def _prepare_apex(self, networks: dict[str, nn.Module], trained: dict[str, nn.Module],
                       plans: dict, every_gradient: bool) -> dict[str, nn.Module]:
-        """amp.initialize runs once over all networks and optimisers, before DDP."""
+        """amp.initialize runs once over all networks and optimizers, before DDP."""
         groups = {name: _trained_groups(networks, members, group)
                   for name, (members, group, _) in plans.items()}
         weights = {name: [p for entry in entries for p in entry["params"]]
@@ -208,7 +208,7 @@ class Precision:
     # -- state ------------------------------------------------------------------------------------
 
     def master(self, weight: nn.Parameter) -> nn.Parameter:
-        """The fp32 tensor the optimiser moves for this parameter of a network."""
+        """The fp32 tensor the optimizer moves for this parameter of a network."""
         return self._masters.get(id(weight), weight)
 
     def state_of(self, network: nn.Module) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ class Precision:
                 master.copy_(state[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Level and loss scales; per optimiser in apex's layout (O2) or torch's (O1)."""
+        """Level and loss scales; per optimizer in apex's layout (O2) or torch's (O1)."""
         state: dict[str, Any] = {"opt_level": self.opt_level}
         if self.apex:
             return {**state, **self.apex.state_dict()}
@@ -258,7 +258,7 @@ class Precision:
                 update.scaler.load_state_dict(saved)
 
     def load_optimizer(self, name: str, state: dict[str, Any]) -> None:
-        """Restore an optimiser before its first step.
+        """Restore an optimizer before its first step.
 
         NpuFusedAdam counts a tensor `step` twice for its first parameter, so steps become integers
         for it; torch's Adam wants tensors. Fused kernels walk through memory without looking at
@@ -284,6 +284,6 @@ class Precision:
 
 def _trained_groups(networks: dict[str, nn.Module], members: Iterable[str],
                     group: Callable[[nn.Module], Iterable[dict]]) -> list[dict]:
-    """An optimiser's parameter groups over its networks, frozen parameters left out."""
+    """An optimizer's parameter groups over its networks, frozen parameters left out."""
     return [{**entry, "params": [p for p in entry["params"] if p.requires_grad]}
             for member in members for entry in group(networks[member])]

@@ -18,7 +18,7 @@ class Prefetcher:
 
     Args:
         loader: yields dicts; tensors among the values travel, the rest passes through.
-        prepare: called with the batch on the device, e.g. to turn uint8 pictures into floats.
+        prepare: called with the batch on the device, e.g. to turn uint8 images into floats.
     """
 
     def __init__(self, loader: Iterable[dict], device: torch.device,

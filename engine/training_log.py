@@ -145,7 +145,7 @@ class Progress:
                  + ("; best so far" if best else ""))
 
     def picture(self, tag: str, image: np.ndarray, step: int) -> None:
-        """A uint8 RGB (H, W, 3) picture for TensorBoard."""
+        """A uint8 RGB (H, W, 3) image for TensorBoard."""
         if self.writer:
             self.writer.add_image(tag, image, step, dataformats="HWC")
 

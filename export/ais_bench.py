@@ -16,14 +16,14 @@ from utils.images.io import find_images, list_images, read_image, write_image
 
 def to_bins(source: str | Path, folder: Path,
             preprocess: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
-    """Write every picture as float32 (3, H, W), little-endian, in [-1, 1].
+    """Write every image as float32 (3, H, W), little-endian, in [-1, 1].
 
     Args:
-        source: picture, folder or pattern.
-        preprocess: from a picture of any size to the network's.
+        source: image, folder or pattern.
+        preprocess: from an image of any size to the network's.
 
     Raises:
-        ValueError: two pictures would have one name.
+        ValueError: two images would have one name.
     """
     _, paths = find_images(source)
     targets = [folder / f"{path.stem}.bin" for path in paths]
@@ -43,7 +43,7 @@ def from_bins(source: str | Path, folder: Path) -> dict[str, Path]:
     first_1.bin, a further output, is left out.
 
     Raises:
-        ValueError: no results, or some that are no square RGB pictures.
+        ValueError: no results, or some that are no square RGB images.
     """
     names: dict[str, Path] = {}
     for path in sorted(Path(source).glob("*")):
@@ -69,7 +69,7 @@ def _picture(path: Path, target: Path) -> Path:
 
 
 def mean_psnr(restored: dict[str, Path], gt: str | Path) -> float:
-    """Mean over the pictures of PSNR in RGB, against targets of the same names.
+    """Mean over the images of PSNR in RGB, against targets of the same names.
 
     Raises:
         ValueError: a target is missing or has another size.

@@ -19,7 +19,7 @@ Preprocess = Callable[[np.ndarray, argparse.Namespace], np.ndarray]
 
 
 class OnnxModel:
-    """A graph of export_onnx.py in the place of a recipe: preprocess, prepare, restore.
+    """A graph of export_onnx.py in the place of a model: preprocess, prepare, restore.
 
     Args:
         path: the graph.

@@ -1,11 +1,11 @@
-"""From a recipe to an ONNX graph that computes the same.
+"""From a model to an ONNX graph that computes the same.
 
 The exporter is torch's older one, which traces: the newer one writes opset 18 and up, and what
 reads graphs for an Ascend NPU wants opset 11. What tracing may get wrong shows in `compare`, and
 such a graph is not kept.
 
-After tracing, onnxruntime's basic optimisation (standard operators only) computes everything that
-does not depend on the input: filters, equalised and normalised weights, shapes. Compilers for
+After tracing, onnxruntime's basic optimization (standard operators only) computes everything that
+does not depend on the input: filters, equalized and normalized weights, shapes. Compilers for
 inference chips want weights to be constants.
 """
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.getLogger("facezoo")
 
 
 class Restorer(nn.Module):
-    """A recipe's way from (B, 3, H, W) in [-1, 1] to the restored face and what else it tells."""
+    """A model's way from (B, 3, H, W) in [-1, 1] to the restored face and what else it tells."""
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class RandomIsConstant(TorchFunctionMode):
 
 
 def samples(batch: int, side: int) -> Tensor:
-    """Smooth coloured pictures (B, 3, side, side) in [-1, 1] with a little noise, always the same.
+    """Smooth colored images (B, 3, side, side) in [-1, 1] with a little noise, always the same.
     """
     draws = torch.Generator().manual_seed(side)
     coarse = torch.rand(batch, 3, 4, 4, generator=draws) * 2 - 1
@@ -78,16 +78,16 @@ def samples(batch: int, side: int) -> Tensor:
 
 def make(recipe: Any, side: int, *, batch: int = 1, dynamic: bool = False,
          opset: int | None = None) -> tuple[onnx.ModelProto, int, float]:
-    """The graph of a recipe that is ready to restore; it is not good for training afterwards.
+    """The graph of a model that is ready to restore; it is not good for training afterwards.
 
     Args:
-        side: of the square pictures that go in.
-        batch: pictures at a time.
-        dynamic: any number of pictures at a time.
+        side: of the square images that go in.
+        batch: images at a time.
+        dynamic: any number of images at a time.
         opset: version of the operator set; None takes the lowest that works.
 
     Returns:
-        The graph, its opset and its greatest difference from the recipe's result, see `compare`.
+        The graph, its opset and its greatest difference from the model's result, see `compare`.
 
     Raises:
         ValueError: no opset works, or the graph computes something else.

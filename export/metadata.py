@@ -26,10 +26,10 @@ def license_text(of_published: str) -> str:
 
 
 def network_options(opt: argparse.Namespace, add_flags: Callable[..., None]) -> dict[str, Any]:
-    """The options that rebuild the recipe around a graph; of files only the names.
+    """The options that rebuild the model around a graph; of files only the names.
 
     Args:
-        add_flags: adds the recipe's own flags to a parser.
+        add_flags: adds the model's own flags to a parser.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser, False)

@@ -25,14 +25,14 @@ from metrics.psnr_ssim import psnr
 # In half precision sums of squares overflow and the epsilons under roots vanish.
 KEPT_FLOAT = ("Div", "Gemm", "InstanceNormalization", "MatMul", "Pow", "Reciprocal", "ReduceMean",
               "ReduceSum", "Sqrt")
-# dB against the float32 graph, of the built-in sample pictures; less means that it overflowed.
+# dB against the float32 graph, of the built-in sample images; less means that it overflowed.
 HALF_AT_LEAST = 35.0
 QUANTIZED = ("Conv", "ConvTranspose")
 PER_CHANNEL_OPSET = 13
 
 
 def bytes_of(pictures: np.ndarray) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] as grey levels 0 to 255, float64."""
+    """(B, 3, H, W) in [-1, 1] as gray levels 0 to 255, float64."""
     return np.clip(np.round((pictures.astype(np.float64) + 1) * 127.5), 0, 255)
 
 
@@ -69,7 +69,7 @@ def order(graph: onnx.GraphProto) -> None:
 
 
 def checked_half(model: onnx.ModelProto, side: int) -> tuple[onnx.ModelProto, float]:
-    """The graph in half precision, and the PSNR of its pictures against the float32 graph's.
+    """The graph in half precision, and the PSNR of its images against the float32 graph's.
 
     Raises:
         ValueError: they differ visibly.
@@ -103,7 +103,7 @@ class Pictures(CalibrationDataReader):
 
 def sensitive(model: onnx.ModelProto, patterns: Iterable[str] = ()) -> list[str]:
     """Names of convolutions that stay float: those nearest to the input and to the outputs, which
-    handle colours, and those whose name contains one of `patterns`.
+    handle colors, and those whose name contains one of `patterns`.
 
     Raises:
         ValueError: a pattern fits no convolution.

@@ -4,7 +4,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Eyes (left and right of the picture), nose, corners of the mouth, in pixels of a square of `side`.
+# Eyes (left and right of the image), nose, corners of the mouth, in pixels of a square of `side`.
 # ffhq: xinntao/facexlib; arcface: deepinsight/insightface.
 TEMPLATES: dict[str, tuple[int, np.ndarray]] = {
     "ffhq": (512, np.array([[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935],
@@ -14,7 +14,7 @@ TEMPLATES: dict[str, tuple[int, np.ndarray]] = {
 }
 # yangxy/GPEN: the 96 x 112 ArcFace points made square by 8 pixels and padded by a quarter, 28.
 TEMPLATES["gpen"] = (168, TEMPLATES["arcface"][1] + 28)
-# chaofengc/PSFRGAN: outer and inner corner of the eye on the picture's right, of the one on its
+# chaofengc/PSFRGAN: outer and inner corner of the eye on the image's right, of the one on its
 # left, base of the nose, as dlib's five-point predictor gives them.
 TEMPLATES["psfrgan"] = (1024, np.array([
     [686.77227723, 488.62376238], [586.77227723, 493.59405941], [337.91089109, 488.38613861],
@@ -67,16 +67,16 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def crop(image: np.ndarray, matrix: np.ndarray, size: int, smooth: bool = False) -> np.ndarray:
-    """The square that a transform from the picture to it cuts out, bilinear.
+    """The square that a transform from the image to it cuts out, bilinear.
 
     Args:
         image: uint8 RGB (H, W, 3).
-        matrix: (2, 3), picture to crop, e.g. from `similarity`.
+        matrix: (2, 3), image to crop, e.g. from `similarity`.
         smooth: reduce faces that are more than twice as large as the crop by means over areas
             first; published tools skip pixels, which turns fine detail into noise.
 
     Returns:
-        uint8 (size, size, 3); BORDER beyond the picture.
+        uint8 (size, size, 3); BORDER beyond the image.
     """
     step = int(1 / np.sqrt(np.linalg.det(matrix[:, :2]))) if smooth else 1
     if step > 1:
@@ -87,7 +87,7 @@ def crop(image: np.ndarray, matrix: np.ndarray, size: int, smooth: bool = False)
 
 def _reduced(image: np.ndarray, matrix: np.ndarray, size: int,
              step: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a crop sees of a picture, `step` times smaller, and the transform from there."""
+    """What a crop sees of an image, `step` times smaller, and the transform from there."""
     back = inverse(matrix)
     corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ back.T
     low = np.floor(corners.min(axis=0) - 2 * step).astype(int).clip(min=0)

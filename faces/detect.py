@@ -36,7 +36,7 @@ class Face:
 
     Attributes:
         box: float32 (4,), corners x1, y1, x2, y2 in pixels.
-        points: float32 (5, 2): eyes (left and right of the picture), nose, corners of the mouth.
+        points: float32 (5, 2): eyes (left and right of the image), nose, corners of the mouth.
         score: how sure the detector is; comparable within one detector only.
     """
     box: np.ndarray
@@ -55,7 +55,7 @@ Detector = Callable[[np.ndarray], list[Face]]
 def create(kind: str = "auto", weights: str | Path | None = None, *,
            device: torch.device | None = None, threshold: float | None = None,
            longest: int | None = None) -> Detector:
-    """A function from a uint8 RGB (H, W, 3) picture to its faces, the surest first.
+    """A function from a uint8 RGB (H, W, 3) image to its faces, the surest first.
 
     Args:
         kind: one of KINDS; auto takes what the weight file is for, without one OpenCV's cascades.
@@ -88,7 +88,7 @@ class RetinaFaceDetector:
     """RetinaFace with published weights, ResNet-50 or MobileNet 0.25, told apart by their names.
 
     Args:
-        longest: pictures with a longer side are looked at in a reduced copy.
+        longest: images with a longer side are looked at in a reduced copy.
     """
     overlap = 0.4
 
@@ -144,7 +144,7 @@ class YuNetDetector:
     def _face(row: np.ndarray, scale: float) -> Face:
         x, y, width, height = row[:4] / scale
         points = row[4:14].reshape(5, 2) / scale
-        # Its points are the person's right eye first, which is on the picture's left.
+        # Its points are the person's right eye first, which is on the image's left.
         return Face(np.array([x, y, x + width, y + height], np.float32), points, float(row[14]))
 
 
@@ -155,7 +155,7 @@ class CascadeDetector:
     follow from the eyes by the FFHQ template.
 
     Args:
-        longest: pictures with a longer side are looked at in a reduced copy.
+        longest: images with a longer side are looked at in a reduced copy.
     """
     # Where the eyes are in a box, as a share of its side: measured on aligned faces.
     eyes = np.array([[0.317, 0.388], [0.686, 0.388]])
@@ -226,10 +226,10 @@ class CascadeDetector:
 
 
 def read_faces(path: str | Path) -> dict[str, list[Face]]:
-    """Faces that were marked by hand, by picture name.
+    """Faces that were marked by hand, by image name.
 
     The file is JSON: {"NAME": [{"points": [[x, y] x 5], "box": [x1, y1, x2, y2]}, ...]}; either may
-    be left out. A face without points has none until `with_points` has seen the picture.
+    be left out. A face without points has none until `with_points` has seen the image.
 
     Raises:
         ValueError: not such a file.
@@ -264,7 +264,7 @@ def with_points(faces: list[Face], image: np.ndarray) -> list[Face]:
     """Faces marked by hand, with points where only a box was given; see `locate`.
 
     Args:
-        image: the picture they are in, uint8 RGB (H, W, 3); a box outside it marks no face.
+        image: the image they are in, uint8 RGB (H, W, 3); a box outside it marks no face.
     """
     size = np.array(image.shape[1::-1])
     faces = [face for face in faces
@@ -301,7 +301,7 @@ def select(faces: list[Face], shape: tuple[int, ...], *, min_size: float = 0,
 
 
 def downscale_to(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
-    """The picture with its longer side at most `longest`, and the factor that took."""
+    """The image with its longer side at most `longest`, and the factor that took."""
     scale = min(1.0, longest / max(image.shape[:2]))
     if scale == 1:
         return image, 1.0

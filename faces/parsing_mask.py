@@ -10,7 +10,7 @@ from models.networks.parsenet import labels_of, parsing_network
 from utils.images.convert import to_tensor
 from utils.images.resize import bicubic
 
-PARSING_SIZE = 512      # of the pictures that parsing networks were made for
+PARSING_SIZE = 512      # of the images that parsing networks were made for
 
 
 def open_parsing_mask(weights: str, device: torch.device) -> Mask:

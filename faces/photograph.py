@@ -24,13 +24,13 @@ class Settings:
     """How a photograph is treated.
 
     Attributes:
-        size: side of the network's pictures.
+        size: side of the network's images.
         template: five-point template the network's faces are aligned to.
         scale: the result is so many times as large.
         strength: 0 keeps the crop, 1 takes the restored face.
-        match_colours: give the restored face the crop's mean and spread of colour.
+        match_colours: give the restored face the crop's mean and spread of color.
         batch_size: faces at a time.
-        keep_grey: a restored face becomes grey where its crop has no colour.
+        keep_grey: a restored face becomes gray where its crop has no color.
         background: enlarges what lies around the faces, see `faces.background`; None is Lanczos.
     """
     size: int = 512
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass
 class Result:
-    """What became of a photograph: the picture, and of each face its crop and the restored one."""
+    """What became of a photograph: the image, and of each face its crop and the restored one."""
     picture: np.ndarray
     crops: list[np.ndarray]
     restored: list[np.ndarray]
@@ -111,17 +111,17 @@ def upscale_photograph(photo: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def eight_bits(photo: np.ndarray) -> np.ndarray:
-    """A uint8 picture as it is, of a uint16 one the high bytes, as `read_image` takes them."""
+    """A uint8 image as it is, of a uint16 one the high bytes, as `read_image` takes them."""
     return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether a uint8 RGB picture is without colour, but for what JPEG adds."""
+    """Whether a uint8 RGB image is without color, but for what JPEG adds."""
     return float((image.max(axis=2) - image.min(axis=2)).mean()) < 4
 
 
 def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The picture with the other's mean and standard deviation of each channel, in CIE Lab.
+    """The image with the other's mean and standard deviation of each channel, in CIE Lab.
 
     Source: Reinhard et al., Color Transfer between Images, IEEE CG&A 2001.
     """

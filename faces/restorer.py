@@ -1,4 +1,4 @@
-"""Restore pictures of single faces with a network or a graph, arrays in and out."""
+"""Restore images of single faces with a network or a graph, arrays in and out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from utils.images.convert import to_image
 
 
 class FaceRestorer:
-    """A recipe that is ready to restore, or what stands in for one, for uint8 RGB pictures.
+    """A model that is ready to restore, or what stands in for one, for uint8 RGB images.
 
     Args:
         model: has `opt`, `preprocess`, `prepare` and `restore`, as models and `export.engine` have.
@@ -23,16 +23,16 @@ class FaceRestorer:
         self.model, self.device, self.rounding = model, device, rounding
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """A picture of any size, uint8 (H, W, 3), as the network takes it."""
+        """An image of any size, uint8 (H, W, 3), as the network takes it."""
         return self.model.preprocess(image, self.model.opt)
 
     def restore(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Restored faces, uint8 (N, S, S, 3), of preprocessed pictures."""
+        """Restored faces, uint8 (N, S, S, 3), of preprocessed images."""
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         with torch.inference_mode():
             restored = self.model.restore(self.model.prepare({"lq": batch})["lq"])
         return to_image(restored, self.rounding)
 
     def restore_crops(self, crops: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Restored faces of aligned crops; some networks take smaller pictures than they give."""
+        """Restored faces of aligned crops; some networks take smaller images than they give."""
         return self.restore([self.preprocess(crop) for crop in crops])

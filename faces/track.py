@@ -13,7 +13,7 @@ import numpy as np
 from faces.detect import Face
 
 OVERLAP = 0.3       # least intersection over union of a face with itself one frame later
-CUT = 25.0          # mean difference of two small grey frames, in grey levels, that ends all tracks
+CUT = 25.0          # mean difference of two small gray frames, in gray levels, that ends all tracks
 _SMALL = (64, 36)
 
 
@@ -89,7 +89,7 @@ class Tracker:
         """The next frame, uint8 RGB (H, W, 3), and the faces found in it.
 
         A track goes on in the face that overlaps its last one most. It ends after the longest gap,
-        and at a cut, where the whole picture changes.
+        and at a cut, where the whole image changes.
         """
         small = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _SMALL,
                            interpolation=cv2.INTER_AREA).astype(np.float32)

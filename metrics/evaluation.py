@@ -66,7 +66,7 @@ def compare(path: str, gt: np.ndarray, candidates: dict[str, dict[str, np.ndarra
 
     Args:
         gt: uint8 RGB (H, W, 3).
-        candidates: per method such a picture for each rounding ("round", "truncate") of the
+        candidates: per method such an image for each rounding ("round", "truncate") of the
             protocols; files have one for both.
     """
     return Row(path, {Column(method, metric, protocol.name): value
@@ -80,12 +80,12 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
     """Restore every batch and measure result and input against the targets.
 
     Args:
-        restore: from lq (B, 3, H, W) in [-1, 1] to pictures of the same kind.
+        restore: from lq (B, 3, H, W) in [-1, 1] to images of the same kind.
         batches: dicts with "lq", "gt" on the device and "path".
         measure: the model's extra metrics of each image, from the batch and the restored images.
 
     Yields:
-        A row and the pictures "lq", "restored", "gt" (uint8) for each sample, in order.
+        A row and the images "lq", "restored", "gt" (uint8) for each sample, in order.
     """
     for batch in batches:
         with torch.inference_mode():
@@ -106,7 +106,7 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
 
 
 def upscale_to(lq: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture at the target's size; networks that enlarge by themselves get smaller ones."""
+    """An image at the target's size; networks that enlarge by themselves get smaller ones."""
     return lq if lq.shape[:2] == (height, width) else bicubic(lq, height, width)
 
 

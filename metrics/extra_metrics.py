@@ -1,4 +1,4 @@
-"""Numbers of single pictures that networks give: LPIPS, identity, landmarks, parsing.
+"""Numbers of single images that networks give: LPIPS, identity, landmarks, parsing.
 
 A metric takes restored images (M, 3, H, W) and their common target (1, 3, H, W), RGB in [-1, 1] on
 the device, to numbers by name, each a list of M. Its network comes from a published file.
@@ -40,7 +40,7 @@ def keys_of(path: str | Path, flag: str) -> set[str]:
 
 
 def resize(x: Tensor, side: int) -> Tensor:
-    """Square pictures of this side: bilinear where they grow, means over areas where they shrink,
+    """Square images of this side: bilinear where they grow, means over areas where they shrink,
     which every device computes alike."""
     if min(x.shape[2:]) > side:
         return F.adaptive_avg_pool2d(x, side)
@@ -48,7 +48,7 @@ def resize(x: Tensor, side: int) -> Tensor:
 
 
 def structure_metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
-    """MS-SSIM of pictures of at least 16 x 16 pixels; no network."""
+    """MS-SSIM of images of at least 16 x 16 pixels; no network."""
     restored, gt = ms_ssim.float_pictures(restored), ms_ssim.float_pictures(gt)
     return {"ms_ssim": ms_ssim.ms_ssim(restored, gt.expand_as(restored)).tolist()}
 
@@ -85,7 +85,7 @@ def identity_metric(path: str | Path, device: torch.device,
 
 
 def identity_of(network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Metric:
-    """The metric of a network that takes prepared pictures to vectors (B, N) of any length."""
+    """The metric of a network that takes prepared images to vectors (B, N) of any length."""
     def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
         vectors = network(prepare(torch.cat([restored, gt]))).float().cpu().double()
         cosine = F.cosine_similarity(vectors[:-1], vectors[-1:]).clamp(-1, 1)
@@ -109,7 +109,7 @@ def landmark_metric(path: str | Path, device: torch.device,
 def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Metric:
     """The metric of a network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w).
 
-    `landmark_pixels` is the mean distance in pixels of the pictures' height, `landmark_nme` in
+    `landmark_pixels` is the mean distance in pixels of the images' height, `landmark_nme` in
     distances between the target's outer eye corners, at least one pixel.
     """
     def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Frechet distance of two sets of pictures: how far apart the Gaussians of their features are.
+"""Frechet distance of two sets of images: how far apart the Gaussians of their features are.
 
 With the features of Inception this is FID (arXiv 1706.08500). Everything is float64 on the CPU.
 """
@@ -18,7 +18,7 @@ from models.networks.pretrained import arcface
 from models.networks.pretrained.inception import NUM_FEATURES, Inception
 from models.networks.pretrained.vgg import VGGFeatures
 
-# Features are folded into the moments so many at a time: a product per picture would cost more.
+# Features are folded into the moments so many at a time: a product per image would cost more.
 _AT_ONCE = 64
 # torchvision's index of the last ReLU, by the index of the last convolution.
 _VGG = {28: ("vgg16", 29), 34: ("vgg19", 35)}
@@ -37,7 +37,7 @@ class Moments:
         self._waiting: list[np.ndarray] = []
 
     def add(self, features: np.ndarray) -> None:
-        """Take features (D,) of a picture."""
+        """Take features (D,) of an image."""
         self._waiting.append(np.asarray(features, np.float64))
         if len(self._waiting) >= _AT_ONCE:
             self._fold()
@@ -70,7 +70,7 @@ class Moments:
         """Mean (D,) and covariance (D, D), divided by the number less one.
 
         Raises:
-            ValueError: fewer than two pictures.
+            ValueError: fewer than two images.
         """
         self._fold()
         if self.count < 2:
@@ -83,7 +83,7 @@ def frechet_distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.nd
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
 
     The root's trace comes from the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric: those
-    of C1 C2 turn complex, or the root fails, where there are fewer pictures than dimensions.
+    of C1 C2 turn complex, or the root fails, where there are fewer images than dimensions.
 
     Raises:
         ValueError: features of different length.
@@ -162,7 +162,7 @@ class PooledVGG(nn.Module):
 
 
 class GrayArcFace(nn.Module):
-    """GFP-GAN's recognition network on RGB pictures, vectors of length 1, (B, 512)."""
+    """GFP-GAN's recognition network on RGB images, vectors of length 1, (B, 512)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,6 +215,6 @@ def _last_index(keys: Iterable[str]) -> int:
 
 
 def features_of(network: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    """(B, D) float64 of pictures (B, 3, H, W) in [-1, 1]."""
+    """(B, D) float64 of images (B, 3, H, W) in [-1, 1]."""
     with torch.inference_mode():
         return network(images).float().cpu().double().numpy()

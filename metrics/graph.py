@@ -17,9 +17,9 @@ _ANY = 64       # side for trying a graph that takes any
 
 
 class GraphFeatures:
-    """Features (B, D) of RGB pictures (B, 3, H, W) in [-1, 1] by an ONNX graph.
+    """Features (B, D) of RGB images (B, 3, H, W) in [-1, 1] by an ONNX graph.
 
-    The graph takes float32 of that kind, of any size or of one, to which pictures are then resized;
+    The graph takes float32 of that kind, of any size or of one, to which images are then resized;
     of maps (B, D, h, w) the means are taken. Other ranges and orders belong into the graph.
 
     Attributes:
@@ -77,7 +77,7 @@ class GraphFeatures:
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False,
                                    antialias=True)
         x = images.cpu().numpy()
-        # Graphs are often exported for one picture at a time.
+        # Graphs are often exported for one image at a time.
         parts = [x] if not isinstance(self.shape[0], int) else np.split(x, len(x))
         try:
             made = [self.session.run([self.output], {self.input: part})[0] for part in parts]

@@ -1,6 +1,6 @@
 """What evaluate.py measures besides PSNR and SSIM, chosen with --metrics.
 
-All of it is measured on 8-bit pictures, as a file would hold them, so that a network and the folder
+All of it is measured on 8-bit images, as a file would hold them, so that a network and the folder
 of its results get the same numbers.
 """
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Frechet:
     moments: dict[str, Moments] = field(default_factory=dict)
 
     def add(self, methods: Sequence[str], images: Tensor) -> None:
-        """Take one picture of each method."""
+        """Take one image of each method."""
         for method, features in zip(methods, features_of(self.network, images), strict=True):
             self.moments.setdefault(method, Moments()).add(features)
 
@@ -78,7 +78,7 @@ class Frechet:
                 for method, one in found.items()}
 
     def size(self) -> tuple[int, int]:
-        """Number of pictures, and of dimensions."""
+        """Number of images, and of dimensions."""
         one = next(iter(self.moments.values()))
         return one.count, one.mean.size
 
@@ -103,10 +103,10 @@ class SetState:
 
 
 class MetricSet:
-    """MetricSet pictures one after the other, and in the end the set.
+    """MetricSet images one after the other, and in the end the set.
 
     Args:
-        metrics: give numbers of each picture.
+        metrics: give numbers of each image.
         frechet: gathers features, or None.
         pooled: whether to pool squared errors, too.
     """
@@ -118,10 +118,10 @@ class MetricSet:
         self.errors: dict[str, list[tuple[float, int]]] = {}
 
     def of(self, pictures: dict[str, np.ndarray]) -> Numbers:
-        """Numbers of a picture, those of the input before those of the result.
+        """Numbers of an image, those of the input before those of the result.
 
         Args:
-            pictures: uint8 RGB of the same size, "restored", "gt" and, if there is one, "lq",
+            images: uint8 RGB of the same size, "restored", "gt" and, if there is one, "lq",
                 which counts as bicubic.
         """
         methods = {"bicubic": "lq", "restored": "restored"}
@@ -159,7 +159,7 @@ class MetricSet:
             self.frechet.moments = state.moments
 
     def of_the_set(self) -> tuple[Numbers, dict[str, str]]:
-        """Numbers of all pictures together, and what to know about them, by metric."""
+        """Numbers of all images together, and what to know about them, by metric."""
         found: Numbers = {Column(method, "psnr_pooled"): pooled_psnr(errors)
                           for method, errors in self.errors.items()}
         if not self.frechet:

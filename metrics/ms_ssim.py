@@ -1,10 +1,10 @@
-"""PSNR, SSIM and MS-SSIM of floating-point pictures in two forms.
+"""PSNR, SSIM and MS-SSIM of floating-point images in two forms.
 
 published: as PFSRNet's evaluation computes them, per batch, with its slips: the range guessed from
-    the restored pictures, the last scale's factor taken four times, values not limited.
-standard: per picture, limited to [0, 1], MS-SSIM as its paper has it.
+    the restored images, the last scale's factor taken four times, values not limited.
+standard: per image, limited to [0, 1], MS-SSIM as its paper has it.
 
-Pictures are float64 RGB (B, 3, H, W), black 0, white 1.
+Images are float64 RGB (B, 3, H, W), black 0, white 1.
 
 Source: Wang et al. 2003 (MS-SSIM); DeokyunKim/Progressive-Face-Super-Resolution, eval.py.
 """
@@ -24,7 +24,7 @@ def float_pictures(x: Tensor) -> Tensor:
 
 
 def psnr(restored: Tensor, gt: Tensor) -> Tensor:
-    """dB of each picture, (B,)."""
+    """dB of each image, (B,)."""
     return -10 * (restored - gt).square().mean(dim=(1, 2, 3)).log10()
 
 
@@ -34,7 +34,7 @@ def batch_psnr(restored: Tensor, gt: Tensor) -> float:
 
 
 def _window(side: int) -> Tensor:
-    # Centred at side // 2, hence off-centre for even sides, which only small scales have.
+    # Centered at side // 2, hence off-centre for even sides, which only small scales have.
     x = torch.arange(side, dtype=torch.float64) - side // 2
     weights = (-x.square() / (2 * SIGMA ** 2)).exp()
     return weights / weights.sum()
@@ -47,7 +47,7 @@ def _smooth(x: Tensor, side: int) -> Tensor:
 
 
 def similarity(restored: Tensor, gt: Tensor, peak: float = 1.0) -> tuple[Tensor, Tensor]:
-    """SSIM and its contrast factor per picture and colour, each (B, 3), means over positions.
+    """SSIM and its contrast factor per image and color, each (B, 3), means over positions.
 
     Args:
         peak: difference of white and black.
@@ -66,7 +66,7 @@ def similarity(restored: Tensor, gt: Tensor, peak: float = 1.0) -> tuple[Tensor,
 
 
 def ssim(restored: Tensor, gt: Tensor) -> Tensor:
-    """SSIM of each picture, (B,), the mean over colours."""
+    """SSIM of each image, (B,), the mean over colors."""
     return similarity(restored, gt)[0].mean(dim=1)
 
 
@@ -74,7 +74,7 @@ def scale_factors(restored: Tensor, gt: Tensor, guess_range: bool = False) -> Te
     """What MS-SSIM multiplies, (5, B, 3): contrasts of four scales, SSIM of the fifth.
 
     Args:
-        guess_range: take the range from the restored pictures, at every scale anew.
+        guess_range: take the range from the restored images, at every scale anew.
 
     Raises:
         ValueError: a side below 16 pixels, which cannot be halved four times.
@@ -97,14 +97,14 @@ def standard_product(factors: Tensor) -> Tensor:
 
 
 def ms_ssim(restored: Tensor, gt: Tensor) -> Tensor:
-    """MS-SSIM of each picture, (B,)."""
+    """MS-SSIM of each image, (B,)."""
     return standard_product(scale_factors(restored, gt).mean(dim=2))
 
 
 # ---- as published --------------------------------------------------------------------------------
 
 def guessed_range(restored: Tensor) -> float:
-    """The range that the published code reads off a batch of restored pictures."""
+    """The range that the published code reads off a batch of restored images."""
     high = 255.0 if float(restored.max()) > 128 else 1.0
     return high - (-1.0 if float(restored.min()) < -0.5 else 0.0)
 
@@ -125,10 +125,10 @@ def published_ms_ssim(restored: Tensor, gt: Tensor) -> float:
 # ---- what evaluation reports ---------------------------------------------------------------------
 
 def quality(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
-    """Both forms for pictures (B, 3, H, W) in [-1, 1] on any device, by name, per picture.
+    """Both forms for images (B, 3, H, W) in [-1, 1] on any device, by name, per image.
 
     `psnr_published`, `ssim_published` and `ms_ssim_published` belong to the batch, which is given
-    for each of its pictures; published figures are means over batches of 16 in the data set's
+    for each of its images; published figures are means over batches of 16 in the data set's
     order. `psnr_picture`, `ssim_picture` and `ms_ssim_picture` are standard.
     """
     restored, gt = float_pictures(restored), float_pictures(gt)

@@ -1,8 +1,8 @@
-"""PSNR and SSIM of 8-bit pictures under two named protocols.
+"""PSNR and SSIM of 8-bit images under two named protocols.
 
 published: the Y channel truncated to bytes, as chaofengc/Face-SPARNet's psnr_ssim.py; the numbers
     of the SPARNet tables.
-standard: all three RGB channels in floating point, pictures rounded to bytes.
+standard: all three RGB channels in floating point, images rounded to bytes.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEAK = 255.0
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """BT.601 Y, 16..235, of a uint8 RGB (H, W, 3) picture as float64 (H, W)."""
+    """BT.601 Y, 16..235, of a uint8 RGB (H, W, 3) image as float64 (H, W)."""
     return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / PEAK
 
 
@@ -33,10 +33,10 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def pooled_psnr(errors: Iterable[tuple[float, int]], peak: float = PEAK) -> float:
-    """dB of one mean squared error over all pictures; not above the mean of their PSNRs.
+    """dB of one mean squared error over all images; not above the mean of their PSNRs.
 
     Args:
-        errors: of each picture or batch its mean squared error and how many numbers that is over.
+        errors: of each image or batch its mean squared error and how many numbers that is over.
         peak: difference of white and black.
 
     Source: torchmetrics' PeakSignalNoiseRatio, behind PSFR-GAN's published table.
@@ -79,11 +79,11 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures become numbers.
+    """How images become numbers.
 
     Attributes:
         rounding: how a network's floats become bytes before anything is measured.
-        view: what of a picture is compared.
+        view: what of an image is compared.
     """
     name: str
     rounding: str
@@ -91,7 +91,7 @@ class Protocol:
     text: str
 
     def measure(self, restored: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-        """PSNR and SSIM of two uint8 RGB (H, W, 3) pictures.
+        """PSNR and SSIM of two uint8 RGB (H, W, 3) images.
 
         Raises:
             ValueError: the sizes differ.

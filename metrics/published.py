@@ -15,7 +15,7 @@ class Figure:
 
     Attributes:
         numbers: by name; PSNR in dB.
-        protocol: the pictures, and how they were degraded and measured, as far as it is known.
+        protocol: the images, and how they were degraded and measured, as far as it is known.
     """
     model: str
     numbers: dict[str, float]

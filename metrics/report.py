@@ -37,18 +37,18 @@ _COLOURS = {"bicubic": "#b8862b", "restored": "#2b62b8"}
 _OTHER = "#1c2330"
 
 
-# ---- which pictures are shown --------------------------------------------------------------------
+# ---- which images are shown --------------------------------------------------------------------
 
 @dataclass
 class Case:
-    """A picture with its thumbnails, ready for the page."""
+    """An image with its thumbnails, ready for the page."""
     value: float
     path: str
     thumbnails: dict[str, str]
 
 
 class Extremes:
-    """The worst and the best of pictures that arrive one after the other; memory does not grow.
+    """The worst and the best of images that arrive one after the other; memory does not grow.
 
     Args:
         count: cases kept at either end.
@@ -60,7 +60,7 @@ class Extremes:
         self.best: list[Case] = []
 
     def add(self, value: float, path: str, pictures: dict[str, np.ndarray]) -> None:
-        """Take a picture with its uint8 RGB arrays "lq", "restored", "gt"; larger is better."""
+        """Take an image with its uint8 RGB arrays "lq", "restored", "gt"; larger is better."""
         new = Case(value, path, {})
         if self._keep([new]):
             new.thumbnails = {key: data_uri(pictures[key]) for key in _TITLES if key in pictures}
@@ -81,7 +81,7 @@ class Extremes:
 
 
 def data_uri(image: np.ndarray, side: int = THUMBNAIL) -> str:
-    """A uint8 RGB picture as a JPEG inside a URI, shrunk to at most side x side."""
+    """A uint8 RGB image as a JPEG inside a URI, shrunk to at most side x side."""
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -126,7 +126,7 @@ def histogram(title: str, series: dict[str, Sequence[float]]) -> str:
 
 
 def plots(rows: list[Row]) -> str:
-    """Histograms of every number of the pictures, and whose colour is whose."""
+    """Histograms of every number of the images, and whose color is whose."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         for method, numbers in by_method(row.numbers).items():

@@ -30,7 +30,7 @@ def mean_iou(intersections: Tensor, unions: Tensor, present: Tensor) -> Tensor:
 
 
 def iou_per_picture(predicted: Tensor, target: Tensor, num_labels: int) -> list[float]:
-    """Mean intersection over union of each picture, over the regions its target has."""
+    """Mean intersection over union of each image, over the regions its target has."""
     both, either = overlaps(predicted, target, num_labels)
     present = torch.stack([torch.bincount(each.flatten().cpu(), minlength=num_labels) > 0
                            for each in target.long()])

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils import plugins
 
-# Names the original repositories give to recipes of ours.
+# Names the original repositories give to models of ours.
 ALIASES = {"enhance": "psfrgan", "fpn": "parse"}
 
 
@@ -17,27 +17,27 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Any:
-    """The recipe class called `name`.
+    """The model class called `name`.
 
     Raises:
-        ValueError: no such recipe; names the nearest ones.
+        ValueError: no such model; names the nearest ones.
     """
     from models.base_model import BaseModel
     return plugins.load("models", name, "model", BaseModel, flag="--model")
 
 
 def canonical(name: str) -> str:
-    """The recipe's own name, for it or for what an original repository calls it."""
+    """The model's own name, for it or for what an original repository calls it."""
     return ALIASES.get(name, name)
 
 
 def option_setter(name: str) -> Callable[..., None]:
-    """The function that adds a recipe's own flags to a parser."""
+    """The function that adds a model's own flags to a parser."""
     return find(name).modify_commandline_options
 
 
 def create(opt: Any, device: Any) -> Any:
-    """Build the recipe that `opt.model` names on a device; call its `setup` next."""
+    """Build the model that `opt.model` names on a device; call its `setup` next."""
     return find(opt.model)(opt, device)
 
 

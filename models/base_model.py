@@ -19,12 +19,12 @@ from utils.images.resize import bicubic
 
 
 class BaseModel(ModelEngine):
-    """A recipe: networks, losses and the order in which optimizers step.
+    """A model: networks, losses and the order in which optimizers step.
 
     A subclass writes `build`, `__init__`, `train_step` and `restore`, adds its flags, and is found
     by its file's name. Class attributes:
         dataset: data used where --dataroot is given but no --dataset_name.
-        degradation: how low-quality pictures are made, where --degradation is not given.
+        degradation: how low-quality images are made, where --degradation is not given.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
         min_size: smallest --load_size, where its networks do not say so by `min_size` themselves.
@@ -69,11 +69,11 @@ class BaseModel(ModelEngine):
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
-        """Add the recipe's own flags to a parser."""
+        """Add the model's own flags to a parser."""
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:
-        """Values this recipe gives to common flags, below YAML and command line."""
+        """Values this model gives to common flags, below YAML and command line."""
         return {}
 
     @classmethod
@@ -170,7 +170,7 @@ class BaseModel(ModelEngine):
                  for name, value in settings.items()]
         return f"The file is of a network with {' '.join(flags)}" if flags else ""
 
-    # -- what a recipe defines --------------------------------------------------------------------
+    # -- what a model defines --------------------------------------------------------------------
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Forward pass, losses, and `optimize` for each optimizer, on a micro-batch.
@@ -204,7 +204,7 @@ class BaseModel(ModelEngine):
         raise NotImplementedError
 
     def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
-        """What validation and evaluation measure besides PSNR and SSIM, by name, for each picture.
+        """What validation and evaluation measure besides PSNR and SSIM, by name, for each image.
 
         Args:
             batch: as for `train_step`, from a held-out part of the data.
@@ -236,7 +236,7 @@ class BaseModel(ModelEngine):
         return synchronize_batch_norms(network)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Turn the uint8 pictures of a batch that is on the device into float ones, in its layout.
+        """Turn the uint8 images of a batch that is on the device into float ones, in its layout.
         """
         return {key: to_tensor(value, self.memory_format)
                 if isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 4

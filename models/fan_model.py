@@ -30,7 +30,7 @@ class FanModel(BaseModel):
     Source:  DeokyunKim/Progressive-Face-Super-Resolution, withdrawn fan_train.py
 
     Its weights are what --model pfsrnet takes as --fan_weights. Nothing is restored here: what
-    evaluate.py and enhance.py show are pictures lit where landmarks are seen, whose PSNR says
+    evaluate.py and enhance.py show are images lit where landmarks are seen, whose PSNR says
     nothing. Where the data bring landmarks, validation counts those found, and `best` goes by it.
     """
     dataset = "celeba_aligned"
@@ -89,7 +89,7 @@ class FanModel(BaseModel):
             self.add_network("T", teacher_network(opt.fan_teacher), saved=False)
 
     def load_weights(self, name: str, path: str | Path) -> None:
-        """As every recipe's; the published pickled module is refused with the way out."""
+        """As every model's; the published pickled module is refused with the way out."""
         with checkpoint.named_by("--pretrain_model_path"):
             self.unwrapped[name].load_state_dict(read_landmark_weights(self.unwrapped[name], path))
 
@@ -122,7 +122,7 @@ class FanModel(BaseModel):
         return "landmarks" in batch and batch["landmarks"].shape[1] == fan.NUM_LANDMARKS
 
     def heatmaps(self, images: Tensor) -> Tensor:
-        """(B, 68, H, W) of pictures (B, 3, H, W) in [-1, 1]."""
+        """(B, 68, H, W) of images (B, 3, H, W) in [-1, 1]."""
         return self.networks["G"](0.5 * images + 0.5)
 
     @torch.no_grad()
@@ -141,5 +141,5 @@ class FanModel(BaseModel):
                 "landmarks_found": near.float().mean(dim=1).tolist()}
 
     def restore(self, lq: Tensor) -> Tensor:
-        """The pictures, dark where no landmark is seen."""
+        """The images, dark where no landmark is seen."""
         return (lq + 1) * attention_map(normalized_maps(self.heatmaps(lq))) - 1

@@ -44,10 +44,10 @@ VGG_LAYERS, VGG_WEIGHTS = (2, 7, 16, 25, 34), (0.1, 0.1, 1.0, 1.0, 1.0)
 COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
 COMPONENTS = {part: f"D_{part}" for part in PARTS}
 COMPONENT_BETAS = (0.9, 0.99)
-# Lazy regularisation: D's second beta counts the steps that R1 would have had of its own.
+# Lazy regularization: D's second beta counts the steps that R1 would have had of its own.
 LAZY_BETA = 0.99 ** (16 / 17)
 REMOVED = 1e-12
-# Plain layers take the full rate where equalised ones divide it by sqrt(fan in), some 20 and more.
+# Plain layers take the full rate where equalized ones divide it by sqrt(fan in), some 20 and more.
 CLEAN_RATE = 1 / 20
 logger = logging.getLogger("facezoo")
 
@@ -60,9 +60,9 @@ class GFPGANModel(BaseModel):
     Setting: batch 12, Adam 2e-3, 800,000 steps, halved at 600,000 and 700,000; 512 x 512
     Source:  TencentARC/GFPGAN, options/train_gfpgan_v1.yml and train_gfpgan_v1_simple.yml
 
-    H is the moving average of G, what restores pictures; published files hold its weights under
-    `params_ema`. Critics of eyes and mouth are D_left_eye, D_right_eye and D_mouth; samples that
-    bring no boxes get them from their landmarks, or from the template of FFHQ-aligned faces.
+    H is the moving average of G, what restores images; published files hold its weights under
+    `params_ema`. Discriminators of eyes and mouth are D_left_eye, D_right_eye and D_mouth; samples
+    that bring no boxes get them from their landmarks, or from the template of FFHQ-aligned faces.
     """
     dataset = "components"
     degradation = "gfpgan"
@@ -191,7 +191,7 @@ class GFPGANModel(BaseModel):
             restored, rgbs = self.networks["G"](batch["lq"], return_rgb=bool(opt.lambda_pyramid),
                                                 randomize_noise=opt.randomize_noise)
         crops = self._crops(batch, restored)
-        # The targets' logits serve the critics' own losses, their features G's.
+        # The targets' logits serve the discriminators' own losses, their features G's.
         real = {part: self.networks[name](crops[part][1]) for part, name in self.components.items()}
         losses: dict[str, Tensor] = {}
         if trains_g:
@@ -272,7 +272,7 @@ class GFPGANModel(BaseModel):
 
     def _crops(self, batch: dict[str, Any], restored: Tensor
                ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Crops of the restored and of the target picture, by part."""
+        """Crops of the restored and of the target image, by part."""
         if not self.components:
             return {}
         size, boxes = self.opt.load_size, self._boxes(batch)

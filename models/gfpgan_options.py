@@ -1,4 +1,4 @@
-"""Flags of the gfpgan recipe, and what they say about its network."""
+"""Flags of the gfpgan model, and what they say about its network."""
 from __future__ import annotations
 
 import argparse

@@ -33,8 +33,8 @@ class GPENModel(StyleTraining):
     Setting: batch 1 or 2, Adam 0.002 times 4/5 (G), 16/17 (D), betas (0, 0.99) to those powers
     Source:  yangxy/GPEN; its weights are for academic, non-commercial use only
 
-    H is the moving average of G, what restores pictures; published files hold H's weights. Other
-    tasks are other data: see docs/gpen.md for colourisation, inpainting and seg2face.
+    H is the moving average of G, what restores images; published files hold H's weights. Other
+    tasks are other data: see docs/gpen.md for colorization, inpainting and seg2face.
     """
     degradation = "gpen"
     template = "gpen"

@@ -17,7 +17,7 @@ SIZE_MULTIPLE = 16
 
 
 class ParseModel(BaseModel):
-    """Face parsing network, cross entropy of 19 regions and L1 of the picture (arXiv 2009.08709).
+    """Face parsing network, cross entropy of 19 regions and L1 of the image (arXiv 2009.08709).
 
     Train:   python newtrain.py --model parse --dataroot CelebAMask-HQ --lq_size 32 255
     Setting: batch 8, Adam 2e-4 (0.9, 0.999), 512 x 512, CelebAMask-HQ
@@ -84,11 +84,11 @@ class ParseModel(BaseModel):
 
     @torch.no_grad()
     def parse(self, image: Tensor) -> Tensor:
-        """Labels (B, H, W) int64 of pictures (B, 3, H, W) in [-1, 1]."""
+        """Labels (B, H, W) int64 of images (B, 3, H, W) in [-1, 1]."""
         return labels_of(self.networks["P"](image)[0])
 
     def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
-        """Mean intersection over union over the regions of each picture, where it has labels."""
+        """Mean intersection over union over the regions of each image, where it has labels."""
         if "labels" not in batch:
             return {}
         return {"mIoU": iou_per_picture(self.parse(batch["lq"]), batch["labels"], NUM_LABELS)}

@@ -34,7 +34,7 @@ PER_STAGE = {"gan": ((1.0, 1.0, 0.1), "adversarial loss"),
              "att": ((0.0, 500.0, 50.0), "facial attention loss"),
              "hm": ((0.0, 50.0, 50.0), "heat-map loss")}
 SMALLEST = 16
-# What enhance.py takes of a picture.
+# What enhance.py takes of an image.
 ALIGNMENTS = {
     "none": lambda image: image,
     "center178": lambda image: centre_crop(image, min(CELEBA_CROP, *image.shape[:2])),
@@ -48,9 +48,9 @@ class PFSRNetModel(BaseModel):
              --vgg_weights vgg16-397923af.pth
     Setting: batch 16, Adam 1e-3 (0, 0.99), 50000 + 50000 + 100000 steps at 32, 64 and 128 pixels
     Source:  arXiv 1908.08239, DeokyunKim/Progressive-Face-Super-Resolution; the training code was
-             withdrawn and the published weights are of a later, unpublished recipe
+             withdrawn and the published weights are of a later, unpublished model
 
-    `lq` is a small picture, an eighth of --load_size. Stage and alpha depend on the step and the
+    `lq` is a small image, an eighth of --load_size. Stage and alpha depend on the step and the
     options only. D and its penalty stay in fp32 at every precision.
     """
     dataset = "celeba_aligned"
@@ -151,7 +151,7 @@ class PFSRNetModel(BaseModel):
                              saved=False)
 
     def load_weights(self, name: str, path: str | Path) -> None:
-        """As every recipe's, and published files, whose stage and alpha are taken over."""
+        """As every model's, and published files, whose stage and alpha are taken over."""
         network = self.unwrapped[name]
         state, stated = read_generator(path, network.state_dict(), self.describe)
         self.stage, self.alpha = stated or reached(state, self.opt.fade)
@@ -265,7 +265,7 @@ class PFSRNetModel(BaseModel):
         return restored
 
     def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
-        """PSNR, SSIM and MS-SSIM per batch as published, for batches of 16, and per picture."""
+        """PSNR, SSIM and MS-SSIM per batch as published, for batches of 16, and per image."""
         return quality(restored, batch["gt"])
 
     @staticmethod
@@ -284,7 +284,7 @@ class PFSRNetModel(BaseModel):
 
 
 def position(k: int, stage_steps: Sequence[int], fade: float, stage: int = 0) -> tuple[int, float]:
-    """Stage and alpha of an optimiser step.
+    """Stage and alpha of an optimizer step.
 
     Args:
         k: steps before it, 0 for the first of all.
@@ -301,7 +301,7 @@ def position(k: int, stage_steps: Sequence[int], fade: float, stage: int = 0) ->
 
 
 def perceptual_network(path: str | Path) -> VGGFeatures:
-    """VGG16 for the perceptual loss; it sees pictures in [0, 1] as they are, as published."""
+    """VGG16 for the perceptual loss; it sees images in [0, 1] as they are, as published."""
     vgg = VGGFeatures("vgg16", VGG_LAYERS)
     vgg.load_published(path)
     vgg.mean.zero_()

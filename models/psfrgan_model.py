@@ -39,7 +39,7 @@ class PSFRGANModel(BaseModel):
     Setting: batch 4, Adam 1e-4 (G), 4e-4 (D), betas (0.5, 0.999), 20 epochs of FFHQ, 512 x 512
     Source:  chaofengc/PSFRGAN; its published weights are for non-commercial use
 
-    The parsing network P is fixed and not saved. Samples that bring no labels are labelled by it
+    The parsing network P is fixed and not saved. Samples that bring no labels are labeled by it
     too, from the target, which is how the published training's were made.
     """
     dataset = "ffhq"
@@ -152,7 +152,7 @@ class PSFRGANModel(BaseModel):
         labels = batch["labels"] if "labels" in batch else self.parse(gt)
         mask = one_hot(labels)
         restored = self.restore(batch["lq"])
-        # Each forward of D is one power iteration, so their order is part of the recipe.
+        # Each forward of D is one power iteration, so their order matters.
         real_logits, gt_features = self.networks["D"](gt, mask)
         fake_logits, _ = self.networks["D"](restored.detach(), mask)
         with frozen(self.unwrapped["D"]):
@@ -186,7 +186,7 @@ class PSFRGANModel(BaseModel):
 
     @torch.no_grad()
     def parse(self, image: Tensor) -> Tensor:
-        """Labels (B, H, W) int64 of pictures (B, 3, H, W) in [-1, 1]."""
+        """Labels (B, H, W) int64 of images (B, 3, H, W) in [-1, 1]."""
         return labels_of(self.networks["P"](image)[0])
 
     def restore(self, lq: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class SPARNetHDModel(BaseModel):
     Setting: batch 2, Adam 1e-4 (G), 4e-4 (D), betas (0.5, 0.99), 10 epochs of FFHQ, 512 x 512
     Source:  chaofengc/Face-SPARNet
 
-    H is the moving average of G, what restores pictures; published files hold H's weights.
+    H is the moving average of G, what restores images; published files hold H's weights.
     """
     dataset = "ffhq"
     degradation = "blind"
@@ -118,7 +118,7 @@ class SPARNetHDModel(BaseModel):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         opt, gt = self.opt, batch["gt"]
         restored = self.networks["G"](batch["lq"])
-        # Each forward of D is one power iteration, so their order is part of the recipe.
+        # Each forward of D is one power iteration, so their order matters.
         real_logits, gt_features = self.networks["D"](gt)
         fake_logits, _ = self.networks["D"](restored.detach())
         with frozen(self.unwrapped["D"]):

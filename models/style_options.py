@@ -1,4 +1,4 @@
-"""Flags of the recipes built on StyleGAN2, and what they mean for its networks."""
+"""Flags of the models built on StyleGAN2, and what they mean for its networks."""
 from __future__ import annotations
 
 import argparse
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 DEFAULT_PRESET = "512"
 # Up to this size --channel_multiplier changes nothing.
 WITHOUT_MULTIPLIER = 32
-# A half-life of 10000 pictures at a batch of 32; the published constant for every batch.
+# A half-life of 10000 images at a batch of 32; the published constant for every batch.
 EMA_DECAY = 0.5 ** (32 / 10000)
 logger = logging.getLogger("facezoo")
 
@@ -91,7 +91,7 @@ def resolve_discriminator(opt: argparse.Namespace) -> None:
     """Fill in the widths of D as the file of --d_weights shows them.
 
     Raises:
-        ValueError: the file is for pictures of another size, or of another network.
+        ValueError: the file is for images of another size, or of another network.
     """
     config = discriminator_config(read_d_file(opt.d_weights, checkpoint.peek))
     if config["size"] != opt.load_size:

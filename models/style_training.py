@@ -1,4 +1,4 @@
-"""Training of networks built on StyleGAN2: lazy regularisers, a moving average, start weights."""
+"""Training of networks built on StyleGAN2: lazy regularizers, a moving average, start weights."""
 from __future__ import annotations
 
 import argparse
@@ -34,9 +34,9 @@ logger = logging.getLogger("facezoo")
 
 
 class StyleTraining(BaseModel):
-    """What the prior and GPEN share; a subclass builds G and makes pictures with it.
+    """What the prior and GPEN share; a subclass builds G and makes images with it.
 
-    A step consists of up to four phases, each a step of an optimiser: D's loss, R1 every so many
+    A step consists of up to four phases, each a step of an optimizer: D's loss, R1 every so many
     steps, G's losses, path lengths every so many. H, the moving average of G, follows at the end.
 
     Random numbers depend on (--seed, step, rank, place in the batch) only, so that parts of a step,
@@ -105,7 +105,7 @@ class StyleTraining(BaseModel):
         return None
 
     def setup(self, state: dict[str, Any] | None = None) -> None:
-        """As every recipe's; start weights of D come from --d_weights."""
+        """As every model's; start weights of D come from --d_weights."""
         self._training_file: dict[str, Any] = {}
         if self.is_train and state is None and self.opt.d_weights:
             read_discriminator(self.unwrapped["D"], self.opt.d_weights)
@@ -212,7 +212,7 @@ class StyleTraining(BaseModel):
         self.path_mean = torch.where(torch.isfinite(mean), mean.float(), self.path_mean)
         return {"Path": loss.detach()}
 
-    # -- making pictures --------------------------------------------------------------------------
+    # -- making images --------------------------------------------------------------------------
 
     def _make(self, batch: dict[str, Any], stream: int) -> Tensor:
         """Pictures of G in the precision of the run, one for each of the batch."""
@@ -242,7 +242,7 @@ class StyleTraining(BaseModel):
         return torch.Generator().manual_seed(int(words.generate_state(1)[0]))
 
     def _randn(self, batch: dict[str, Any], stream: int, *shape: int) -> Tensor:
-        """N(0, 1) of this shape for each picture of the batch."""
+        """N(0, 1) of this shape for each image of the batch."""
         drawn = [torch.randn(shape, generator=self._random(stream, distributed.rank(), place))
                  for place in batch["place"]]
         return torch.stack(drawn).to(batch["gt"])
@@ -276,5 +276,5 @@ class _Plain(nn.Module):
 
 
 def lazy_reg_scale(every: int) -> float:
-    """Rate and betas of an optimiser that also takes a step every so many are scaled by this."""
+    """Rate and betas of an optimizer that also takes a step every so many are scaled by this."""
     return every / (every + 1) if every else 1.0

@@ -27,7 +27,7 @@ class StyleGAN2Model(StyleTraining):
     Source:  yangxy/GPEN for the noise; nobody published how its prior was trained
 
     Its weights, `<S>_net_H.pth` and `<S>_net_D.pth`, are what --model gpen takes as --prior and
-    --d_weights. There is nothing to restore: `restore` makes a face for each picture.
+    --d_weights. There is nothing to restore: `restore` makes a face for each image.
     """
     degradation = "none"
     best_by = None          # its images belong to no target
@@ -72,10 +72,10 @@ class StyleGAN2Model(StyleTraining):
         return self._in_fp32("G", styles, return_latents=True, **options)
 
     def _draw(self, batch: dict[str, Any], stream: int) -> tuple[list[Tensor], dict[str, Any]]:
-        """Codes for a batch of pictures, and the other arguments of G."""
+        """Codes for a batch of images, and the other arguments of G."""
         generator = self.unwrapped["G"]
         codes = self._randn(batch, stream, 2, generator.style_dim)
-        common = self._random(stream)       # the same for all pictures of the step
+        common = self._random(stream)       # the same for all images of the step
         mixed = float(torch.rand((), generator=common)) < self.opt.mixing
         options: dict[str, Any] = {
             "inject_index": int(torch.randint(1, generator.num_latents, (), generator=common))}
@@ -99,7 +99,7 @@ class StyleGAN2Model(StyleTraining):
         """Pictures (B, 3, size, size) of codes z (B, style_dim).
 
         Args:
-            noise_seed: of the noise, one draw for all pictures.
+            noise_seed: of the noise, one draw for all images.
             truncation: how far codes stay from the mean, which is 0; 1 leaves them.
         """
         network = self.networks["H" if self.is_train else "G"]
@@ -116,7 +116,7 @@ class StyleGAN2Model(StyleTraining):
         return [each.to(codes).expand(codes.shape[0], -1, -1, -1) for each in maps]
 
     def restore(self, lq: Tensor) -> Tensor:
-        """A sample per picture: its code is a fixed projection of the picture, noise is constant.
+        """A sample per image: its code is a fixed projection of the image, noise is constant.
         """
         thumbnails = F.adaptive_avg_pool2d(lq, PROJECTED).flatten(1)
         draws = torch.Generator().manual_seed(0)

@@ -47,7 +47,7 @@ class ExportOptions(TestOptions):
     def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
                           layers: list[Layer]) -> dict[str, str]:
         choice = super()._add_plugin_flags(parser, first, layers)
-        parser.set_defaults(batch_size=1)       # a recipe's own default is for measuring
+        parser.set_defaults(batch_size=1)       # a model's own default is for measuring
         return choice
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:

@@ -10,7 +10,7 @@ from options.test_options import TestOptions, graph_options
 
 
 class RestoreOptions(TestOptions):
-    """What restoring pictures takes, whatever they come from: the network or a graph, how faces
+    """What restoring images takes, whatever they come from: the network or a graph, how faces
     are found and how they are pasted."""
     uses_dataset = False
 

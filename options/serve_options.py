@@ -103,7 +103,7 @@ class ServeOptions(RestoreOptions):
                   ) -> tuple[argparse.Namespace, dict[str, argparse.Namespace]]:
         """The service's own options, and those of each model by its name.
 
-        A model given by flags is called after its run or its recipe. On any mistake prints one
+        A model given by flags is called after its run or its model. On any mistake prints one
         line and exits with status 2.
         """
         opt = self.parse(argv)

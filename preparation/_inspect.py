@@ -1,4 +1,4 @@
-"""What a file of pictures is like, found by worker processes and remembered in a file of lines."""
+"""What a file of images is like, found by worker processes and remembered in a file of lines."""
 from __future__ import annotations
 
 import hashlib
@@ -21,7 +21,7 @@ from utils.images.pack import stamp_or_none
 # Side of the grid whose brightness steps make the fingerprint; 16 * 16 bits tell faces apart that
 # are aligned alike, 64 do not.
 GRID = 16
-STEP = 2        # grey levels; less is what encoding makes of an even surface
+STEP = 2        # gray levels; less is what encoding makes of an even surface
 EXTENSIONS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",),
               "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm"), "GIF": (".gif",),
               "JPEG2000": (".jp2",)}
@@ -36,7 +36,7 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
         cache: file that gets a line per record as it is made, or None.
 
     Yields:
-        `kind`, `path`, `stamp`, and either `error` or `height`, `width`; pictures also
+        `kind`, `path`, `stamp`, and either `error` or `height`, `width`; images also
         `format` ("" in packs), `notes`, `pixels` (digest) and `look` (fingerprint), both in hex.
     """
     known = {}
@@ -74,7 +74,7 @@ def fingerprint(image: np.ndarray) -> bytes:
 
 
 def describe(path: Path) -> tuple[str, list[str]]:
-    """Format of a readable picture's file, and what is unusual about it; ("", []) in a pack."""
+    """Format of a readable image's file, and what is unusual about it; ("", []) in a pack."""
     if not path.is_file():
         return "", []
     with warnings.catch_warnings():
@@ -87,7 +87,7 @@ def describe(path: Path) -> tuple[str, list[str]]:
                 "16 bits or floating point": image.mode == "F" or image.mode.startswith("I"),
                 "several pictures, the first counts": _frames(image) > 1,
                 "turned by EXIF": orientation_of(image) in range(2, 9)}
-            # Pictures of some cameras are JPEGs with more behind them.
+            # Images of some cameras are JPEGs with more behind them.
             kind = "JPEG" if image.format == "MPO" else str(image.format)
     return kind, [note for note, holds in unusual.items() if holds]
 

@@ -12,7 +12,7 @@ REACH = {"left_eye": 62, "right_eye": 62, "mouth": 112}
 
 
 def parts_of_maps(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Parts (B, 3, 3) in pixels of 512, and how sure each picture's are, (B,): the mean peak.
+    """Parts (B, 3, 3) in pixels of 512, and how sure each image's are, (B,): the mean peak.
 
     Args:
         maps: (B, 68, h, w) of faces aligned as FFHQ's are.

@@ -1,4 +1,4 @@
-"""Which pictures of a folder are the same, or nearly."""
+"""Which images of a folder are the same, or nearly."""
 from __future__ import annotations
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ def near(names: Sequence[str], looks: np.ndarray, most: int) -> dict[str, tuple[
         looks: (N, B) bytes, the fingerprints.
         most: greatest number of differing bits.
 
-    All pairs are compared, as products of matrices of 1 and -1: 70,000 pictures take half a minute
+    All pairs are compared, as products of matrices of 1 and -1: 70,000 images take half a minute
     on two cores.
     """
     signs = np.unpackbits(looks, axis=1).astype(np.float32) * 2 - 1

@@ -1,4 +1,4 @@
-"""What the commands that turn pictures into pictures share: workers, resuming, failures."""
+"""What the commands that turn images into images share: workers, resuming, failures."""
 from __future__ import annotations
 
 import argparse
@@ -35,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray]) -> int:
-    """Write change(picture) for every picture that has no result yet; 1 if some failed.
+    """Write change(image) for every image that has no result yet; 1 if some failed.
 
     Args:
-        change: from uint8 RGB (H, W, 3) to uint8; picklable. A ValueError of its is the picture's.
+        change: from uint8 RGB (H, W, 3) to uint8; picklable. A ValueError of its is the image's.
 
     Raises:
-        ValueError: no pictures, two pictures with one result, a result that would overwrite a
-            picture.
+        ValueError: no images, two images with one result, a result that would overwrite an
+            image.
     """
     targets = targets_of(opt.input, Path(opt.output), opt.ext)
     waiting = [pair for pair in targets.items() if not pair[1].exists()]
@@ -54,7 +54,7 @@ def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray])
 
 
 def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
-    """The result of each picture: its path below the source, in `folder`, with the extension."""
+    """The result of each image: its path below the source, in `folder`, with the extension."""
     root, pictures = find_images(source)
     targets = {path: (folder / path.relative_to(root)).with_suffix(f".{ext}")
                for path in pictures}
@@ -104,7 +104,7 @@ def complete_lines(path: Path) -> list[str]:
 
 
 def conclude(failed: list[str]) -> int:
-    """Name the pictures that failed; returns the exit status."""
+    """Name the images that failed; returns the exit status."""
     for message in failed:
         print(f"not done: {message}", file=sys.stderr)
     return SOME_FAILED if failed else 0

@@ -1,4 +1,4 @@
-"""Find what is wrong with a folder of pictures before training does.
+"""Find what is wrong with a folder of images before training does.
 
     python prepare.py check --input FACES --size 512 --masks MASKS --output CHECKED
     python newtrain.py --dataroot CHECKED/usable.txt ...
@@ -39,7 +39,7 @@ FOUND = 1       # exit status
 
 @dataclass
 class Finding:
-    """Something wrong with a picture, or with a counterpart that has none."""
+    """Something wrong with an image, or with a counterpart that has none."""
     name: str
     kind: str
     detail: str
@@ -75,7 +75,7 @@ def run(opt: argparse.Namespace) -> int:
     """Check everything, print a table, write the reports; 1 if something was found.
 
     Raises:
-        ValueError: an input without pictures, or options that do not go together.
+        ValueError: an input without images, or options that do not go together.
     """
     if opt.mask_size and not opt.masks:
         raise ValueError("--mask_size needs --masks")
@@ -139,7 +139,7 @@ def _alike_ones(pictures: dict[str, Record], most: int | None) -> Iterator[Findi
 
 def _counterparts(kind: str, source: str, names: list[str], is_choice: bool
                   ) -> tuple[dict[str, Path], list[str]]:
-    """The counterpart of each picture that has one, and the names of those without picture."""
+    """The counterpart of each image that has one, and the names of those without image."""
     root, there = root_of(source), relative_names(source)
     by_stem = {_stem(name): name for name in there
                if kind != "mask" or name.lower().endswith(".png")}
@@ -177,7 +177,7 @@ def _reason(record: Record) -> str:
 # ---- reports -------------------------------------------------------------------------------------
 
 def excluded(found: list[Finding]) -> set[str]:
-    """Pictures that something is wrong with; counterparts without picture are none."""
+    """Pictures that something is wrong with; counterparts without image are none."""
     return {finding.name for finding in found if not finding.kind.endswith("_extra")}
 
 
@@ -203,7 +203,7 @@ def show(source: str, total: int, found: list[Finding], notes: dict[str, list[st
 
 def write_reports(folder: Path, source: str, root: Path, names: list[str], found: list[Finding],
                   notes: dict[str, list[str]]) -> None:
-    """report.json, report.csv, and lists of the pictures without and with findings."""
+    """report.json, report.csv, and lists of the images without and with findings."""
     left_out = excluded(found)
     write_text(folder / "report.json", to_json({
         "input": source, "pictures": len(names), "usable": len(names) - len(left_out),

@@ -1,11 +1,11 @@
-"""Write where eyes and mouth are in each picture, out of 68 landmarks, for --model gfpgan.
+"""Write where eyes and mouth are in each image, out of 68 landmarks, for --model gfpgan.
 
     python prepare.py components --landmarks FILE --output PARTS.json
     python prepare.py components --input FACES --weights FAN.pth --output PARTS.json
 
 FILE is FFHQ's ffhq-dataset-v2.json; any JSON {NAME: [[x, y], ... 68 points]}, with --size saying
-in pictures of which side; or the published FFHQ_eye_mouth_landmarks_512.pth, to be made plain.
-FACES are pictures aligned as FFHQ's, in which a landmark network finds the points.
+in images of which side; or the published FFHQ_eye_mouth_landmarks_512.pth, to be made plain.
+FACES are images aligned as FFHQ's, in which a landmark network finds the points.
 """
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Write the component file; 1 if a picture of --input has no entry.
+    """Write the component file; 1 if an image of --input has no entry.
 
     Raises:
         ValueError: options that do not go together; as `convert` and `find`.
@@ -77,13 +77,13 @@ def run(opt: argparse.Namespace) -> int:
 
 
 def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
-    """Parts (3, 3) by picture name, and what could not be done.
+    """Parts (3, 3) by image name, and what could not be done.
 
-    What was found is noted in OUTPUT.jsonl at once, where a run that was stopped goes on; a picture
+    What was found is noted in OUTPUT.jsonl at once, where a run that was stopped goes on; an image
     that has changed is looked at again.
 
     Raises:
-        ValueError: no pictures, --size, or weights that do not fit.
+        ValueError: no images, --size, or weights that do not fit.
     """
     if opt.size is not None:
         raise ValueError("--size belongs to --landmarks; pictures of --input may have any size")
@@ -127,7 +127,7 @@ def _prepare(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(path: str | Path, size: int | None = None) -> dict[str, Tensor]:
-    """Parts (3, 3) by picture name, in pixels of 512.
+    """Parts (3, 3) by image name, in pixels of 512.
 
     Raises:
         ValueError: unreadable, or points that are not 68 pairs of finite numbers; names
@@ -147,7 +147,7 @@ def convert(path: str | Path, size: int | None = None) -> dict[str, Tensor]:
 
 def _entry(path: str | Path, key: str, value: Any, size: int | None) -> tuple[str, Tensor]:
     name = key
-    if isinstance(value, dict):     # FFHQ: numbered, with several sizes of each picture
+    if isinstance(value, dict):     # FFHQ: numbered, with several sizes of each image
         image = value.get("image", {})
         value, side = image.get("face_landmarks"), image.get("pixel_size", [1024])[0]
         name = Path(image.get("file_path", key)).name

@@ -1,4 +1,4 @@
-"""Cut the middle out of pictures, as CelebA's aligned faces are cropped to 178 x 178."""
+"""Cut the middle out of images, as CelebA's aligned faces are cropped to 178 x 178."""
 from __future__ import annotations
 
 import argparse
@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Crop every picture that has no result yet; smaller ones are reported."""
+    """Crop every image that has no result yet; smaller ones are reported."""
     return _pictures.convert(opt, partial(centre_crop, size=opt.size, resize=opt.resize))
 
 
 def centre_crop(image: np.ndarray, size: int, resize: int | None = None) -> np.ndarray:
-    """The middle (size, size, 3) of a picture, offsets rounded half to even, as published.
+    """The middle (size, size, 3) of an image, offsets rounded half to even, as published.
 
     Raises:
         ValueError: a side is shorter.

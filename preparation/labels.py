@@ -29,7 +29,7 @@ def run(opt: argparse.Namespace) -> int:
     """Write the map of every face that has none yet; 1 if some could not be made.
 
     Later parts in the order of data.labels.LABELS lie over earlier ones, as in switchablenorms/
-    CelebAMask-HQ. Part masks carry the picture's number with leading zeros, maps without.
+    CelebAMask-HQ. Part masks carry the image's number with leading zeros, maps without.
 
     Raises:
         ValueError: no part masks, or a name that stands for no part.

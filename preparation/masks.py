@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Parse every picture that has no map yet; 1 if some could not be read.
+    """Parse every image that has no map yet; 1 if some could not be read.
 
     Raises:
-        ValueError: a size the network cannot take, no pictures, two pictures for one map, a map
-            that would overwrite a picture, weights that do not fit.
+        ValueError: a size the network cannot take, no images, two images for one map, a map
+            that would overwrite an image, weights that do not fit.
     """
     if opt.size % 16 or opt.size < 32:
         raise ValueError(f"--size must be a multiple of 16 and at least 32, got {opt.size}")
@@ -88,7 +88,7 @@ def prepare(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def targets_of(dataset: SingleDataset, folder: Path) -> dict[str, Path]:
-    """The map each picture gets: its path below the data set's root, in `folder`, as PNG."""
+    """The map each image gets: its path below the data set's root, in `folder`, as PNG."""
     targets = {name: (folder / name).with_suffix(".png") for name in dataset.items}
     if len(set(targets.values())) < len(targets):
         raise ValueError(f"{dataset.root}: pictures that differ in their extension only would "

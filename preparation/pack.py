@@ -1,4 +1,4 @@
-"""Decode a folder's pictures into a few large files, for slow storage.
+"""Decode a folder's images into a few large files, for slow storage.
 
     python prepare.py pack --input FACES --output PACKED
     python prepare.py pack --input FFHQ/imgs1024 --output PACKED --size 512
@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Pack every picture that is not packed yet, or has changed since; 1 if some cannot be read.
+    """Pack every image that is not packed yet, or has changed since; 1 if some cannot be read.
 
     Those are kept by name, so that the pack has the folder's names and the same are held out.
 
     Raises:
-        ValueError: no pictures, or an output that cannot be completed.
+        ValueError: no images, or an output that cannot be completed.
     """
     root, paths = find_images(opt.input)
     folder = Path(opt.output)
@@ -73,7 +73,7 @@ def run(opt: argparse.Namespace) -> int:
 
 
 def resize(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
-    """A picture as (size, size, 3), by one of FILTERS, or as it is."""
+    """An image as (size, size, 3), by one of FILTERS, or as it is."""
     if size is None:
         return image
     if how == "bicubic":

@@ -1,4 +1,4 @@
-"""Bring pictures to one size once, so that training need not do it every epoch."""
+"""Bring images to one size once, so that training need not do it every epoch."""
 from __future__ import annotations
 
 import argparse
@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(opt: argparse.Namespace) -> int:
-    """Resize every picture that has no result yet with Pillow's bicubic filter, as the data sets
+    """Resize every image that has no result yet with Pillow's bicubic filter, as the data sets
     do."""
     return _pictures.convert(opt, partial(to_square, size=opt.size))
 
 
 def to_square(image: np.ndarray, size: int) -> np.ndarray:
-    """The picture as (size, size, 3)."""
+    """The image as (size, size, 3)."""
     return bicubic(image, size, size)

@@ -1,4 +1,4 @@
-"""Divide pictures into training, validation and test parts, the same way every time.
+"""Divide images into training, validation and test parts, the same way every time.
 
     python prepare.py split --input FACES --output PARTS --parts train=rest val=50 test=0.1
     python newtrain.py --dataroot PARTS/train.txt --val_dataroot PARTS/val.txt ...
@@ -29,7 +29,7 @@ Parts = dict[str, list[str]]
 
 
 def part(text: str) -> tuple[str, str]:
-    """NAME=NUMBER, a whole number of pictures, a share below 1, or `rest`."""
+    """NAME=NUMBER, a whole number of images, a share below 1, or `rest`."""
     name, _, size = text.partition("=")
     is_share = re.fullmatch(r"0?\.\d+", size) and float(size) > 0
     if not re.fullmatch(r"\w[\w-]*", name) or not (size == REST or is_share or size.isdecimal()):
@@ -74,7 +74,7 @@ def run(opt: argparse.Namespace) -> int:
     """Write the parts; returns the exit status.
 
     Raises:
-        ValueError: parts that do not work out, pictures without group or counterpart, an output
+        ValueError: parts that do not work out, images without group or counterpart, an output
             that holds another split. Nothing is written then.
     """
     root, names = root_of(opt.input), relative_names(opt.input)
@@ -106,11 +106,11 @@ def run(opt: argparse.Namespace) -> int:
 # ---- groups --------------------------------------------------------------------------------------
 
 def groups_of(names: list[str], root: Path, opt: argparse.Namespace) -> dict[str, str]:
-    """For each picture the first name, in order, of those it has to stay with."""
+    """For each image the first name, in order, of those it has to stay with."""
     group = {name: name for name in names}
 
     def join(keys: Iterable[tuple[str, str]]) -> None:
-        """Merge the groups of all pictures that share a key."""
+        """Merge the groups of all images that share a key."""
         first: dict[str, str] = {}
         for name, key in keys:
             one, other = _top(group, name), _top(group, first.setdefault(key, name))
@@ -151,7 +151,7 @@ def _matches(names: list[str], pattern: str) -> list[tuple[str, str]]:
 
 
 def _persons(names: list[str], path: str) -> list[tuple[str, str]]:
-    """Who is in each picture; found by its name, or by that without folder, up to the extension."""
+    """Who is in each image; found by its name, or by that without folder, up to the extension."""
     person: dict[str, str] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         fields = line.rsplit(maxsplit=1)
@@ -175,7 +175,7 @@ def by_number(names: list[str], groups: dict[str, str], wanted: list[tuple[str, 
               seed: int | None) -> Parts:
     """Fill the parts with whole groups, in an order that depends on their first names only.
 
-    The part with the rest comes last, so that adding pictures moves few. A group larger than what a
+    The part with the rest comes last, so that adding images moves few. A group larger than what a
     part still lacks goes to a later part.
 
     Raises:
@@ -211,7 +211,7 @@ def by_partition(names: list[str], groups: dict[str, str], path: str) -> Parts:
     """The parts of CelebA's file.
 
     Raises:
-        ValueError: pictures it does not know, or whose group it tears apart.
+        ValueError: images it does not know, or whose group it tears apart.
     """
     part_of = {name: part for part, number in PARTITION_PARTS.items()
                for name in part_names(Path(path), number)}
@@ -232,10 +232,10 @@ def by_partition(names: list[str], groups: dict[str, str], path: str) -> Parts:
 
 
 def counterparts(names: list[str], source: str, suffix: str | None, flag: str) -> dict[str, str]:
-    """The name in another folder of what belongs to each picture.
+    """The name in another folder of what belongs to each image.
 
     Raises:
-        ValueError: pictures without counterpart.
+        ValueError: images without counterpart.
     """
     there = {_stem(name): name for name in relative_names(source)
              if suffix is None or name.lower().endswith(suffix)}

@@ -109,7 +109,7 @@ def page_file(name: str, media_type: str) -> Callable[[Request], Awaitable[Respo
 
 
 def wants_json(request: Request) -> bool:
-    """Does the client prefer JSON to a picture?"""
+    """Does the client prefer JSON to an image?"""
     kinds = [part.split(";")[0].strip().lower()
              for part in request.headers.get("accept", "").split(",")]
     return "application/json" in kinds
@@ -117,9 +117,9 @@ def wants_json(request: Request) -> bool:
 
 async def answer(request: Request, service: Service, names: tuple[str, ...],
                  work: Callable[[RestoreRequest], Awaitable[Answer]]) -> Response:
-    """Receive a picture, do the work on it within the limits, answer with what came out."""
+    """Receive an image, do the work on it within the limits, answer with what came out."""
     refuse_other_sites(request)
-    service.gate.check()        # before the picture is received
+    service.gate.check()        # before the image is received
     with service.uploads.account() as grow:
         ask = await read_request(request, service.limits, list(service.models), names, grow)
         with service.gate.place():
@@ -129,7 +129,7 @@ async def answer(request: Request, service: Service, names: tuple[str, ...],
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Browsers let any page post a picture here; only the service's own page may."""
+    """Browsers let any page post an image here; only the service's own page may."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise RequestError(403, "pages of other sites may not use this service")

@@ -9,12 +9,12 @@ from concurrent.futures import Future
 
 import numpy as np
 
-# Pictures as the network takes them to restored faces, uint8 (N, S, S, 3), in the same order.
+# Images as the network takes them to restored faces, uint8 (N, S, S, 3), in the same order.
 Restore = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class _Job:
-    """The pictures of one request; `given` were handed to the network, `restored` came back."""
+    """The images of one request; `given` were handed to the network, `restored` came back."""
 
     def __init__(self, images: Sequence[np.ndarray]) -> None:
         self.images, self.given = images, 0
@@ -23,15 +23,15 @@ class _Job:
 
 
 class Batcher:
-    """Restores the pictures of many requests on one device.
+    """Restores the images of many requests on one device.
 
-    Each request in turn gives one picture to a batch, so that one with many faces does not keep
+    Each request in turn gives one image to a batch, so that one with many faces does not keep
     the others waiting.
 
     Args:
         restore: called in the batcher's own thread only.
-        batch_size: most pictures at a time.
-        wait: seconds a smaller batch waits for further pictures.
+        batch_size: most images at a time.
+        wait: seconds a smaller batch waits for further images.
         observe: told the size of each batch.
     """
 

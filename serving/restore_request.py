@@ -1,4 +1,4 @@
-"""What a client asks for: the picture it sends, and the parameters beside it."""
+"""What a client asks for: the image it sends, and the parameters beside it."""
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +19,7 @@ from serving.request_error import RequestError
 
 FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 MAX_FIELD = 4096            # bytes of a parameter in a form
-FORM_OVERHEAD = 65_536      # what a form may have beside its picture
+FORM_OVERHEAD = 65_536      # what a form may have beside its image
 LEAST_UPSCALE, MOST_UPSCALE = 0.25, 8.0
 
 
@@ -28,10 +28,10 @@ class RestoreRequest:
     """A checked request.
 
     Attributes:
-        data: the picture's file.
+        data: the image's file.
         faces: numbers of the faces to restore, None for all.
         strength, upscale: None takes the model's.
-        aligned: the picture is one aligned face.
+        aligned: the image is one aligned face.
         extension: of the result's format, without a dot.
     """
     data: bytes
@@ -45,7 +45,7 @@ class RestoreRequest:
 
 async def read_request(request: Request, limits: Limits, models: list[str], names: tuple[str, ...],
                    grow: Callable[[int], None]) -> RestoreRequest:
-    """Receive a request's picture and parameters.
+    """Receive a request's image and parameters.
 
     Args:
         models: their names, the default first.
@@ -74,7 +74,7 @@ async def read_request(request: Request, limits: Limits, models: list[str], name
 
 async def _receive(request: Request, most: int, grow: Callable[[int], None],
                    ) -> tuple[bytes, dict[str, str]]:
-    """The picture's bytes and the fields of the form it came in, if it came in one."""
+    """The image's bytes and the fields of the form it came in, if it came in one."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not (form or kind.startswith("image/") or kind == "application/octet-stream"):

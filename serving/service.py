@@ -1,4 +1,4 @@
-"""From a picture's bytes to the restored one's: stages in threads, networks in their batchers."""
+"""From an image's bytes to the restored one's: stages in threads, networks in their batchers."""
 from __future__ import annotations
 
 import asyncio
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Service:
-    """Restores pictures for many clients at a time; nothing of a request outlives its answer.
+    """Restores images for many clients at a time; nothing of a request outlives its answer.
 
     Args:
         models: by name, the default first.
@@ -103,10 +103,10 @@ class Service:
     # -- requests ---------------------------------------------------------------------------------
 
     async def restore(self, ask: RestoreRequest, as_json: bool) -> Answer:
-        """The restored picture, or JSON that holds it.
+        """The restored image, or JSON that holds it.
 
         Raises:
-            RequestError: 400 for no picture or no such face, 413 for too many pixels.
+            RequestError: 400 for no image or no such face, 413 for too many pixels.
         """
         model = self.models[ask.model]
         settings = replace(
@@ -185,7 +185,7 @@ class Service:
             self.metrics.stages.labels(stage).observe(time.perf_counter() - began)
 
     def _check_size(self, ask: RestoreRequest, settings: Settings | None) -> int:
-        """Pixels in memory at a time for this request, from the picture's header alone."""
+        """Pixels in memory at a time for this request, from the image's header alone."""
         if ask.data.startswith(b"\xff\xd8") and ask.data.count(b"\xff\xda") > MAX_SCANS:
             raise RequestError(400, f"a JPEG of more than {MAX_SCANS} scans")
         try:
@@ -240,20 +240,20 @@ def chosen(asked: tuple[int, ...] | None, number: int) -> list[int]:
 
 
 def described(face: Face, index: int) -> dict[str, Any]:
-    """A face as JSON has it; pixels of the picture sent."""
+    """A face as JSON has it; pixels of the image sent."""
     return {"index": index, "box": [round(float(x), 2) for x in face.box],
             "points": [[round(float(x), 2) for x in point] for point in face.points],
             "score": round(float(face.score), 4)}
 
 
 def encoded(picture: np.ndarray, extension: str, num_faces: int) -> Answer:
-    """The picture as a file's bytes."""
+    """The image as a file's bytes."""
     return Answer(encode_image(picture, f".{extension}"), FORMATS[extension], num_faces)
 
 
 def as_answer(about: dict[str, Any], picture: np.ndarray | None, extension: str,
               num_faces: int) -> Answer:
-    """JSON; with a picture also its size, type and base64."""
+    """JSON; with an image also its size, type and base64."""
     if picture is not None:
         file = encoded(picture, extension, num_faces)
         about |= {"width": picture.shape[1], "height": picture.shape[0],

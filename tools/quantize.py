@@ -98,7 +98,7 @@ class Recipe:
         self.preprocess = models.find(options["model"]).preprocess
 
     def image(self, path: Path) -> np.ndarray:
-        """The picture as the network takes it, uint8."""
+        """The image as the network takes it, uint8."""
         return self.preprocess(read_image(path), self.opt)
 
     def tensor(self, path: Path) -> np.ndarray:
@@ -109,7 +109,7 @@ class Recipe:
 def compare(paths: dict[str, Path], recipe: Recipe, pictures: list[Path],
             gt: str | None) -> dict[str, dict[str, Any]]:
     """Of each graph its size in bytes, and PSNR and SSIM to what the float32 graph makes ("fp32")
-    and, where there are targets, to them ("gt"): means over the pictures in RGB.
+    and, where there are targets, to them ("gt"): means over the images in RGB.
 
     Raises:
         ValueError: a target is missing or has another size.
@@ -148,7 +148,7 @@ def target_of(picture: Path, targets: dict[str, Path], shape: tuple[int, ...]) -
 
 
 def restore_all(path: Path, recipe: Recipe, pictures: list[Path]) -> list[np.ndarray]:
-    """What a graph makes of each picture, uint8."""
+    """What a graph makes of each image, uint8."""
     from export.engine import OnnxModel
     engine = OnnxModel(path, recipe.preprocess, recipe.opt, torch.device("cpu"))
     return [to_image(engine.restore(torch.from_numpy(recipe.tensor(picture))))[0]

@@ -1,6 +1,6 @@
 """Grids of what a prior makes: python -m tools.sample --name RUN --output grid.png
 
-For --model stylegan2. The same seed gives the same pictures on every device, up to rounding.
+For --model stylegan2. The same seed gives the same images on every device, up to rounding.
 """
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from data.synthetic.traits import Dice, Light, Traits
 
 SIDES = np.array([-1.0, 1.0])[:, None, None]        # left and right, for (2, P, 2) points
 FLIP = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])      # makes both sides out of a right-hand shape
-_ONE = 128              # this grey in the tint layer leaves the skin as it is
+_ONE = 128              # this gray in the tint layer leaves the skin as it is
 
 Points = np.ndarray | list[np.ndarray]
 Window = tuple[slice, slice]        # rows and columns
@@ -37,10 +37,10 @@ def _pores(side: int) -> np.ndarray:
 
 
 class Canvas:
-    """A picture and its label map that are drawn together; points are in units of the side.
+    """An image and its label map that are drawn together; points are in units of the side.
 
     Args:
-        side: of the square picture, in pixels.
+        side: of the square image, in pixels.
 
     Attributes:
         image: (side, side, 3) uint8 RGB; a background must be painted first.
@@ -94,7 +94,7 @@ class Canvas:
 
     def fill(self, outlines: Points, colour: np.ndarray,
              label: int | tuple[int, ...] | None = None, smooth: bool = True) -> None:
-        """Fill closed outlines with one colour; `smooth` is for what is small."""
+        """Fill closed outlines with one color; `smooth` is for what is small."""
         fixed, kind = self.fixed(outlines), cv2.LINE_AA if smooth else cv2.LINE_8
         cv2.fillPoly(self.image, fixed, colour.tolist(), kind, _SHIFT)
         self.mark(fixed, label)
@@ -109,7 +109,7 @@ class Canvas:
 
     def discs(self, centres: list[np.ndarray], radius: float, colour: np.ndarray,
               shift: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Fill circles round fixed-point centres (1, 2), moved by `shift` in units of the side."""
+        """Fill circles round fixed-point centers (1, 2), moved by `shift` in units of the side."""
         unit = self.side << _SHIFT
         size, right, down = round(radius * unit), round(shift[0] * unit), round(shift[1] * unit)
         colour = colour.tolist()
@@ -134,7 +134,7 @@ class Canvas:
         cv2.polylines(self.image, self.fixed(curves), False, colour, thickness, 8, _SHIFT)
 
     def strands(self, pieces: np.ndarray, shades: np.ndarray, palette: np.ndarray) -> None:
-        """Draw thin strands (S, P, 2), each in the colour palette[shades[i]].
+        """Draw thin strands (S, P, 2), each in the color palette[shades[i]].
 
         A strand is 1/256 of the side wide. Where the canvas can show it, it is a pair of hairs.
         """
@@ -173,7 +173,7 @@ class Canvas:
         return mask
 
     def paste(self, outline: Points, small: np.ndarray, window: Window) -> None:
-        """Copy a picture, enlarged to fill the window, inside a closed outline."""
+        """Copy an image, enlarged to fill the window, inside a closed outline."""
         part = self.image[window]
         large = cv2.resize(small, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         cv2.copyTo(large, self.cover(self.fixed(outline), window, 0, 255), part)

@@ -1,7 +1,7 @@
-"""Synthetic portraits: a picture, its parsing map and its landmarks, drawn from a number alone.
+"""Synthetic portraits: an image, its parsing map and its landmarks, drawn from a number alone.
 
 The data set that needs no download. `render_face(index)` paints one stylised but detailed portrait
-with OpenCV; picture, labels and landmarks come from the same outlines, so they agree by
+with OpenCV; image, labels and landmarks come from the same outlines, so they agree by
 construction. traits.py draws the person by lot, shapes.py places the parts of the
 head, skin.py computes soft light on a small grid; what is sharp is drawn at twice the final
 size or more and averaged down.
@@ -31,10 +31,10 @@ class Face(NamedTuple):
     """One synthetic portrait.
 
     image: (size, size, 3) uint8 RGB.
-    labels: (size, size) uint8, an index into LABELS per pixel; l_ and r_ are sides of the picture.
-    landmarks68: (68, 2) float32 x y in pixels, iBUG order; whole numbers are pixel centres.
+    labels: (size, size) uint8, an index into LABELS per pixel; l_ and r_ are sides of the image.
+    landmarks68: (68, 2) float32 x y in pixels, iBUG order; whole numbers are pixel centers.
     landmarks5: (5, 2) float32 x y; left eye, right eye, nose tip, left and right mouth corner,
-        sides of the picture.
+        sides of the image.
     """
 
     image: np.ndarray
@@ -47,11 +47,11 @@ def render_face(index: int, *, size: int = 128, seed: int = 0) -> Face:
     """Paint portrait number `index` of the collection `seed`.
 
     A pure function: the same bits on every call and in every process; no global generator is read.
-    Another size gives the same picture resampled, up to the sensor's noise.
+    Another size gives the same image resampled, up to the sensor's noise.
 
     Args:
         index: number of the person, at least 0.
-        size: side of the picture in pixels, at least 16.
+        size: side of the image in pixels, at least 16.
         seed: number of the collection, at least 0.
 
     Raises:
@@ -140,7 +140,7 @@ def _paint_wall(scene: Scene, colour: np.ndarray) -> None:
 
 @lru_cache(maxsize=4)
 def _sensor_noise(side: int) -> np.ndarray:
-    """(2, side, side, 3) uint8 white noise around 128, deviation 32, half of it grey.
+    """(2, side, side, 3) uint8 white noise around 128, deviation 32, half of it gray.
 
     The second is the first upside down.
     """

@@ -28,7 +28,7 @@ _CREASE, _SOFT = np.array([0.68, 0.60, 0.58]), np.array([0.86, 0.81, 0.80])
 _RIM, _FRECKLE = np.array([1.08, 0.96, 0.95]), np.array([0.82, 0.72, 0.66])
 _FROWN = np.array([[[-0.1, y, 0.02], [0.0, y + 0.008, 0.03], [0.1, y, 0.02]]
                    for y in (0.27, 0.30, 0.33)])
-# Colours in white light.
+# Colors in white light.
 _EYEBALL, _EYE_CORNER = np.array([226.0, 218, 212]), np.array([206.0, 140, 134])
 _PUPIL, _GLINT = np.array([10.0, 8, 8]), np.array([252.0, 252, 255])
 _THROAT, _TONGUE = np.array([62.0, 18, 20]), np.array([150.0, 70, 74])
@@ -41,7 +41,7 @@ _FIBRES = np.stack([_FIBRES[::2], _FIBRES[1::2]]).reshape(2, 1, 16, 2)
 
 
 def tint_face(scene: Scene) -> None:
-    """Everything on the face that is skin of another colour, with its labels."""
+    """Everything on the face that is skin of another color, with its labels."""
     canvas, traits, lines = scene.canvas, scene.traits, scene.lines
     canvas.mark(lines["outline"], SKIN)
     canvas.mark(lines["nose"], NOSE)

@@ -42,7 +42,7 @@ class _Plan(NamedTuple):
 class Lines:
     """The lines of one head, `lines["nose"]` and so on, as lists of (P, 2) int32 for OpenCV.
 
-    Where a line has two sides, the left of the picture comes first; both run from the outer end
+    Where a line has two sides, the left of the image comes first; both run from the outer end
     (eyes, brows) or from the top (ears, nose).
 
     Args:

@@ -1,8 +1,8 @@
 """Where every part of a synthetic portrait lies; nothing here touches a pixel.
 
-Coordinates are units of the picture side: x to the right from 0 to 1, y downwards from 0 to 1.
+Coordinates are units of the image side: x to the right from 0 to 1, y downwards from 0 to 1.
 Points of the head in three dimensions have x = 0 in the middle of the face, z to the camera.
-"Left" always means the left of the picture, and comes first where two sides share an array.
+"Left" always means the left of the image, and comes first where two sides share an array.
 """
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NOSE = np.array(
      [0.050, 0.648, 0.065]]
 )
 _EYE_CENTRE = np.array([-0.123, 0.471, 0.03])
-# From the outer corner over the upper lid, relative to the centre.
+# From the outer corner over the upper lid, relative to the center.
 _EYE = np.array(
     [[-0.051, 0.003, -0.02], [-0.020, -0.019, 0.0], [0.018, -0.020, 0.0], [0.050, 0.007, 0.0],
      [0.018, 0.017, 0.0], [-0.018, 0.017, 0.0]]
@@ -175,12 +175,12 @@ def head_points(traits: Traits) -> np.ndarray:
 
 
 def five_points(landmarks68: np.ndarray) -> np.ndarray:
-    """(5, D) eye centres, nose tip and mouth corners out of (68, D) landmarks."""
+    """(5, D) eye centers, nose tip and mouth corners out of (68, D) landmarks."""
     return _FIVE @ landmarks68
 
 
 class Pose:
-    """Turns points of the head into picture coordinates: rotation, then alignment as in FFHQ."""
+    """Turns points of the head into image coordinates: rotation, then alignment as in FFHQ."""
 
     def __init__(self, traits: Traits, points: np.ndarray) -> None:
         cy, sy = math.cos(traits.yaw), math.sin(traits.yaw)
@@ -199,7 +199,7 @@ class Pose:
         self.offset = np.array([offset.real, offset.imag])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) points of the head to (..., 2) picture coordinates."""
+        """(..., 3) points of the head to (..., 2) image coordinates."""
         return points @ self.matrix + self.offset
 
 

@@ -1,6 +1,6 @@
 """Light on the skin of a synthetic portrait, on a small grid over the part that is seen.
 
-Everything here is smooth, so cells of a fiftieth of the picture hold it: the face is an ellipsoid
+Everything here is smooth, so cells of a fiftieth of the image hold it: the face is an ellipsoid
 plus a sum of Gaussians (nose, cheeks, sockets, lips, chin), whose slopes are exact and cost a
 matrix product.
 """
@@ -92,7 +92,7 @@ def _axis(cells: int) -> np.ndarray:
 
 def skin_map(traits: Traits, light: Light, points: np.ndarray, hair: list[np.ndarray],
              window: Window, side: int) -> np.ndarray:
-    """(48, 32, 3) uint8 colour of the skin of the head, light included, over a window.
+    """(48, 32, 3) uint8 color of the skin of the head, light included, over a window.
 
     Args:
         points: (106, 2) points of the head in units of the canvas side.
@@ -136,7 +136,7 @@ def _bells(axis: np.ndarray, middles: np.ndarray,
 
 def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float, half: float,
              window: Window, side: int) -> np.ndarray:
-    """(18, 32, 3) uint8 colour of neck and shoulders, light included, over a window.
+    """(18, 32, 3) uint8 color of neck and shoulders, light included, over a window.
 
     Args:
         outline: (P, 2) of the head, which throws its shadow on the neck.
@@ -202,7 +202,7 @@ def _shadow_map(grid: _Grid, light: Light, hair: list[np.ndarray]) -> np.ndarray
 
 def _albedo(grid: _Grid, traits: Traits, points: np.ndarray, columns: np.ndarray,
             rows: np.ndarray) -> np.ndarray:
-    """(3, rows, columns) colour of the skin before light: redder cheeks and nose, shaven chin."""
+    """(3, rows, columns) color of the skin before light: redder cheeks and nose, shaven chin."""
     red, tired = traits.skin * [0.0, -0.13, -0.11], -0.05 * traits.skin
     lid = 0.6 * traits.makeup * (np.array([120.0, 80.0, 110.0]) - traits.skin)
     tints = np.array([red, red, red, red, lid, lid, tired, tired], np.float32)

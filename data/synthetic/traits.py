@@ -1,6 +1,6 @@
 """Who stands in a synthetic portrait: every random choice about person, moment and light.
 
-Colours are RGB in [0, 255]; lengths are offsets in units of the picture side; angles are radians.
+Colors are RGB in [0, 255]; lengths are offsets in units of the image side; angles are radians.
 """
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Dice:
 
 
 class Traits(NamedTuple):
-    """Everything that is drawn by lot about one person and one moment, except the picture's noise.
+    """Everything that is drawn by lot about one person and one moment, except the image's noise.
 
-    Factors are around 1, offsets around 0 in units of the picture side, angles in radians, amounts
-    in [0, 1], colours RGB in [0, 255]. `lips` are factors of the skin's colour; `smile` goes from
+    Factors are around 1, offsets around 0 in units of the image side, angles in radians, amounts
+    in [0, 1], colors RGB in [0, 255]. `lips` are factors of the skin's color; `smile` goes from
     -0.5 to 1, `beard` from none over stubble (0.2) to full (0.55); `hair_length` counts the control
-    points of the hair's edges (4 the ears, 6 the chin, 8 out of the picture); `part` is the x of
+    points of the hair's edges (4 the ears, 6 the chin, 8 out of the image); `part` is the x of
     the parting; an empty string means that nothing is worn.
     """
 
@@ -139,7 +139,7 @@ _IRIS = {"dark": (58, 36, 24), "brown": (100, 64, 36), "hazel": (126, 98, 52),
 
 
 def any_colour(dice: Dice, low: float = 20, high: float = 235) -> np.ndarray:
-    """A cloth or wall colour: a grey of random depth pulled towards a random hue."""
+    """A cloth or wall color: a gray of random depth pulled towards a random hue."""
     grey = dice.uniform(low, high)
     hue = [dice.uniform(low, high) for _ in range(3)]
     pull = dice.uniform(0, 0.8)

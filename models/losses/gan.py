@@ -33,7 +33,7 @@ def _term(mode: str, which: int, logits: Tensor) -> Tensor:
 
 
 def real_term(real_logits: Tensor, mode: str) -> Tensor:
-    """The discriminator's loss on real pictures, averaged over positions and batch.
+    """The discriminator's loss on real images, averaged over positions and batch.
 
     Args:
         real_logits: any shape and range.
@@ -46,12 +46,12 @@ def real_term(real_logits: Tensor, mode: str) -> Tensor:
 
 
 def fake_term(fake_logits: Tensor, mode: str) -> Tensor:
-    """The discriminator's loss on made pictures; see `real_term`."""
+    """The discriminator's loss on made images; see `real_term`."""
     return _term(mode, 1, fake_logits)
 
 
 def generator_term(fake_logits: Tensor, mode: str) -> Tensor:
-    """The generator's loss: low where the discriminator takes its pictures for real."""
+    """The generator's loss: low where the discriminator takes its images for real."""
     return _term(mode, 2, fake_logits)
 
 
@@ -94,13 +94,13 @@ def gradient_norms(discriminator: Callable[[Tensor], Tensor], images: Tensor) ->
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
                      share: Tensor, kind: str = "two_sided") -> Tensor:
-    """How far the discriminator's slope between made and real pictures is from 1.
+    """How far the discriminator's slope between made and real images is from 1.
 
     Args:
-        discriminator: from pictures (B, 3, H, W) to logits (B,), in fp32.
-        restored, gt: pictures; no gradient reaches them.
-        share: (B, 1, 1, 1) in [0, 1], how much of the real picture is in the mixture.
-        kind: `two_sided` punishes each picture's norm; `one_sided_mean`, the form of the first
+        discriminator: from images (B, 3, H, W) to logits (B,), in fp32.
+        restored, gt: images; no gradient reaches them.
+        share: (B, 1, 1, 1) in [0, 1], how much of the real image is in the mixture.
+        kind: `two_sided` punishes each image's norm; `one_sided_mean`, the form of the first
             published code, only a mean norm above 1.
 
     Raises:

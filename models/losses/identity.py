@@ -12,7 +12,7 @@ def identity_loss(network: Callable[[Tensor], Tensor], restored: Tensor, gt: Ten
     """1 - cosine of the two faces' features, mean over the batch.
 
     Args:
-        network: unit vectors (B, N) of pictures (B, 3, 112, 112), see IRSE50.
+        network: unit vectors (B, N) of images (B, 3, 112, 112), see IRSE50.
         restored, gt: (B, 3, size, size) in [-1, 1]; no gradient reaches gt.
 
     Source: GPEN (arXiv 2105.06070).

@@ -1,7 +1,7 @@
 """PFSRNet's losses on landmark heat-maps.
 
-Source: arXiv 1908.08239 and the training code its authors withdrew. There the restored picture's
-maps are shifted by the minimum of the target's, a slip; here each picture has its own range.
+Source: arXiv 1908.08239 and the training code its authors withdrew. There the restored image's
+maps are shifted by the minimum of the target's, a slip; here each image has its own range.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def normalized_maps(maps: Tensor, eps: float = 1e-8) -> Tensor:
-    """Heat-maps (B, N, H, W) brought to [0, 1], each picture by its least and largest value.
+    """Heat-maps (B, N, H, W) brought to [0, 1], each image by its least and largest value.
 
     Args:
         eps: added to the range; constant maps give zeros.
@@ -21,17 +21,17 @@ def normalized_maps(maps: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Largest of a picture's maps per pixel, (B, N, H, W) to (B, 1, H, W)."""
+    """Largest of an image's maps per pixel, (B, N, H, W) to (B, 1, H, W)."""
     return maps.amax(dim=1, keepdim=True)
 
 
 def attention_loss(restored: Tensor, gt: Tensor, attention: Tensor) -> Tensor:
-    """Mean absolute difference of pictures (B, 3, H, W), weighted by (B, 1, H, W)."""
+    """Mean absolute difference of images (B, 3, H, W), weighted by (B, 1, H, W)."""
     return (attention.detach() * (restored - gt).abs()).mean()
 
 
 def heatmap_loss(restored_maps: Tensor, gt_maps: Tensor) -> Tensor:
-    """Mean squared difference of normalised maps; no gradient reaches the target's."""
+    """Mean squared difference of normalized maps; no gradient reaches the target's."""
     return F.mse_loss(restored_maps, gt_maps.detach())
 
 
@@ -39,7 +39,7 @@ def gaussian_maps(landmarks: Tensor, size: int, sigma: float = 1.75) -> Tensor:
     """Target heat-maps: a Gaussian of height 1 at each landmark, cut off beyond 2 sigma.
 
     Args:
-        landmarks: (B, N, 2) x y in pixels; one outside the picture leaves what reaches into it.
+        landmarks: (B, N, 2) x y in pixels; one outside the image leaves what reaches into it.
         size: side of the maps, in pixels.
         sigma: standard deviation in pixels; 1.75 gives 7 x 7 pixels.
 

@@ -12,7 +12,7 @@ def feature_l1(restored: Sequence[Tensor], gt: Sequence[Tensor],
     """Weighted sum over layers of the mean absolute difference of two lists of features.
 
     Args:
-        restored: features of the restored pictures, any shapes.
+        restored: features of the restored images, any shapes.
         gt: those of the targets; no gradient reaches them.
         weights: one per layer, all 1 if None.
 
@@ -27,7 +27,7 @@ def pyramid_losses(rgbs: Sequence[Tensor], gt: Tensor) -> list[Tensor]:
     """Mean absolute difference at each size, in the order of `rgbs`.
 
     Args:
-        rgbs: pictures (B, 3, h, h), each twice as large as the one before; the last has gt's size.
+        rgbs: images (B, 3, h, h), each twice as large as the one before; the last has gt's size.
         gt: (B, 3, H, H); halved bilinearly, which is the mean of 2 x 2 pixels.
 
     Source: GFP-GAN (arXiv 2101.04061).

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def r1_penalty(real_logits: Tensor, gt: Tensor) -> Tensor:
-    """Squared norm of the gradient of D at real pictures, averaged over the batch.
+    """Squared norm of the gradient of D at real images, averaged over the batch.
 
     Args:
         real_logits: D's logits of gt, any shape.
@@ -23,7 +23,7 @@ def r1_penalty(real_logits: Tensor, gt: Tensor) -> Tensor:
 
 
 def path_lengths(images: Tensor, latents: Tensor, noise: Tensor | None = None) -> Tensor:
-    """How far pictures move in a random direction when their latents move.
+    """How far images move in a random direction when their latents move.
 
     Args:
         images: (B, C, H, W), made from the latents.

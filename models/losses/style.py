@@ -1,7 +1,7 @@
 """Style and feature losses of PSFR-GAN: Gram matrices inside face regions.
 
 Regions share no pixel, so multiplying a whole feature map by each of 19 masks is mostly work on
-zeros. Here the pixels of a picture are gathered by region into blocks of one size, each region's
+zeros. Here the pixels of an image are gathered by region into blocks of one size, each region's
 last block filled up with zeros; one batched product gives the blocks' Gram matrices, and a region's
 is the sum of its blocks'. The number of blocks depends on shapes only, never on what the labels
 hold: BLOCKS full ones, and one more per region for what the division leaves over. So no device is
@@ -23,7 +23,7 @@ BLOCKS = 32
 
 
 class Layout:
-    """Where the pixels of labelled pictures go when they are gathered by region.
+    """Where the pixels of labeled images go when they are gathered by region.
 
     Args:
         labels: (B, N) int64; a value outside 0 to num_regions - 1 belongs to no region.
@@ -86,7 +86,7 @@ class RegionGrams(Function):
 
 
 def _gather(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, N, C) at an index (B, ...) per picture, zeros at N, joined as (B * n, S, C) for an
+    """Rows (B, N, C) at an index (B, ...) per image, zeros at N, joined as (B * n, S, C) for an
     index (B, n, S) and as (B, n, C) for (B, n)."""
     batch, count, channels = rows.shape
     rows = F.pad(rows, (0, 0, 0, 1)).flatten(0, 1)
@@ -102,7 +102,7 @@ def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def region_grams(features: Tensor, labels: Tensor, num_regions: int, eps: float = 1e-8) -> Tensor:
-    """Gram matrix of the features inside each region, per picture, in float32 or wider.
+    """Gram matrix of the features inside each region, per image, in float32 or wider.
 
     Args:
         features: (B, C, H, W), any range and layout.
@@ -147,7 +147,7 @@ def feature_mse(restored: Sequence[Tensor], gt: Sequence[Tensor],
     """Weighted sum over layers of the mean squared difference of two lists of features.
 
     Args:
-        restored: features of the restored pictures, any shapes.
+        restored: features of the restored images, any shapes.
         gt: those of the targets; no gradient reaches them.
         weights: one per layer, all 1 if None.
 

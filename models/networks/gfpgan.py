@@ -33,7 +33,7 @@ PRESETS = {
 
 
 class GFPGAN(Recomputable):
-    """GFP-GAN's restoration network; pictures must have the size it is built for.
+    """GFP-GAN's restoration network; images must have the size it is built for.
 
     Args:
         arch, size, style_dim, num_mlp, channel_multiplier, narrow, lr_mlp, taps: see Decoder;
@@ -87,15 +87,15 @@ class GFPGAN(Recomputable):
 
     def forward(self, x: Tensor, *, return_rgb: bool = False,
                 randomize_noise: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Restore pictures.
+        """Restore images.
 
         Args:
             x: (B, 3, size, size) in [-1, 1].
-            return_rgb: also make the U-Net's own pictures, which the pyramid loss compares.
+            return_rgb: also make the U-Net's own images, which the pyramid loss compares.
             randomize_noise: draw the decoder's noise instead of taking the stored maps.
 
         Returns:
-            Pictures (B, 3, size, size), unbounded; and those of the U-Net with the sides
+            Images (B, 3, size, size), unbounded; and those of the U-Net with the sides
             8, 16, ..., size, or none.
 
         Raises:
@@ -129,7 +129,7 @@ class GFPGAN(Recomputable):
 
     def _level(self, index: int, x: Tensor, skip: Tensor, return_rgb: bool
                ) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
-        """Features of twice the sides, what they do to the decoder's, and their colours."""
+        """Features of twice the sides, what they do to the decoder's, and their colors."""
         x = self.conv_body_up[index](x + skip)
         condition = self.condition_scale[index](x), self.condition_shift[index](x)
         return x, condition, [self.toRGB[index](x)] if return_rgb else []

@@ -1,6 +1,6 @@
 """From a GFP-GAN "bilinear" state dict to the "clean" one that computes the same.
 
-Equalised layers divide stored weights by sqrt(fan in) at run time and multiply activations by
+Equalized layers divide stored weights by sqrt(fan in) at run time and multiply activations by
 sqrt(2). Both are positive constants, so a plain layer can hold them in its weights.
 
 Source: TencentARC/GFPGAN, scripts/convert_gfpganv_to_clean.py; the FIR network has no counterpart.
@@ -48,7 +48,7 @@ def _fan_in(key: str, value: Tensor) -> int:
 
 
 def _convert_mapping(key: str, value: Tensor) -> tuple[str, Tensor] | None:
-    """The mapping network: layer k of equalised ones is layer 2 k - 1, activations between."""
+    """The mapping network: layer k of equalized ones is layer 2 k - 1, activations between."""
     match = re.fullmatch(r"(.*style_mlp)\.(\d+)\.(weight|bias)", key)
     if match is None:
         return None

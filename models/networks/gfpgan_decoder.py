@@ -24,7 +24,7 @@ from models.ops import padded_conv
 
 
 class ConstantInput(nn.Module):
-    """The learned 4x4 map that every picture starts from."""
+    """The learned 4x4 map that every image starts from."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
 
     Args:
         arch: "original", "bilinear" or "clean", see gfpgan_layers.
-        size: side of the pictures, a power of two from 8 to 1024.
+        size: side of the images, a power of two from 8 to 1024.
         style_dim: length of z and w.
         num_mlp: layers of the mapping network.
         channel_multiplier: of the widths above 32 pixels.
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
     def forward(self, styles: Sequence[Tensor], conditions: Sequence[tuple[Tensor, Tensor]] = (),
                 *, randomize_noise: bool = False, return_latents: bool = False,
                 **latent_options) -> tuple[Tensor, Tensor | None]:
-        """Make pictures.
+        """Make images.
 
         Args:
             styles: one code (B, style_dim) or (B, num_latents, style_dim), or two to mix.
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
                 (below 1, latents move towards truncation_latent, the mean w).
 
         Returns:
-            Pictures (B, 3, size, size), unbounded, and the latents or None.
+            Images (B, 3, size, size), unbounded, and the latents or None.
 
         Raises:
             ValueError: the number of codes is wrong, or the mean w is missing.
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
         x = self.style_conv1(x, w[0], noise[0])
         rgb = self.to_rgb1(x, w[1])
         for level in range(len(self.to_rgbs)):
-            index = 2 * level + 1       # a picture layer shares its w with the next enlargement
+            index = 2 * level + 1       # an image layer shares its w with the next enlargement
             condition = conditions[level] if level < len(conditions) else None
             inputs = (level, x, rgb, w[index:index + 3], noise[index:index + 2], condition)
             x, rgb = (checkpoint(self._level, *inputs, use_reentrant=False)
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
     def _level(self, level: int, x: Tensor, rgb: Tensor, w: Sequence[Tensor],
                noise: Sequence[Tensor], condition: tuple[Tensor, Tensor] | None
                ) -> tuple[Tensor, Tensor]:
-        """Features and colours of twice the sides."""
+        """Features and colors of twice the sides."""
         x = self.style_convs[2 * level](x, w[0], noise[0])
         if condition is not None:
             x = modulate(x, *condition)

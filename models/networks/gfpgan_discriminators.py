@@ -1,4 +1,4 @@
-"""GFP-GAN's discriminators: of the whole picture, and of an eye or the mouth.
+"""GFP-GAN's discriminators: of the whole image, and of an eye or the mouth.
 
 Source: GFP-GAN (arXiv 2101.04061), TencentARC/GFPGAN; StyleGAN2 (arXiv 1912.04958).
 """
@@ -15,11 +15,11 @@ GROUP = 4
 
 
 def with_group_deviation(x: Tensor, group: int = GROUP) -> Tensor:
-    """x and one more channel: its standard deviation over groups of pictures, as one number.
+    """x and one more channel: its standard deviation over groups of images, as one number.
 
     Args:
         x: (B, C, H, W).
-        group: pictures per group; where it does not divide the batch, the largest divisor below.
+        group: images per group; where it does not divide the batch, the largest divisor below.
             The published layer fails there unless the batch is smaller.
 
     Returns:
@@ -28,17 +28,17 @@ def with_group_deviation(x: Tensor, group: int = GROUP) -> Tensor:
     batch = x.shape[0]
     size = max(count for count in range(1, group + 1) if batch % count == 0)
     groups = to_float32(x).reshape(size, batch // size, *x.shape[1:])
-    # In half precision the epsilon is 0, and the root of a single picture's variance has no slope.
+    # In half precision the epsilon is 0, and the root of a single image's variance has no slope.
     deviation = torch.sqrt(groups.var(dim=0, unbiased=False) + EPS).mean(dim=(1, 2, 3))
     channel = deviation.to(x.dtype).repeat(size).view(batch, 1, 1, 1)
     return torch.cat((x, channel.expand(-1, 1, *x.shape[2:])), dim=1)
 
 
 class StyleGAN2Discriminator(nn.Module):
-    """StyleGAN2's residual discriminator; the logits of four pictures depend on each other.
+    """StyleGAN2's residual discriminator; the logits of four images depend on each other.
 
     Args:
-        size: side of the pictures, a power of two from 8 to 1024.
+        size: side of the images, a power of two from 8 to 1024.
         channel_multiplier: of the widths above 32 pixels.
         narrow: of all widths.
         group: see with_group_deviation.
@@ -58,7 +58,7 @@ class StyleGAN2Discriminator(nn.Module):
         without_saved_filters(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of pictures (B, 3, size, size)."""
+        """Logits (B, 1) of images (B, 3, size, size)."""
         x = self.final_conv(with_group_deviation(self.conv_body(channels_last(x)),
                                                  self.group))
         return self.final_linear(x.flatten(1))

@@ -1,8 +1,8 @@
 """Layers of GFP-GAN's three architectures.
 
-* "original": StyleGAN2's layers, with equalised learning rates and FIR resampling;
+* "original": StyleGAN2's layers, with equalized learning rates and FIR resampling;
 * "bilinear": the same, resampled bilinearly. Its state dict cannot be told from the original's;
-* "clean": bilinear too, without equalised learning rates; what 1.2, 1.3 and 1.4 are published as.
+* "clean": bilinear too, without equalized learning rates; what 1.2, 1.3 and 1.4 are published as.
 
 Halving bilinearly without antialiasing is the mean of 2 x 2 pixels. A pointwise convolution
 without bias and an enlargement commute, so the convolution comes first, on a quarter of the pixels.
@@ -55,7 +55,7 @@ def without_saved_filters(network: nn.Module) -> nn.Module:
     return network
 
 
-# ---- plain and equalised convolutions -----------------------------------------------------------
+# ---- plain and equalized convolutions -----------------------------------------------------------
 
 class LeakyConv2d(nn.Conv2d):
     """Convolution that keeps the sides, and leaky ReLU."""
@@ -68,7 +68,7 @@ class LeakyConv2d(nn.Conv2d):
 
 
 class BiasedEqualConv2d(EqualConv2d):
-    """Convolution with equalised learning rate and bias; sqrt(2) leaky ReLU where asked."""
+    """Convolution with equalized learning rate and bias; sqrt(2) leaky ReLU where asked."""
 
     def __init__(self, in_channels: int, out_channels: int, side: int, *,
                  activate: bool = False) -> None:
@@ -97,7 +97,7 @@ class HalvingLayer(nn.Sequential):
 
 
 class DoublingLayer(EqualConv2d):
-    """Enlargement, equalised 3x3 convolution and sqrt(2) leaky ReLU."""
+    """Enlargement, equalized 3x3 convolution and sqrt(2) leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3)
@@ -207,7 +207,7 @@ def style_mlp(style_dim: int, num_layers: int, arch: str, lr_mlp: float) -> nn.S
 
 
 class CleanModulatedConv2d(ModulatedConv2d):
-    """ModulatedConv2d without equalised learning rates."""
+    """ModulatedConv2d without equalized learning rates."""
 
     def __init__(self, in_channels: int, out_channels: int, side: int, style_dim: int) -> None:
         super().__init__(in_channels, out_channels, side, style_dim)

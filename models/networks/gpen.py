@@ -24,7 +24,7 @@ from models.ops.style_ops import channels_last
 
 
 class FullGenerator(Recomputable):
-    """GPEN's restoration network; pictures must have the size it is built for.
+    """GPEN's restoration network; images must have the size it is built for.
 
     Args:
         size, style_dim, n_mlp, channel_multiplier, narrow, blur_kernel, lr_mlp, isconcat: see
@@ -66,7 +66,7 @@ class FullGenerator(Recomputable):
     def forward(self, x: Tensor, *, return_latents: bool = False, inject_index: int | None = None,
                 truncation: float = 1.0, truncation_latent: Tensor | None = None,
                 input_is_latent: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Restore pictures.
+        """Restore images.
 
         Args:
             x: (B, 3, size, size) in [-1, 1].
@@ -74,7 +74,7 @@ class FullGenerator(Recomputable):
                 Generator; the code that the encoder makes is z, not w.
 
         Returns:
-            Pictures (B, 3, size, size), unbounded, and the latents or None.
+            Images (B, 3, size, size), unbounded, and the latents or None.
 
         Raises:
             ValueError: x has another size.

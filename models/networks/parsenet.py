@@ -1,4 +1,4 @@
-"""Face parsing network of PSFR-GAN: labels of 19 face regions, and a restored picture.
+"""Face parsing network of PSFR-GAN: labels of 19 face regions, and a restored image.
 
 GPEN and facexlib publish weights of the same layout. Source: arXiv 2009.08709, chaofengc/PSFRGAN.
 """
@@ -48,7 +48,7 @@ class ParseBlock(nn.Module):
 
 
 class ParseNet(Recomputable):
-    """Logits of face regions and a picture from a degraded face; fully convolutional.
+    """Logits of face regions and an image from a degraded face; fully convolutional.
 
     Args:
         size: nominal side the channel plan is made for, in pixels.
@@ -94,13 +94,13 @@ class ParseNet(Recomputable):
         self.num_labels = num_labels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Parse pictures.
+        """Parse images.
 
         Args:
             x: (B, 3, H, W) in [-1, 1]; both sides at least `min_size`.
 
         Returns:
-            Logits (B, num_labels, H', W') and pictures (B, 3, H', W'), unbounded; sides rounded up
+            Logits (B, num_labels, H', W') and images (B, 3, H', W'), unbounded; sides rounded up
             to multiples of size / feat_size.
 
         Raises:

@@ -34,7 +34,7 @@ class PatchDiscriminator(PatchLayers):
     """Convolution to `base_channels`, `n_layers` halvings, then a map of logits.
 
     Args:
-        in_channels: of the pictures, a parsing map included where there is one.
+        in_channels: of the images, a parsing map included where there is one.
         base_channels: after the first convolution; doubled at each halving up to 512.
         n_layers: stride-2 convolutions.
         norm: of those, one of `blocks.NORMS`.

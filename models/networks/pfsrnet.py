@@ -89,7 +89,7 @@ class Generator(Recomputable):
                 nn.BatchNorm2d(outside), nn.ReLU()))
 
     def forward(self, x: Tensor, stage: int = NUM_STAGES, alpha: float = 1.0) -> Tensor:
-        """Enlarge pictures.
+        """Enlarge images.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
@@ -134,7 +134,7 @@ class ConvBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Halves the side of its input once per stage and judges what is left, one number a picture.
+    """Halves the side of its input once per stage and judges what is left, one number an image.
 
     Args:
         width: channels of the innermost stage, 512 as published.
@@ -156,10 +156,10 @@ class Discriminator(nn.Module):
         self.linear2 = nn.Linear(4 * width, 1)
 
     def forward(self, x: Tensor, stage: int = NUM_STAGES, alpha: float = 1.0) -> Tensor:
-        """Logits (B,) of pictures (B, 3, H, W) of a stage; alpha blends as in the generator.
+        """Logits (B,) of images (B, 3, H, W) of a stage; alpha blends as in the generator.
 
         Raises:
-            ValueError: fewer than two pictures, whose deviation is a part of the judgement, or a
+            ValueError: fewer than two images, whose deviation is a part of the judgement, or a
                 side that cannot be halved `stage` times.
         """
         side = 2 ** stage
@@ -184,7 +184,7 @@ class Discriminator(nn.Module):
 def batch_deviation(x: Tensor) -> Tensor:
     """Mean over everything of the unbiased deviation over the batch, a scalar.
 
-    The root of a variance of 0, where all pictures share a value, has no gradient: hence the eps.
+    The root of a variance of 0, where all images share a value, has no gradient: hence the eps.
     """
     variance = (x - x.mean(dim=0, keepdim=True)).square().sum(dim=0) / (len(x) - 1)
     return (variance + DEVIATION_EPS).sqrt().mean()

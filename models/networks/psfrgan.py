@@ -1,4 +1,4 @@
-"""PSFR-GAN: generator styled by picture and parsing map, discriminator on picture and map.
+"""PSFR-GAN: generator styled by image and parsing map, discriminator on image and map.
 
 Source: arXiv 2009.08709, chaofengc/PSFRGAN.
 """
@@ -115,13 +115,13 @@ class Stage(nn.Sequential):
 
 
 class PSFRGenerator(Recomputable):
-    """Grows a face from a learnt constant; picture and parsing map steer it at every scale.
+    """Grows a face from a learnt constant; image and parsing map steer it at every scale.
 
     Args:
         size: side of the result, 16 times a power of two; weights fit one size only.
-        norm: "spade", or "in" which uses neither picture nor map (an ablation).
+        norm: "spade", or "in" which uses neither image nor map (an ablation).
         min_channels, max_channels: limits of the channel plan.
-        ref_channels: of picture and map together.
+        ref_channels: of image and map together.
 
     Attributes:
         checkpointing: compute the stages' insides again in the backward pass; less memory.
@@ -168,7 +168,7 @@ class PSFRGenerator(Recomputable):
             (B, 3, size, size), unbounded.
 
         Raises:
-            ValueError: picture and map differ in size or have another number of channels.
+            ValueError: image and map differ in size or have another number of channels.
         """
         if lq.shape[2:] != mask.shape[2:] or lq.shape[1] + mask.shape[1] != self.ref_channels:
             raise ValueError(f"picture and parsing map must have one size and {self.ref_channels} "

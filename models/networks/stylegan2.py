@@ -1,9 +1,9 @@
 """StyleGAN2: generator (the prior of GPEN) and discriminator.
 
-Every learned layer has an equalised learning rate: stored weights are N(0, 1) and multiplied by
+Every learned layer has an equalized learning rate: stored weights are N(0, 1) and multiplied by
 1 / sqrt(fan in) at run time, so the factor is never folded into what a checkpoint holds.
 
-Names and their order follow the released checkpoints of GPEN; optimiser states count on the order.
+Names and their order follow the released checkpoints of GPEN; optimizer states count on the order.
 
 Source: arXiv 1912.04958; sizes and noise of arXiv 2105.06070.
 """
@@ -73,7 +73,7 @@ class PixelNorm(nn.Module):
 
 
 class EqualLinear(nn.Module):
-    """Linear layer with equalised learning rate.
+    """Linear layer with equalized learning rate.
 
     Args:
         in_features, out_features: sizes.
@@ -96,7 +96,7 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """Weight of a convolution with equalised learning rate; ConvLayer applies it."""
+    """Weight of a convolution with equalized learning rate; ConvLayer applies it."""
 
     def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class ToRGB(nn.Module):
 # ---- networks -----------------------------------------------------------------------------------
 
 class ConstantInput(nn.Module):
-    """The learned 4x4 map that every picture starts from."""
+    """The learned 4x4 map that every image starts from."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class Generator(Recomputable):
     """StyleGAN2's generator with skip connections.
 
     Args:
-        size: side of the pictures, a power of two from 8 to 2048.
+        size: side of the images, a power of two from 8 to 2048.
         style_dim: length of z and w.
         n_mlp: layers of the mapping network.
         channel_multiplier: of the widths above 32 pixels.
@@ -335,7 +335,7 @@ class Generator(Recomputable):
                 return_latents: bool = False, inject_index: int | None = None,
                 truncation: float = 1.0, truncation_latent: Tensor | None = None,
                 input_is_latent: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Make pictures.
+        """Make images.
 
         Args:
             styles: one code (B, style_dim), or two to mix.
@@ -348,7 +348,7 @@ class Generator(Recomputable):
             input_is_latent: codes are w, not z.
 
         Returns:
-            Pictures (B, 3, size, size), unbounded, and the latents (B, num_latents, style_dim) that
+            Images (B, 3, size, size), unbounded, and the latents (B, num_latents, style_dim) that
             they depend on, or None.
 
         Raises:
@@ -364,14 +364,14 @@ class Generator(Recomputable):
         x = self.conv1(self.input(latents.shape[0]), w[0], noise[0])
         rgb = self.to_rgb1(x, w[1])
         for level in range(len(self.to_rgbs)):
-            index = 2 * level + 1       # a picture layer shares its w with the next enlargement
+            index = 2 * level + 1       # an image layer shares its w with the next enlargement
             x, rgb = repeated(self.checkpointing, self._level, level, x, rgb,
                               w[index:index + 3], noise[index:index + 2])
         return rgb, latents if return_latents else None
 
     def _level(self, level: int, x: Tensor, rgb: Tensor, w: Sequence[Tensor],
                noise: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Features and colours of twice the sides."""
+        """Features and colors of twice the sides."""
         x = self.convs[2 * level](x, w[0], noise[0])
         x = self.convs[2 * level + 1](x, w[1], noise[1])
         return x, self.to_rgbs[level](x, w[2], rgb)
@@ -382,11 +382,11 @@ def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        group: over groups of so many pictures instead, as many as divide the batch at most; 0 is
-            the whole batch. Pictures i, i + B / group, ... are a group.
+        group: over groups of so many images instead, as many as divide the batch at most; 0 is
+            the whole batch. Images i, i + B / group, ... are a group.
     """
     group = next(n for n in range(min(group or len(x), len(x)), 0, -1) if len(x) % n == 0)
-    # In half precision the epsilon is 0, and the root of a single picture's variance has no slope.
+    # In half precision the epsilon is 0, and the root of a single image's variance has no slope.
     wide = to_float32(x).unflatten(0, (group, -1))
     deviation = torch.sqrt(wide.var(dim=0, unbiased=False) + EPS).mean((1, 2, 3)).to(x.dtype)
     channel = deviation.repeat(group).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
@@ -394,12 +394,12 @@ def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
 
 
 class Discriminator(Recomputable):
-    """StyleGAN2's residual discriminator; a picture's logit depends on its batch mates.
+    """StyleGAN2's residual discriminator; an image's logit depends on its batch mates.
 
     Args:
         size, channel_multiplier, narrow: see Generator.
-        group: pictures that share a deviation, see with_batch_deviation; 4 in code before August
-            2022, 1 makes pictures independent of each other.
+        group: images that share a deviation, see with_batch_deviation; 4 in code before August
+            2022, 1 makes images independent of each other.
     """
 
     def __init__(self, *, size: int, channel_multiplier: int = 2, narrow: float = 1.0,
@@ -414,7 +414,7 @@ class Discriminator(Recomputable):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of pictures (B, 3, size, size)."""
+        """Logits (B, 1) of images (B, 3, size, size)."""
         x = channels_last(x)
         for block in self.convs:
             x = repeated(self.checkpointing, block, x)

@@ -20,7 +20,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     """Instance norm without running statistics, computed as group norm with one channel a group.
 
     Twice as fast as torch's on the CPU, and right: torch 2.13's instance norm gives wrong gradients
-    there for a single picture when the gradient arrives in channels-last order.
+    there for a single image when the gradient arrives in channels-last order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,14 +28,14 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
 
 class PixelNorm(nn.Module):
-    """L2 normalisation over the channels of every pixel; no parameters."""
+    """L2 normalization over the channels of every pixel; no parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, p=2.0, dim=1)
 
 
 def make_norm(norm: str, channels: int, *, affine: bool = True) -> nn.Module:
-    """The normalisation layer a name stands for.
+    """The normalization layer a name stands for.
 
     Args:
         norm: one of NORMS, any case.
@@ -62,7 +62,7 @@ def make_norm(norm: str, channels: int, *, affine: bool = True) -> nn.Module:
 
 
 class NormUnit(nn.Module):
-    """A normalisation layer under the name `norm`; see make_norm for the choices."""
+    """A normalization layer under the name `norm`; see make_norm for the choices."""
 
     def __init__(self, norm: str, channels: int, *, affine: bool = True) -> None:
         super().__init__()

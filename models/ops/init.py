@@ -1,4 +1,4 @@
-"""Weight initialisation by name."""
+"""Weight initialization by name."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def init_weights(net: nn.Module, kind: str = "normal", gain: float = 0.02) -> nn
     """Draw the weights of convolutions, linear layers and batch norms anew, in place.
 
     Biases become 0, batch-norm gains N(1, gain); instance and group norms keep 1 and 0. Works
-    before and after spectral_norm, but its u and v belong to the old weights: initialise first.
+    before and after spectral_norm, but its u and v belong to the old weights: initialize first.
 
     Args:
         net: any module; all its submodules are visited.

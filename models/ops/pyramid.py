@@ -1,4 +1,4 @@
-"""Pillow's bilinear halving of 8-bit pictures, bit for bit, on tensors of any device."""
+"""Pillow's bilinear halving of 8-bit images, bit for bit, on tensors of any device."""
 from __future__ import annotations
 
 import torch
@@ -9,9 +9,9 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def halved(images: Tensor) -> Tensor:
-    """Half the size of pictures (B, 3, H, W) in [-1, 1] that hold 8-bit values; H and W even.
+    """Half the size of images (B, 3, H, W) in [-1, 1] that hold 8-bit values; H and W even.
 
-    Columns come first, and each pass rounds to whole grey levels, as Pillow does.
+    Columns come first, and each pass rounds to whole gray levels, as Pillow does.
     """
     levels = ((images.float() + 1) * 127.5).round()
     for dim in (3, 2):

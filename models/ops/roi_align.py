@@ -42,22 +42,22 @@ def _axis_matrix(start: Tensor, end: Tensor, bins: int, pixels: int, sampling_ra
 
 def roi_align(x: Tensor, boxes: Tensor, size: int, *, index: Tensor | None = None,
               sampling_ratio: int = -1, aligned: bool = False, max_samples: int = 4) -> Tensor:
-    """Crops of one size out of pictures.
+    """Crops of one size out of images.
 
     Args:
         x: (B, C, H, W).
         boxes: (K, 4), x1 y1 x2 y2 in pixels; get no gradient.
         size: side of the crops.
-        index: (K,), the picture of each box; None takes the boxes in the pictures' order.
+        index: (K,), the image of each box; None takes the boxes in the images' order.
         sampling_ratio: samples per bin and axis; -1 takes as many as a bin has pixels, rounded up.
-        aligned: pixel centres lie at .5, and boxes below one pixel stay as small as they are.
+        aligned: pixel centers lie at .5, and boxes below one pixel stay as small as they are.
         max_samples: upper limit for sampling_ratio -1: boxes up to so many times `size` are exact.
 
     Returns:
         (K, C, size, size) of x's type; samples more than a pixel outside count as 0.
 
     Raises:
-        ValueError: boxes and pictures do not match in number.
+        ValueError: boxes and images do not match in number.
     """
     if index is None and len(boxes) != len(x):
         raise ValueError(f"{len(boxes)} boxes for {len(x)} pictures; index must say which is whose")

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm, spectral_norm
 
 # Random first vectors say nothing about a weight: divided by such a "norm", an untrained network's
-# pictures reach 1e12 in eval mode. A few iterations bring it within some per cent.
+# images reach 1e12 in eval mode. A few iterations bring it within some per cent.
 FIRST_ITERATIONS = 5
 
 
 def apply_spectral_norm(network: nn.Module) -> nn.Module:
-    """Normalise every 2-d convolution of a network, in place; initialise its weights before."""
+    """Normalise every 2-d convolution of a network, in place; initialize its weights before."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             spectral_norm(module)

@@ -7,9 +7,9 @@ No compiled extension, and on every backend the same few torch operators:
   twice channel by channel; the adjoint of a FIR filter is a FIR filter, so FirFilter is its own
   backward pass, of any order;
 * modulation scales activations, demodulation scales results: one weight serves the whole batch.
-  Published code makes a weight per picture and convolves in groups. On the CPU maps larger than
-  the weight get a weight per picture too, as that passes over the maps less often: in groups where
-  they are contiguous, picture by picture where they are channels-last;
+  Published code makes a weight per image and convolves in groups. On the CPU maps larger than
+  the weight get a weight per image too, as that passes over the maps less often: in groups where
+  they are contiguous, image by image where they are channels-last;
 * the gain sqrt(2) of the activation is positive, hence moves through the leaky ReLU into
   factors that are there anyway.
 
@@ -185,7 +185,7 @@ def fused_leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
 
 def equal_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
                  padding: int = 0, activate: bool = False) -> Tensor:
-    """Convolution with equalised learning rate, then sqrt(2) leaky ReLU where asked.
+    """Convolution with equalized learning rate, then sqrt(2) leaky ReLU where asked.
 
     Args:
         x: (B, I, H, W).
@@ -232,17 +232,17 @@ def _convolve(x: Tensor, weight: Tensor, sample: str, kernel: Tensor | None) -> 
 
 
 def _in_groups(x: Tensor, weights: Tensor) -> Tensor:
-    """A stride-1 convolution with a weight per picture, (B, O, I, k, k); x is contiguous."""
+    """A stride-1 convolution with a weight per image, (B, O, I, k, k); x is contiguous."""
     y = F.conv2d(x.view(1, -1, *x.shape[2:]), weights.flatten(0, 1),
                  padding=weights.shape[-1] // 2, groups=x.shape[0])
     return y.view(x.shape[0], -1, *y.shape[2:])
 
 
 def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
-    """Whether to scale a weight per picture rather than the maps.
+    """Whether to scale a weight per image rather than the maps.
 
-    Joining the results of several pictures costs one pass over them: less than scaling the maps,
-    unless they were enlarged. For a single picture and without gradients a weight pays even where
+    Joining the results of several images costs one pass over them: less than scaling the maps,
+    unless they were enlarged. For a single image and without gradients a weight pays even where
     the map is small: the energies that maps need sum nine numbers at a time, which is slow.
     """
     if not padded_conv.uses_custom_kernel(x):
@@ -254,7 +254,7 @@ def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
 
 
 def _own_weights(weight: Tensor, style: Tensor, demodulate: bool, gain: float) -> Tensor:
-    """The modulated weight of each picture, float32 (B, O, I, k, k)."""
+    """The modulated weight of each image, float32 (B, O, I, k, k)."""
     fan_in = math.prod(weight.shape[2:])
     scale = to_float32(style) * ((1.0 if demodulate else gain) / math.sqrt(fan_in))
     own = to_float32(weight) * scale.view(scale.shape[0], 1, -1, 1, 1)
@@ -276,7 +276,7 @@ def _pointwise(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, gain:
     if x.stride(1) == 1 and not contiguous:
         rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ own.flatten(2).transpose(1, 2)
         return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
-    # Of several pictures the groups are faster forward, the products backward and twice backward.
+    # Of several images the groups are faster forward, the products backward and twice backward.
     if (contiguous and batch > 1 and not torch.is_grad_enabled()
             and padded_conv.uses_custom_kernel(x)):
         y = F.conv2d(x.view(1, -1, height, width), own.flatten(0, 1), groups=batch)
@@ -311,13 +311,13 @@ def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sampl
 
 def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True,
                      sample: str = "none", kernel: Tensor | None = None) -> Tensor:
-    """Convolution whose weight is scaled per picture by a style, and normalised again.
+    """Convolution whose weight is scaled per image by a style, and normalized again.
 
     Args:
         x: (B, I, H, W).
         weight: (1, O, I, k, k) as stored; 1 / sqrt(I k^2) is applied here.
         style: (B, I), factors of the input channels.
-        demodulate: divide by the norm of each picture's weight, per output channel.
+        demodulate: divide by the norm of each image's weight, per output channel.
         sample: "none"; "up" doubles the sides by a transposed convolution and a filter, "down"
             halves them by a filter and stride 2.
         kernel: (K, K) filter of "up" (sum 4) and "down" (sum 1).

@@ -90,9 +90,9 @@ def _at_least_fp32(x: Tensor) -> Tensor:
 
 
 def synchronize_batch_norms(network: nn.Module) -> int:
-    """Replace the batch norms inside a network by synchronised ones, in place.
+    """Replace the batch norms inside a network by synchronized ones, in place.
 
-    Parameters and buffers are kept as they are. Call before casting and before the optimiser.
+    Parameters and buffers are kept as they are. Call before casting and before the optimizer.
 
     Returns:
         How many were replaced.

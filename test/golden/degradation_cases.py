@@ -19,7 +19,7 @@ INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "are
 
 
 def picture() -> np.ndarray:
-    """The test picture as the case's rule gives it."""
+    """The test image as the case's rule gives it."""
     coarse = make_input("deg_image", (1, 3, 8, 8), 0, 256)[0].permute(1, 2, 0).floor().numpy()
     texture = make_input("deg_texture", (1, 3, 64, 64), 0, 40)[0].permute(1, 2, 0).floor().numpy()
     image = coarse.astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1) + texture - 20

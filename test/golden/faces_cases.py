@@ -71,7 +71,7 @@ def alignment_psfrgan(case: dict[str, Any], device: torch.device, folder: Path) 
 
 
 def picture(name: str, height: int, width: int) -> np.ndarray:
-    """The cases' picture of this name: smooth random colours, uint8 BGR."""
+    """The cases' image of this name: smooth random colors, uint8 BGR."""
     coarse = make_input(name, (1, 3, 10, 12), 0, 255)
     fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     return fine[0].clamp(0, 255).round().permute(1, 2, 0).numpy().astype(np.uint8)

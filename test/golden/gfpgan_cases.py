@@ -45,7 +45,7 @@ ARCHS = {"GFPGANv1": "original", "GFPGANBilinear": "bilinear", "GFPGANv1Clean": 
          "StyleGAN2Generator": "original", "StyleGAN2GeneratorClean": "clean"}
 # Upstream's arguments, and what they are called here.
 NAMES = {"out_size": "size", "num_style_feat": "style_dim", "resample_kernel": "taps"}
-# Freezing is the recipe's business, and critics always filter with [1, 3, 3, 1].
+# Freezing is the model's business, and discriminators always filter with [1, 3, 3, 1].
 ELSEWHERE = ("fix_decoder", "type")
 
 
@@ -69,7 +69,7 @@ def build(network: str, config: dict[str, Any]) -> nn.Module:
 
 def checked_order(case: dict[str, Any], built: nn.Module,
                   recorded: str = "state_dict") -> list[Check]:
-    """Keys and shapes, and that they come in the recorded order: optimisers count on it."""
+    """Keys and shapes, and that they come in the recorded order: optimizers count on it."""
     expected = [key for key, _ in case[recorded]]
     wrong = sum(a != b for a, b in zip(expected, built.state_dict(), strict=False))
     return [*check_keys({**case, "state_dict": case[recorded]}, built),
@@ -192,7 +192,7 @@ def adversarial(case: dict[str, Any], device: torch.device, folder: Path) -> lis
             value = (real_term if target == "real" else fake_term)(x, ours)
         elif target == "real":
             value = weight * generator_term(x, ours)
-        else:       # the generator's loss on pictures that should look made, which nobody minimises
+        else:       # the generator's loss on images that should look made, which nobody minimises
             value = weight * fake_term(x, ours)
         values[record["name"]] = value[None]
     return compare_all(case, case["outputs"], values)
@@ -310,7 +310,7 @@ def recipe_options(options: dict[str, Any]) -> Namespace:
 
 
 def filled_recipe(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
-    """The recipe as newtrain.py runs it, networks filled as the case says."""
+    """The model as newtrain.py runs it, networks filled as the case says."""
     model, checks = GFPGANModel(recipe_options(case["config"]["options"]), device), []
     gains = case["gain"]
     for name, letter in NETWORKS.items():
@@ -353,7 +353,7 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
                for rgb, loss in zip(rgbs, pyramid_losses(rgbs, gt), strict=True)}
     checks.append(Check("sum of the pyramid", float((losses["Pyramid"] - sum(
         value for name, value in values.items() if name.startswith("l_p_"))).abs().detach()), 1e-5))
-    # D sees the restored picture for G's loss, then the target, then the restored one again.
+    # D sees the restored image for G's loss, then the target, then the restored one again.
     values |= {"real_score": logits[1].mean()[None], "fake_score": logits[2].mean()[None],
                "output": restored}
     for name, letter in NETWORKS.items():

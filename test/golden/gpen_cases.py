@@ -1,4 +1,4 @@
-"""How the golden cases of GPEN are built: StyleGAN2's operators, networks, losses, regularisers."""
+"""How the golden cases of GPEN are built: StyleGAN2's operators, networks, losses, regularizers."""
 from __future__ import annotations
 
 from argparse import Namespace
@@ -76,7 +76,7 @@ def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 
 
 def checked_order(case: dict[str, Any], built: nn.Module) -> list[Check]:
-    """Keys and shapes, and that they come in the recorded order: optimisers count on it."""
+    """Keys and shapes, and that they come in the recorded order: optimizers count on it."""
     expected = [key for key, _ in case["state_dict"]]
     found = list(built.state_dict())
     wrong = sum(a != b for a, b in zip(expected, found, strict=False))
@@ -105,7 +105,7 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
         "g_total_without_id": adversarial + case["config"]["smooth_l1_weight"] * pixel})
 
 
-# ---- regularisers: gradients of gradients -------------------------------------------------------
+# ---- regularizers: gradients of gradients -------------------------------------------------------
 
 def filled(case: dict[str, Any], built: nn.Module, device: torch.device,
            folder: Path) -> tuple[nn.Module, list[Tensor]]:
@@ -175,7 +175,7 @@ def identity(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
 # ---- iterations ----------------------------------------------------------------------------------
 
 class RecordedDirection(GPENModel):
-    """The recipe with the recorded direction of the path lengths."""
+    """The model with the recorded direction of the path lengths."""
     direction: Tensor
 
     def _direction(self, batch: dict[str, Any]) -> Tensor:
@@ -183,7 +183,7 @@ class RecordedDirection(GPENModel):
 
 
 def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GPENModel:
-    """The recipe with the recorded weights in G, D and H, ready to train."""
+    """The model with the recorded weights in G, D and H, ready to train."""
     config = case["config"]
     network = config["generator"]
     opt = Namespace(
@@ -204,7 +204,7 @@ def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GP
 
 
 def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    """Iterations of the recipe: losses, changes of weights, the moving average."""
+    """Iterations of the model: losses, changes of weights, the moving average."""
     config = case["config"]
     model = filled_model(case, device, folder)
     inputs = {entry["name"].rsplit(".", 1)[-1]: make_input(**entry).to(device)

@@ -20,7 +20,7 @@ from tools.golden import Check, compare_all, make_input, run_network, value_for
 
 
 def image_metrics(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    """PSNR over all pictures at once, SSIM as the mean over pictures."""
+    """PSNR over all images at once, SSIM as the mean over images."""
     images = {entry["name"]: make_input(**entry).double() for entry in case["inputs"]}
     peak = case["config"]["data_range"]
     pairs = [(images[f"sr{index}"], images[f"hr{index}"]) for index in range(len(images) // 2)]

@@ -86,7 +86,7 @@ def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> l
 # ---- losses --------------------------------------------------------------------------------------
 
 def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    """The terms as the recipe has them; values named upstream keep a slip and are left out, but
+    """The terms as the model has them; values named upstream keep a slip and are left out, but
     where both agree."""
     size, count, images = case["size"], case["n"], case["images"]
     shape, stage, weights = (count, 3, size, size), (case["step"], case["alpha"]), case[
@@ -169,7 +169,7 @@ def critic_terms(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tenso
 # ---- metrics and reductions ----------------------------------------------------------------------
 
 def pictures(item: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Restored picture and target of an item, by the case's rule."""
+    """Restored image and target of an item, by the case's rule."""
     shape = (item["n"], 3, item["size"], item["size"])
     small = (*shape[:2], item["size"] // 8, item["size"] // 8)
     base = make_input(f"{item['name']}_base", small, item["base_low"], item["base_high"]).double()

@@ -53,7 +53,7 @@ def generator(case: dict[str, Any], device: torch.device, folder: Path) -> list[
 
 
 class Joined(ParsedDiscriminator):
-    """Takes picture and map in one tensor, as the recorded input is."""
+    """Takes image and map in one tensor, as the recorded input is."""
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         return super().forward(x[:, :3], x[:, 3:])
@@ -112,7 +112,7 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
 # ---- training ------------------------------------------------------------------------------------
 
 def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
-    """The recipe as newtrain.py runs it, every network filled by its own key names."""
+    """The model as newtrain.py runs it, every network filled by its own key names."""
     sizes = {"load_size": config["Gout_size"], "max_channels": 1024, **PARSENET}
     model = PSFRGANModel(Namespace(**{**COMMON, **sizes, **config, "model": "psfrgan",
                                       "parse_weights": "random", "vgg_weights": "random"}), device)

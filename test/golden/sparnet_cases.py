@@ -32,7 +32,7 @@ PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channel
 
 
 def build(config: dict[str, Any]) -> SPARNet:
-    # scale_factor and load_size only say how the data set makes its pictures.
+    # scale_factor and load_size only say how the data set makes its images.
     network = SPARNet(
         res_depth=config.get("res_depth", 10), att_name=config.get("att_name", "spar"),
         norm=config.get("Gnorm", "bn"), bottleneck_size=config.get("bottleneck_size", 4),
@@ -52,7 +52,7 @@ def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 # ---- training ------------------------------------------------------------------------------------
 
 def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
-    """The recipe as newtrain.py runs it, in fp32."""
+    """The model as newtrain.py runs it, in fp32."""
     opt = Namespace(
         is_train=True, model="sparnet", verbose=False, pretrain_model_path=None,
         res_depth=config.get("res_depth", 10), att_name=config.get("att_name", "spar"),
@@ -136,7 +136,7 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
 
 
 def metric_pictures(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Target and test picture as the recipe in the case describes them."""
+    """Target and test image as the model in the case describes them."""
     if "gt_input" not in entry:
         blocks = np.random.RandomState(zlib.crc32(b"metric_int_gt")).randint(0, 256, (8, 6, 3))
         gt = blocks.repeat(8, axis=0).repeat(8, axis=1)

@@ -52,7 +52,7 @@ def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list
 # ---- training ------------------------------------------------------------------------------------
 
 def recipe(config: dict[str, Any], device: torch.device) -> SPARNetHDModel:
-    """The recipe as newtrain.py runs it, in fp32, every network filled by its own key names."""
+    """The model as newtrain.py runs it, in fp32, every network filled by its own key names."""
     common = {
         "is_train": True, "model": "sparnethd", "verbose": False, "pretrain_model_path": None,
         "max_channels": 512, "ndf": 64, "vgg_weights": "random", "init_type": "default",

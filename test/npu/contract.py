@@ -39,8 +39,8 @@ RETURNS = {"torch.npu.Event": "torch.npu.Event", "torch.npu.Stream": "torch.npu.
            "torch.npu.default_stream": "torch.npu.Stream"}
 # Methods that say whose they are, wherever the object came from.
 METHODS = {"elapsed_time": "torch.npu.Event", "wait_stream": "torch.npu.Stream"}
-# Optimisers are built as `fused(groups, **settings)` far from where the class is named; these are
-# the settings recipes give.
+# Optimizers are built as `fused(groups, **settings)` far from where the class is named; these are
+# the settings models give.
 INDIRECT = (("torch_npu.optim.NpuFusedAdam", 1, ("lr", "betas")),)
 FUSED_OPTIMIZER = "torch_npu.optim.NpuFusedAdam"
 

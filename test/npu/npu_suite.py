@@ -61,7 +61,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = torch.load(folder / "latest_state.pth", weights_only=True)
-        # G is what a recipe trains, but for parse, whose only network is P.
+        # G is what a model trains, but for parse, whose only network is P.
         letter = "G" if (folder / "latest_net_G.pth").exists() else "P"
         self.weights = torch.load(folder / f"latest_net_{letter}.pth", weights_only=True)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

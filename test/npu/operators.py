@@ -1,10 +1,10 @@
-"""aten operators of one training step, per recipe, against the kernels the wheel registers.
+"""aten operators of one training step, per model, against the kernels the wheel registers.
 
-    python test/npu/operators.py            one line per recipe: operators per step, missing kernels
+    python test/npu/operators.py            one line per model: operators per step, missing kernels
     python test/npu/operators.py sparnet    the same with the count of every operator
     FOLDER/bin/python test/npu/operators.py record     write operators.txt from the installed wheel
 
-An operator without kernel would run on the host: slow, or an error with --npu_strict. Recipes run
+An operator without kernel would run on the host: slow, or an error with --npu_strict. Models run
 tiny and on the CPU; operators that torch makes of others (composite ones) need no kernel.
 """
 from __future__ import annotations
@@ -83,7 +83,7 @@ def missing(counts: Counter[str], kernels: set[str]) -> list[str]:
 
 
 def record_step(model: Any, batch: dict[str, Any]) -> Counter[str]:
-    """Operators of the second training step (the first makes the optimiser's state) and restore."""
+    """Operators of the second training step (the first makes the optimizer's state) and restore."""
     for update in model.precision.steps.values():
         for group in update.optimizer.param_groups:
             group["foreach"] = True         # torch's Adam takes that form on a card by itself
@@ -109,7 +109,7 @@ def plain_forms() -> Callable[[], None]:
 
 
 def step_of(name: str) -> Counter[str]:
-    """Operators of one tiny step of a recipe, as a card would get them."""
+    """Operators of one tiny step of a model, as a card would get them."""
     from conftest import tiny_arguments  # test/unit's; other suites have another one
 
     opt = TrainOptions(models, data, "operators").parse(

@@ -1,4 +1,4 @@
-"""--amp_backend apex against a stand-in with the signatures and behaviour of Ascend's apex."""
+"""--amp_backend apex against a stand-in with the signatures and behavior of Ascend's apex."""
 from __future__ import annotations
 
 import inspect

@@ -29,7 +29,7 @@ def run_of(run: Run) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of different sizes."""
+    """Three images of different sizes."""
     folder = tmp_path_factory.mktemp("pictures")
     chance = np.random.default_rng(0)
     for number, (height, width) in enumerate([(64, 64), (40, 60), (90, 70)]):
@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluation_measures_the_same_pictures_as_on_the_cpu(
         name: str, trained: Callable[..., Run], tmp_path: Path) -> None:
     """A network restores in fp32, and the operators are the CPU's; but those round by where their
-    input lies in memory, so that here and there a grey level may flip: 0.01 dB, 0.001 of SSIM."""
+    input lies in memory, so that here and there a gray level may flip: 0.01 dB, 0.001 of SSIM."""
     run, reports = trained(name, "npu", *O0), {}
     for device in ("npu", "cpu"):
         opt = EvaluateOptions(models, data, "evaluate.py").parse(

@@ -1,6 +1,6 @@
 """NpuFusedAdam: each sharp edge exists, and none of them is met through our own classes.
 
-The first of a pair shows the optimiser by itself, the second how `Precision` and `Update` avoid it.
+The first of a pair shows the optimizer by itself, the second how `Precision` and `Update` avoid it.
 """
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fused(params: object, **settings: object) -> torch.optim.Optimizer:
 
 def steps(net: nn.Module, optimizer: torch.optim.Optimizer, numbers: range,
           zero: Callable | None = None) -> None:
-    """Bare training steps, `zero` instead of the optimiser's own zero_grad."""
+    """Bare training steps, `zero` instead of the optimizer's own zero_grad."""
     device = next(net.parameters()).device
     for step in numbers:
         (zero or optimizer.zero_grad)()

@@ -131,7 +131,7 @@ def test_o1_runs_convolutions_in_fp16_and_skips_what_overflows(npu: torch.device
 @pytest.mark.parametrize("scaler, second_moves", [("torch", True), ("torch_npu", False)])
 def test_torch_npus_scaler_couples_its_optimisers_and_torchs_does_not(
         scaler: str, second_moves: bool, npu: torch.device) -> None:
-    """Why each optimiser gets a scaler of its own."""
+    """Why each optimizer gets a scaler of its own."""
     made = torch.amp.GradScaler("npu") if scaler == "torch" else torch.npu.amp.GradScaler()
     params = [nn.Parameter(torch.ones(3, device=npu)) for _ in range(2)]
     optimizers = [torch.optim.SGD([param], lr=0.1) for param in params]

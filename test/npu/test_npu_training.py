@@ -1,4 +1,4 @@
-"""Training on the NPU is training on the CPU: every recipe and precision, stopped and resumed."""
+"""Training on the NPU is training on the CPU: every model and precision, stopped and resumed."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
 @pytest.mark.parametrize("level", ["O0", "O2"])
 def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
                                       trained: Callable[..., Run]) -> None:
-    """With the optimiser that `--optimizer auto` takes, the fused one where the recipe allows; the
+    """With the optimizer that `--optimizer auto` takes, the fused one where the model allows; the
     scale is small, so that no step is skipped."""
     settings = ("--opt_level", level, *(("--loss_scale", 16) if level == "O2" else ()))
     whole = trained(name, "npu", *settings, "--train_steps", 3)

@@ -1,6 +1,6 @@
 """Started on two ranks by test_npu_ranks.py: python two_ranks.py FOLDER RECIPE DEVICE
 
-Trains the recipe with plain operators (see conftest.py). One process group per process: a second
+Trains the model with plain operators (see conftest.py). One process group per process: a second
 one at the same meeting place now and then waits for ever.
 """
 from __future__ import annotations

@@ -20,10 +20,10 @@ import models
 from options.train_options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-# The smallest network and pictures that exercise everything.
+# The smallest network and images that exercise everything.
 TINY = ["--load_size", "64", "--batch_size", "2", "--num_threads", "0", "--num_val_images", "2",
         "--device", "cpu"]
-# Without lazy regularisers, whose steps come on top; their own tests switch them on.
+# Without lazy regularizers, whose steps come on top; their own tests switch them on.
 TINY_STYLE = ["--load_size", "16", "--narrow", "0.03125", "--style_dim", "16", "--n_mlp", "2",
               "--stddev_group", "1", "--d_reg_every", "0", "--g_reg_every", "0"]
 TINY_MODEL = {
@@ -50,7 +50,7 @@ TINY_MODEL = {
 
 
 def tiny_arguments(name: str) -> list[str]:
-    """Command-line arguments that make a recipe small enough for a unit test."""
+    """Command-line arguments that make a model small enough for a unit test."""
     return ["--model", name, *TINY, *TINY_MODEL.get(name, [])]
 
 
@@ -85,7 +85,7 @@ def tiny_options(tmp_path: Path) -> Callable[..., object]:
 
 @pytest.fixture
 def tiny_run(tiny_options: Callable) -> Callable[..., tuple[object, dict]]:
-    """A recipe that is ready to train and a batch from its dataset."""
+    """A model that is ready to train and a batch from its dataset."""
     def make(name: str = "sparnet", *arguments: str) -> tuple[object, dict]:
         from data.base_dataset import collate
         opt = tiny_options(name, *arguments)

@@ -1,8 +1,8 @@
-"""Five hundred odd files, as folders of pictures collect them: which work, which must be named.
+"""Five hundred odd files, as folders of images collect them: which work, which must be named.
 
 Deterministic by seed. A file is `good` (decoded, whatever it looks like), `bad` (named once, with a
 reason), `either` (damage that decoders may or may not notice) or `ignored` (nobody's business: no
-picture by its name, or no file).
+image by its name, or no file).
 """
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Odd:
         return path
 
 
-# ---- pictures ------------------------------------------------------------------------------------
+# ---- images ------------------------------------------------------------------------------------
 
 def picture(rng: Rng, height: int = 36, width: int = 32) -> Image.Image:
     coarse = rng.integers(0, 256, (6, 5, 3), np.uint8)
@@ -102,7 +102,7 @@ def png(pixels: np.ndarray, bits: int = 8, interlaced: bool = False,
 
 
 def tiff(width: int, height: int, *more: tuple[int, int, int], data: bytes = b"\0" * 64) -> bytes:
-    """A grey TIFF that declares what it likes; `more`: tag, type, value."""
+    """A gray TIFF that declares what it likes; `more`: tag, type, value."""
     tags = {256: (4, width), 257: (4, height), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 8),
             277: (3, 1), 278: (4, height), 279: (4, len(data))}
     tags |= {tag: (kind, value) for tag, kind, value in more}

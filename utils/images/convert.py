@@ -48,7 +48,7 @@ def to_image(x: Tensor, rounding: str = "round") -> np.ndarray:
 
 def image_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4,
                labels: Sequence[str] | None = None) -> np.ndarray:
-    """Lay pictures out in rows and columns on white, for previews and strips.
+    """Lay images out in rows and columns on white, for previews and strips.
 
     Args:
         rows: uint8 (H, W, 3) arrays of any sizes; a smaller one sits in its cell's upper left.

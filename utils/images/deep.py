@@ -23,18 +23,18 @@ _TIFF_BITS = 258
 
 @dataclass
 class Layers:
-    """A picture as its file has it.
+    """An image as its file has it.
 
     Attributes:
         pixels: RGB (H, W, 3), uint8, or uint16 where the file has 16 bits a sample.
-        alpha: (H, W) of the same type, or None for a picture without transparency.
+        alpha: (H, W) of the same type, or None for an image without transparency.
     """
     pixels: np.ndarray
     alpha: np.ndarray | None = None
 
 
 def read_layers(path: str | Path) -> Layers:
-    """Decode a picture as `utils.images.io.read_image` does, and keep its alpha and its 16 bits.
+    """Decode an image as `utils.images.io.read_image` does, and keep its alpha and its 16 bits.
 
     Only PNG and TIFF have 16 bits; kinds that OpenCV cannot decode so come with 8.
 
@@ -65,7 +65,7 @@ def _with_more(plain: np.ndarray, data: bytes) -> Layers:
 
 
 def write_layers(path: str | Path, layers: Layers, quality: int = 95) -> None:
-    """Write a picture with all that the format of the extension holds; the rest is left out.
+    """Write an image with all that the format of the extension holds; the rest is left out.
 
     Raises:
         ValueError: see `utils.images.io.write_image`.
@@ -88,7 +88,7 @@ def write_layers(path: str | Path, layers: Layers, quality: int = 95) -> None:
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether samples have 16 bits, which Pillow's mode does not tell for colour."""
+    """Whether samples have 16 bits, which Pillow's mode does not tell for color."""
     if image.format == "PNG":
         return data[24] == 16       # bit depth in the header chunk
     if image.format == "TIFF":
@@ -97,7 +97,7 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
 
 
 def _decode_deep(data: bytes, plain: np.ndarray, turn: int) -> Layers | None:
-    """The 16-bit picture, or None if OpenCV does not see what `read_image` saw."""
+    """The 16-bit image, or None if OpenCV does not see what `read_image` saw."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         return None

@@ -1,4 +1,4 @@
-"""Text files that name pictures of a folder, taken wherever the folder itself is.
+"""Text files that name images of a folder, taken wherever the folder itself is.
 
     # root: ../faces            where the names begin, from the list's own folder; else that folder
     00001.png

@@ -22,7 +22,7 @@ from utils.images.image_list import is_list, read_list
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
                               ".ppm", ".pgm", ".gif", ".jp2"))
 MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
-MAX_BYTES = 1 << 31         # of a file; 16-bit colour of so many pixels takes half
+MAX_BYTES = 1 << 31         # of a file; 16-bit color of so many pixels takes half
 # Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
 READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000")
 _WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP",
@@ -35,11 +35,11 @@ _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 
 
 class BadImage(ValueError):
-    """A file that cannot be used as a picture; the message is `<file>: <reason>`."""
+    """A file that cannot be used as an image; the message is `<file>: <reason>`."""
 
 
 class TooManyPixels(BadImage):
-    """A picture that is not decoded because of its size."""
+    """An image that is not decoded because of its size."""
 
 
 def shown(path: str | Path) -> str:
@@ -50,7 +50,7 @@ def shown(path: str | Path) -> str:
 
 
 def root_of(source: str | Path) -> Path:
-    """The folder below which `list_images` finds pictures: the one that a list names, or itself."""
+    """The folder below which `list_images` finds images: the one that a list names, or itself."""
     return read_list(source)[0] if is_list(source) else Path(source)
 
 
@@ -60,11 +60,11 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
 
     Args:
-        folder: may also be a pack (utils.images.pack), or a list of pictures
+        folder: may also be a pack (utils.images.pack), or a list of images
             (utils.images.image_list), all of whose names count.
 
     Raises:
-        ValueError: the folder is missing, is no folder, or holds no picture.
+        ValueError: the folder is missing, is no folder, or holds no image.
     """
     if is_list(folder):
         root, names = read_list(folder)
@@ -110,7 +110,7 @@ def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
         named itself counts whatever its extension; one that ends in .txt is a list.
 
     Raises:
-        ValueError: nothing there, or nothing that is a picture.
+        ValueError: nothing there, or nothing that is an image.
     """
     path = Path(pattern)
     if path.is_dir() or is_list(path):
@@ -129,17 +129,17 @@ def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
 
 
 def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
-    """Decode a picture of any common kind to uint8 RGB (H, W, 3), upright.
+    """Decode an image of any common kind to uint8 RGB (H, W, 3), upright.
 
     The content decides, not the extension. Alpha is dropped, the EXIF orientation applied, an
     animation gives its first frame. Of 16-bit samples the high byte is kept; floating-point ones
     are taken as 0..1, or as 0..255 if they exceed 2.
 
     Args:
-        verify: compare the checksum of a picture that comes from a pack.
+        verify: compare the checksum of an image that comes from a pack.
 
     Raises:
-        BadImage: unreadable, empty, truncated, too large, NaN, or no picture.
+        BadImage: unreadable, empty, truncated, too large, NaN, or no image.
     """
     held = packs.pack_around(path)
     try:
@@ -163,7 +163,7 @@ def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str | Path) -> np.ndarray:
-    """The picture in the bytes of a file, as `read_image` gives it; `name` is for messages.
+    """The image in the bytes of a file, as `read_image` gives it; `name` is for messages.
 
     Raises:
         BadImage: as `read_image`.
@@ -175,17 +175,17 @@ def decode_image(data: bytes, name: str | Path) -> np.ndarray:
 
 
 def image_size(data: bytes, name: str | Path) -> tuple[int, int]:
-    """Width and height by the header, nothing decoded; those of a picture that EXIF turns are
+    """Width and height by the header, nothing decoded; those of an image that EXIF turns are
     as they are stored.
 
     Raises:
-        BadImage: no picture of a known format; TooManyPixels: more than MAX_PIXELS.
+        BadImage: no image of a known format; TooManyPixels: more than MAX_PIXELS.
     """
     return _checked(lambda: _open(data).size, data, name)
 
 
 def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
-    """Write a uint8 RGB (H, W, 3) or grey (H, W) array; the extension chooses the format.
+    """Write a uint8 RGB (H, W, 3) or gray (H, W) array; the extension chooses the format.
 
     The file appears complete or not at all. Missing folders are created. `quality` (1..100) is
     used by JPEG, without chroma subsampling, and WebP.
@@ -247,7 +247,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = struct.unpack_from(">BH", data, at + 1)
-        if marker == 0xE1:              # APP1: EXIF, which may turn the picture
+        if marker == 0xE1:              # APP1: EXIF, which may turn the image
             return False
         if marker in (0xC0, 0xC1, 0xC2):
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
@@ -277,7 +277,7 @@ def _checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
 
 
 def _open(data: bytes) -> Image.Image:
-    """The picture with its header read, of a size that may be decoded."""
+    """The image with its header read, of a size that may be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
         image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
@@ -304,7 +304,7 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How EXIF says an opened picture lies, 1 (upright) to 8; also 1 where that is damaged."""
+    """How EXIF says an opened image lies, 1 (upright) to 8; also 1 where that is damaged."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:   # its parser raises whatever it meets, and the pixels may be good
@@ -317,7 +317,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise ValueError(f"integer samples from {low} to {high}, expected 8 or 16 bits")
-        # What Pillow does with 16-bit colour; exact for 8 bits shifted up and for 8 bits x 257.
+        # What Pillow does with 16-bit color; exact for 8 bits shifted up and for 8 bits x 257.
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         values = np.asarray(image)

@@ -1,12 +1,12 @@
-"""Packs: a folder's pictures decoded into few large files, for storage slow at many small ones.
+"""Packs: a folder's images decoded into few large files, for storage slow at many small ones.
 
     pack.json           {"format", "version", "complete", "settings", "shards": {file: bytes},
                         "pictures": {name: row of COLUMNS}, "bad": {name: reason}}
-    shard_00000.bin     picture after picture, the bytes of uint8 (H, W, 3), or of (H, W) where the
+    shard_00000.bin     image after image, the bytes of uint8 (H, W, 3), or of (H, W) where the
                         three channels are equal; can be mapped with np.memmap
     shard_00000.json    its rows of the table; a shard without was not finished and does not count
 
-`utils.images.io` reads the pictures of a pack as if they lay in its folder.
+`utils.images.io` reads the images of a pack as if they lay in its folder.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMAT, VERSION = "facezoo-pack", 1
 COLUMNS = ("shard", "offset", "height", "width", "channels", "crc", "source_bytes",
            "source_mtime_ns")
 OPEN_FILES = 64
-# Size and time of change, by which a changed source file is recognised.
+# Size and time of change, by which a changed source file is recognized.
 Stamp = tuple[int, int]
 Row = list[int]
 
@@ -62,11 +62,11 @@ class Pack:
 
     @property
     def names(self) -> list[str]:
-        """Names of all pictures, those that could not be packed among them, sorted."""
+        """Names of all images, those that could not be packed among them, sorted."""
         return sorted([*self._row_of, *self.bad])
 
     def read(self, name: str, verify: bool = False) -> np.ndarray:
-        """A picture, uint8 (H, W, 3).
+        """An image, uint8 (H, W, 3).
 
         Args:
             verify: compare its checksum, too.
@@ -118,7 +118,7 @@ def open_pack(folder: str | Path) -> Pack | None:
 
 
 def pack_around(path: str | Path, look: bool = False) -> tuple[Pack, str] | None:
-    """The pack whose folder is above a path, and the picture's name in it.
+    """The pack whose folder is above a path, and the image's name in it.
 
     Args:
         look: search the disk, too, and not only among packs this process has opened.
@@ -138,7 +138,7 @@ def stamp_of(path: str | Path) -> Stamp:
 
 
 def stamp_or_none(path: Path) -> list[int] | None:
-    """The stamp as JSON keeps it; of a picture in a pack its index's; None of one that is gone."""
+    """The stamp as JSON keeps it; of an image in a pack its index's; None of one that is gone."""
     try:
         return list(stamp_of(path))
     except OSError:
@@ -168,16 +168,16 @@ def read_index(folder: Path) -> dict[str, Any]:
 def write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, Any],
                decode: Callable[[list[str]], Iterable[tuple[str, np.ndarray | str]]],
                shard_bytes: int) -> tuple[int, dict[str, str]]:
-    """Make or complete a pack; what finished shards hold of unchanged pictures is kept.
+    """Make or complete a pack; what finished shards hold of unchanged images is kept.
 
     Args:
-        sources: every picture's name and stamp.
+        sources: every image's name and stamp.
         settings: noted in the pack; one with others is refused.
-        decode: gives, for names, each with its picture or the reason why there is none.
+        decode: gives, for names, each with its image or the reason why there is none.
         shard_bytes: a shard is finished once it is as long.
 
     Returns:
-        How many pictures were packed now, and which could not be, with the reason.
+        How many images were packed now, and which could not be, with the reason.
 
     Raises:
         ValueError: the folder holds a pack with other settings, or something that is no pack.

@@ -27,7 +27,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def downscale_through(image: np.ndarray, sides: Sequence[int] = PUBLISHED_SIDES) -> np.ndarray:
-    """Bring a picture to the last of the sides, through every one smaller than itself.
+    """Bring an image to the last of the sides, through every one smaller than itself.
 
     Args:
         image: uint8 (H, W, 3) of any size; the aspect ratio is not kept.

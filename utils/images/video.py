@@ -1,6 +1,6 @@
 """Video files, frame by frame as uint8 RGB (H, W, 3); OpenCV's BGR order stays in here.
 
-Sound is neither read nor written: OpenCV has pictures only.
+Sound is neither read nor written: OpenCV has images only.
 """
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class VideoReader:
 class VideoWriter:
     """Writes a video under a temporary name; `with` puts it in place, or nothing after an error.
 
-    A side of odd length loses its last pixel: the formats halve the colours' resolution.
+    A side of odd length loses its last pixel: the formats halve the colors' resolution.
 
     Args:
         codec: a key of CODECS that `usable_codec` gave.

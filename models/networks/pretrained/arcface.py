@@ -1,4 +1,4 @@
-"""ArcFace's ResNet-18 for grey faces, the network of GFP-GAN's identity loss.
+"""ArcFace's ResNet-18 for gray faces, the network of GFP-GAN's identity loss.
 
 Source: ArcFace (arXiv 1801.07698); TencentARC/GFPGAN; weights `arcface_resnet18.pth`.
 """
@@ -85,7 +85,7 @@ class ArcFace(FixedNetwork):
         self.requires_grad_(False).eval()
 
     def forward(self, gray: Tensor) -> Tensor:
-        """(B, 512), of any length, for grey faces (B, 1, 128, 128) in [-1, 1]."""
+        """(B, 512), of any length, for gray faces (B, 1, 128, 128) in [-1, 1]."""
         x = self.maxpool(self.prelu(self.bn1(self.conv1(gray))))
         for stage in range(1, self.num_stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
@@ -94,7 +94,7 @@ class ArcFace(FixedNetwork):
 
 
 def gray_input(image: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] as the network takes them: grey, 128 x 128, bilinear.
+    """Pictures (B, 3, H, W) in [-1, 1] as the network takes them: gray, 128 x 128, bilinear.
 
     Faces are not aligned again; the published weights were trained with FFHQ-like crops in mind.
     """

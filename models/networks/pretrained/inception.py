@@ -1,4 +1,4 @@
-"""Inception v3 as the Frechet inception distance (FID) uses it: pictures to 2048 features.
+"""Inception v3 as the Frechet inception distance (FID) uses it: images to 2048 features.
 
 Source: arXiv 1512.00567, arXiv 1706.08500; layers and names as mseitzer/pytorch-fid and torchvision
 have them, weights `pt_inception-2015-12-05-6726825d.pth`. They come from TensorFlow, whose average
@@ -145,7 +145,7 @@ class Inception(FixedNetwork):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, 2048) of RGB pictures (B, 3, H, W) in [-1, 1], resized to 299 x 299."""
+        """Features (B, 2048) of RGB images (B, 3, H, W) in [-1, 1], resized to 299 x 299."""
         x = F.interpolate(x, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
         for name, layer in self.named_children():
             if name in ("Conv2d_3b_1x1", "Mixed_5b"):

@@ -11,7 +11,7 @@ from engine import checkpoint
 from models.networks import fan
 from models.networks.pretrained import fan_teacher
 
-STUDENT_SIZE, TEACHER_SIZE = 64, 256      # sides of the pictures they were trained with
+STUDENT_SIZE, TEACHER_SIZE = 64, 256      # sides of the images they were trained with
 
 Maps = Callable[[Tensor], Tensor]
 

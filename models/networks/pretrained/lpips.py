@@ -1,4 +1,4 @@
-"""LPIPS, the learned distance between two pictures, of AlexNet's or VGG16's features.
+"""LPIPS, the learned distance between two images, of AlexNet's or VGG16's features.
 
 Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (arXiv
 1801.03924), version 0.1; linear heads `alex.pth`, `vgg.pth` of richzhang/PerceptualSimilarity on
@@ -24,7 +24,7 @@ _EPS = 1e-10
 
 
 class AlexFeatures(nn.Module):
-    """Activations after AlexNet's five convolutions, of RGB pictures in [-1, 1]."""
+    """Activations after AlexNet's five convolutions, of RGB images in [-1, 1]."""
 
     # Names follow torchvision's file: features.<index>.weight and bias.
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class AlexFeatures(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of pictures, 0 for equal ones; frozen, always in eval mode.
+    """Distance of images, 0 for equal ones; frozen, always in eval mode.
 
     Args:
         net: "alex" or "vgg".
@@ -66,7 +66,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances (B,) of RGB pictures (B, 3, H, W) in [-1, 1]; the second may be one for all.
+        """Distances (B,) of RGB images (B, 3, H, W) in [-1, 1]; the second may be one for all.
 
         Raises:
             ValueError: a side below 32 pixels.

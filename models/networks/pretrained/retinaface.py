@@ -1,4 +1,4 @@
-"""RetinaFace: finds faces and five points of each in a picture of any size.
+"""RetinaFace: finds faces and five points of each in an image of any size.
 
 Source: arXiv 1905.00641; layouts of biubug6/Pytorch_Retinaface as used by xinntao/facexlib and
 yangxy/GPEN (`detection_Resnet50_Final.pth`, `RetinaFace-R50.pth`, MobileNet 0.25).
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 STRIDES = (8, 16, 32)
 ANCHORS = ((16, 32), (64, 128), (256, 512))
 VARIANCES = (0.1, 0.2)
-# Of BGR pictures in 0..255, subtracted before the network.
+# Of BGR images in 0..255, subtracted before the network.
 MEAN_BGR = (104.0, 117.0, 123.0)
 BACKBONES = ("resnet50", "mobile0.25")
 
@@ -62,7 +62,7 @@ class RetinaFace(nn.Module):
 
 
 def anchors(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Anchors (N, 4) as centre x, centre y, width, height in units of the picture's sides."""
+    """Anchors (N, 4) as center x, center y, width, height in units of the image's sides."""
     parts = []
     for stride, sizes in zip(STRIDES, ANCHORS, strict=True):
         rows, columns = math.ceil(height / stride), math.ceil(width / stride)
@@ -75,14 +75,14 @@ def anchors(height: int, width: int, device: torch.device | None = None) -> Tens
 
 
 def decode_boxes(raw: Tensor, priors: Tensor) -> Tensor:
-    """Regressions (..., N, 4) to corners x1, y1, x2, y2 in units of the picture's sides."""
+    """Regressions (..., N, 4) to corners x1, y1, x2, y2 in units of the image's sides."""
     centre = priors[:, :2] + VARIANCES[0] * raw[..., :2] * priors[:, 2:]
     size = priors[:, 2:] * torch.exp(VARIANCES[1] * raw[..., 2:])
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def decode_points(raw: Tensor, priors: Tensor) -> Tensor:
-    """Regressions (..., N, 10) to five points x, y in units of the picture's sides."""
+    """Regressions (..., N, 10) to five points x, y in units of the image's sides."""
     points = raw.unflatten(-1, (5, 2))
     return (priors[:, None, :2] + VARIANCES[0] * points * priors[:, None, 2:]).flatten(-2)
 

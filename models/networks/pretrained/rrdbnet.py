@@ -50,7 +50,7 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Enlarges a picture once, twice or four times.
+    """Enlarges an image once, twice or four times.
 
     Args:
         scale: 1, 2 or 4.
@@ -76,7 +76,7 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The enlarged picture, not clipped.
+        """The enlarged image, not clipped.
 
         Args:
             x: (B, 3, H, W) RGB in [0, 1]; sides are multiples of 4 / scale.

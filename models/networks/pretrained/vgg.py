@@ -26,7 +26,7 @@ class VGGFeatures(FixedNetwork):
     Args:
         arch: "vgg16" or "vgg19".
         layers: indices into the published stack, ascending; what follows the last is not built.
-        resize: enlarge pictures narrower than 224 pixels to 224 x 224, as published for SPARNetHD.
+        resize: enlarge images narrower than 224 pixels to 224 x 224, as published for SPARNetHD.
 
     Raises:
         ValueError: an unknown architecture or a layer it does not have.
@@ -52,7 +52,7 @@ class VGGFeatures(FixedNetwork):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features in the order of `layers` of RGB pictures (B, 3, H, W) in [-1, 1]."""
+        """Features in the order of `layers` of RGB images (B, 3, H, W) in [-1, 1]."""
         x = ((x + 1) / 2 - self.mean) / self.std
         if self.resize and x.shape[3] < INPUT_SIZE:
             x = F.interpolate(x, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear",

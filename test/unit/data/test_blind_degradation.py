@@ -1,4 +1,4 @@
-"""Blind degradation and FFHQ: ranges, flags, determinism, grey pictures, the preview."""
+"""Blind degradation and FFHQ: ranges, flags, determinism, gray images, the preview."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def blind(**settings: Any) -> BlindDegradation:
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """Coarse colours and some texture, 64 x 64."""
+    """Coarse colors and some texture, 64 x 64."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(30, 220, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
     return (coarse + generator.integers(-30, 31, (64, 64, 3))).astype(np.uint8)
@@ -46,7 +46,7 @@ def picture() -> np.ndarray:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, list]]:
-    """What is handed to each piece, by piece, over many pictures; nothing is computed."""
+    """What is handed to each piece, by piece, over many images; nothing is computed."""
     def draw(**settings: Any) -> dict[str, list]:
         found: dict[str, list] = {name: [] for name in (*BLURS, "noise", "jpeg", "side", "how")}
 
@@ -70,7 +70,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, list]]:
         degrade, rng = blind(**settings), np.random.default_rng(0)
         for _ in range(DRAWS):
             degrade(np.zeros((8, 8, 3), np.uint8), rng)
-        # Each picture is resized twice; the first is the shrinking.
+        # Each image is resized twice; the first is the shrinking.
         found["side"], found["how"] = found["side"][::2], found["how"][::2]
         return found
     return draw
@@ -302,7 +302,7 @@ def is_grey(image: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_target_and_input_turn_grey_together(share: float, faces: Path) -> None:
-    """Noise may be coloured even where the picture is grey, so there is none here."""
+    """Noise may be colored even where the image is gray, so there is none here."""
     degrade = blind(lq_size=(16, 48), noise_prob=0.0)
     data_set = dataset(faces, gray_prob=share, degrade=degrade)
     for index in range(6):

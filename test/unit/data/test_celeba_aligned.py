@@ -1,4 +1,4 @@
-"""CelebA's aligned pictures: crop, official split, augmentation."""
+"""CelebA's aligned images: crop, official split, augmentation."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from utils.images.resize import bilinear
 
 @pytest.fixture
 def celeba(tmp_path: Path) -> Path:
-    """Twelve pictures of CelebA's size in its folders."""
+    """Twelve images of CelebA's size in its folders."""
     folder = tmp_path / "CelebA" / "Img" / "img_align_celeba"
     rng = np.random.default_rng(0)
     for index in range(12):
@@ -104,7 +104,7 @@ def test_colours_change_within_their_bounds() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
     made = [change_colours(image, np.random.default_rng(seed)) for seed in range(40)]
     levels = np.array([each[0, 0] for each in made])
-    # A grey picture has neither contrast nor hue nor saturation to change.
+    # A gray image has neither contrast nor hue nor saturation to change.
     assert levels.min() >= 60 and levels.max() <= 140 and len(set(levels[:, 0])) > 20
 
 

@@ -32,7 +32,7 @@ def picture(seed, height=44, width=36):
 
 @pytest.fixture
 def faces(tmp_path):
-    """A folder with 20 pictures, some of them in a subfolder."""
+    """A folder with 20 images, some of them in a subfolder."""
     for index in range(20):
         place = "more/" if index % 3 == 0 else ""
         write_image(tmp_path / "faces" / f"{place}{index:02d}.png", picture(index))
@@ -313,7 +313,7 @@ def test_synthetic_people_do_not_depend_on_the_seed():
     assert same(create("synthetic", seed=1)[2], create("synthetic", seed=2)[2])
 
 
-# held-out pictures
+# held-out images
 
 @pytest.mark.parametrize("num_names, count, expected", [
     (1, 50, 0), (2, 50, 1), (19, 50, 1), (40, 50, 4), (1000, 50, 50), (1000, 0, 0)])

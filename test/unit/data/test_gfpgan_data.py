@@ -1,4 +1,4 @@
-"""What GFP-GAN is trained on: degradation, colours, eye and mouth positions."""
+"""What GFP-GAN is trained on: degradation, colors, eye and mouth positions."""
 from __future__ import annotations
 
 import json
@@ -94,7 +94,7 @@ def test_a_picture_that_would_shrink_to_nothing_is_refused() -> None:
         GFPGANDegradation().check(7)
 
 
-# ---- colours ------------------------------------------------------------------------------------
+# ---- colors ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, neutral", [("brightness", 1), ("contrast", 1), ("saturation", 1),
                                            ("hue", 0), ("hue", 1)])
@@ -237,7 +237,7 @@ NAMES = ("00000003.png", "00000001.png", "00000002.png")
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Three pictures, written in another order than that of their names."""
+    """Three images, written in another order than that of their names."""
     for seed, name in enumerate(NAMES):
         write_image(tmp_path / "faces" / name, face(64, seed))
     return tmp_path / "faces"

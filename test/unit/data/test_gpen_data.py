@@ -84,7 +84,7 @@ def test_every_piece_makes_pictures_worse(change: dict) -> None:
 def test_the_noise_has_the_deviation_asked_for() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     lq = gpen(**{**MILD, "noise_sigma": (10, 10)})(grey, rng())
-    luma = cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY)     # JPEG halves the size of colours, not its
+    luma = cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY)     # JPEG halves the size of colors, not its
     expected = 10 * np.linalg.norm((0.299, 0.587, 0.114))   # channels are independent
     assert luma.std() == pytest.approx(expected, rel=0.1)
 

@@ -29,7 +29,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def faces(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """Three pictures in the published layout, one in a subfolder."""
+    """Three images in the published layout, one in a subfolder."""
     folder = tmp_path / "FFHQ" / "imgs1024"
     for name in ("00000.png", "00001.jpg", "more/00002.png"):
         write_image(folder / name, rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))

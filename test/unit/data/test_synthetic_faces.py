@@ -1,4 +1,4 @@
-"""The drawn faces: picture, labels and landmarks agree, and depend on (seed, index, size) only."""
+"""The drawn faces: image, labels and landmarks agree, and depend on (seed, index, size) only."""
 from __future__ import annotations
 
 import hashlib

@@ -29,7 +29,7 @@ PLAIN = {"sparnet": ["--Gnorm", "in"], "sparnethd": ["--lambda_pcp", "0"]}
 
 
 def make(tiny_run: Callable, name: str, samples: int, *arguments: str) -> tuple[BaseModel, dict]:
-    """A recipe and a batch of so many samples, which `run_step` splits by --batch_size."""
+    """A model and a batch of so many samples, which `run_step` splits by --batch_size."""
     model, _ = tiny_run(name, *PLAIN.get(name, []), *arguments)
     opt = model.opt
     dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
@@ -37,7 +37,7 @@ def make(tiny_run: Callable, name: str, samples: int, *arguments: str) -> tuple[
 
 
 def gradients(model: BaseModel) -> dict[str, Tensor]:
-    """The fp32 gradients that the last step used, one vector per optimiser."""
+    """The fp32 gradients that the last step used, one vector per optimizer."""
     return {name: torch.cat([master.grad.double().flatten() for master in update.masters])
             for name, update in model.precision.steps.items()}
 
@@ -91,7 +91,7 @@ def test_a_step_that_fails_leaves_no_trace_and_ends_nothing() -> None:
     assert (model.ended, model.micro_batch) == (0, WHOLE)
 
 
-# PFSRNet's discriminator looks at the deviation among the pictures of a part.
+# PFSRNet's discriminator looks at the deviation among the images of a part.
 SEPARABLE = [name for name in models.names() if name != "pfsrnet"]
 
 
@@ -115,7 +115,7 @@ def test_gradients_and_losses_of_the_parts_are_those_of_the_batch(
 
 def in_float64(opt: object, samples: int, monkeypatch: pytest.MonkeyPatch
                ) -> tuple[BaseModel, dict]:
-    """A recipe in double precision and eval mode, and a batch."""
+    """A model in double precision and eval mode, and a batch."""
     torch.manual_seed(0)
     model = models.create(opt, torch.device("cpu"))
     for network in model.unwrapped.values():
@@ -239,7 +239,7 @@ def test_the_result_counts_every_part(whole_run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def in_order(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[object]]:
-    """Arguments for training on four pictures in a given order, the same for each place."""
+    """Arguments for training on four images in a given order, the same for each place."""
     generator = np.random.default_rng(0)
     pictures = {name: generator.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(
         8, 1) for name in "abcd"}

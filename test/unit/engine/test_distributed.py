@@ -111,7 +111,7 @@ def test_resuming_gives_the_weights_of_not_stopping(whole_run: tuple[Path, str],
 @pytest.mark.deep
 def test_validation_of_two_processes_is_that_of_one(whole_run: tuple[Path, str],
                                                     tiny_options: Callable) -> None:
-    """Three pictures: the processes' parts are unequal."""
+    """Three images: the processes' parts are unequal."""
     folder, _ = whole_run
     said = [record["validation"] for record in records(folder) if "validation" in record][-1]
     opt = tiny_options("sparnet", "--num_val_images", "3")
@@ -266,7 +266,7 @@ def test_a_signal_to_the_launcher_saves_and_stops_every_rank(running: Callable,
 
 @pytest.mark.deep
 def test_an_error_on_one_rank_ends_the_job_with_its_message(tmp_path: Path) -> None:
-    """The second process alone cannot read its pictures: half of them are no pictures."""
+    """The second process alone cannot read its images: half of them are no images."""
     folder = tmp_path / "faces"
     folder.mkdir()
     for index in range(4):

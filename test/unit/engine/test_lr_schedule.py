@@ -1,4 +1,4 @@
-"""Learning rates by hand-computed values, and that a recipe follows them."""
+"""Learning rates by hand-computed values, and that a model follows them."""
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -45,7 +45,7 @@ def launch(script: str, *arguments: object, cwd: Path = ROOT, timeout: float = 2
 
 
 def make_faces(folder: Path, count: int = 12) -> Path:
-    """Smooth random pictures."""
+    """Smooth random images."""
     generator = np.random.default_rng(0)
     for index in range(count):
         small = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)

@@ -238,7 +238,7 @@ def test_diverging_stops_with_advice_and_keeps_the_good_weights(train: Callable,
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """20 small pictures of odd sizes in a folder with a space in its name."""
+    """20 small images of odd sizes in a folder with a space in its name."""
     folder = tmp_path / "my faces"
     generator = np.random.default_rng(0)
     for index in range(20):
@@ -282,7 +282,7 @@ def test_useless_data_is_one_line_and_status_2(make: Callable, words: list[str],
     assert "Traceback" not in done.stderr
 
 
-# ---- every recipe -------------------------------------------------------------------------------
+# ---- every model -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", models.names())
 def test_one_step_reaches_every_weight(name: str, tiny_run: Callable) -> None:

@@ -25,7 +25,7 @@ def options(*arguments: object) -> Namespace:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> np.ndarray:
-    """A picture of 16 x 16 pixels, in tmp_path/in/face_1.png."""
+    """An image of 16 x 16 pixels, in tmp_path/in/face_1.png."""
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     write_image(tmp_path / "in" / "face_1.png", image)
     return image

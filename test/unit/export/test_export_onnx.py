@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def exported(folder: Path) -> Callable[..., tuple[Path, Any]]:
-    """The graph of a tiny network, and the recipe it is of."""
+    """The graph of a tiny network, and the model it is of."""
     def make(name: str = "sparnet", *flags: str, preset: tuple[str, ...] = ()) -> tuple[Path, Any]:
         path = made(name, flags, preset, folder)
         opt = parse_export(*flags_of(name), *preset, "--pretrain_model_path",
@@ -102,7 +102,7 @@ def exported(folder: Path) -> Callable[..., tuple[Path, Any]]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with two small pictures: more than a graph's batch."""
+    """A folder with two small images: more than a graph's batch."""
     rng = np.random.default_rng(0)
     for index in range(2):
         write_image(tmp_path / "in" / f"{index}.png",
@@ -111,7 +111,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def difference(path: Path, recipe: Any, batch: int) -> float:
-    """Largest difference of graph and recipe over other pictures than the export looked at."""
+    """Largest difference of graph and model over other images than the export looked at."""
     side = recipe.input_size(recipe.opt)
     x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     smooth = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)

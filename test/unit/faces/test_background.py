@@ -25,7 +25,7 @@ SMALL = {"channels": 8, "num_blocks": 1, "growth": 4}
 
 
 def small(scale: int) -> RRDBNet:
-    """Sees 25 pixels far at most, and colours stay between black and white."""
+    """Sees 25 pixels far at most, and colors stay between black and white."""
     network = RRDBNet(scale, **SMALL).eval()
     golden.fill(network, gain={"conv_last.weight": 0.5})
     torch.nn.init.constant_(network.conv_last.bias, 0.5)

@@ -170,7 +170,7 @@ def test_a_face_outside_changes_nothing(shift: tuple) -> None:
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_a_face_lands_on_itself_in_the_enlarged_photograph(scale: int,
                                                            matrix: np.ndarray) -> None:
-    """Half a pixel of shift would move the smooth picture by more than this."""
+    """Half a pixel of shift would move the smooth image by more than this."""
     photo = smooth(100, 140)
     large = upscale(photo, scale)
     back = to_enlarged(align.inverse(matrix), scale)

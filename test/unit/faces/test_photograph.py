@@ -30,7 +30,7 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def group(astronaut: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The same face at four places and sizes on a shaded ground, and where each centre is."""
+    """The same face at four places and sizes on a shaded ground, and where each center is."""
     ground = np.linspace(90, 160, 640)[None, :, None] * np.ones((480, 1, 3))
     head, centres = astronaut[20:230, 130:330], []
     for (x, y), side in (((20, 30), 150), ((220, 200), 200), ((430, 40), 120), ((470, 300), 170)):
@@ -64,7 +64,7 @@ def test_a_large_photograph_is_looked_at_in_a_reduced_copy(astronaut: np.ndarray
 
 
 def test_a_face_before_a_large_even_ground_is_found(astronaut: np.ndarray) -> None:
-    """Spreading the grey levels over so much of one of them hides the face."""
+    """Spreading the gray levels over so much of one of them hides the face."""
     photo = np.full((800, 1000, 3), 120, np.uint8)
     photo[300:576, 400:700] = astronaut[:276, 80:380]
     face, = CascadeDetector()(photo)

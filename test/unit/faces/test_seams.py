@@ -114,7 +114,7 @@ def test_outside_the_faces_nothing_changes_bit_for_bit(
     photo, faces = scene
     result = pasted(photo, faces, lambda crops: 255 - crops, scale, mask, way)
     weight, plain = weights(photo, faces, scale, mask), upscale(photo, scale)
-    # A weight below half a grey level of 255 shows as black here, and as a level or two there.
+    # A weight below half a gray level of 255 shows as black here, and as a level or two there.
     outside = cv2.dilate(weight, np.ones((7, 7))) == 0
     assert 0.2 < outside.mean() < 1
     assert np.array_equal(result[outside], plain[outside])

@@ -1,4 +1,4 @@
-"""Numbers of single pictures by small stand-ins for the networks, and which files are taken."""
+"""Numbers of single images by small stand-ins for the networks, and which files are taken."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
 
 
 def bright_spots(spots: list[tuple[int, int]], side: int) -> Tensor:
-    """Dark pictures with one white pixel each, at x y."""
+    """Dark images with one white pixel each, at x y."""
     images = -torch.ones(len(spots), 3, side, side)
     for image, (x, y) in zip(images, spots, strict=True):
         image[:, y, x] = 1
@@ -65,7 +65,7 @@ def bright_spots(spots: list[tuple[int, int]], side: int) -> Tensor:
 
 
 def spot_maps(x: Tensor) -> Tensor:
-    """The picture as every landmark's map; eye corner 36 in the corner, 45 eight pixels right."""
+    """The image as every landmark's map; eye corner 36 in the corner, 45 eight pixels right."""
     maps = x[:, :1].repeat(1, 68, 1, 1)
     for index, column in ((36, 0), (45, 8)):
         maps[:, index] = 0

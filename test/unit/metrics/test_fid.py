@@ -81,7 +81,7 @@ def test_distance_agrees_with_its_definition_on_random_features() -> None:
 
 
 def test_distance_is_finite_and_right_for_fewer_pictures_than_dimensions() -> None:
-    """The same set moved by 2 in each of 40 dimensions, of which 6 pictures span 5."""
+    """The same set moved by 2 in each of 40 dimensions, of which 6 images span 5."""
     rows = features(6, 40, seed=5, away=0)
     found = frechet_distance(*moments_of(rows).result(), *moments_of(rows + 2.0).result())
     assert found == pytest.approx(40 * 2.0 ** 2, rel=1e-4)

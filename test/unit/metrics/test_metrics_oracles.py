@@ -154,7 +154,7 @@ def reference(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.parametrize("count, dimensions", [(300, 48), (60, 48), (20, 48), (2, 48)])
 def test_fid_agrees_with_a_float64_reference_and_is_finite(count: int, dimensions: int) -> None:
-    """The last two sets have fewer pictures than dimensions."""
+    """The last two sets have fewer images than dimensions."""
     network = Project(dimensions)
     first, second = (network(pictures(count, seed)).numpy() for seed in (0, 1))
     found = distance(first, second)

@@ -120,7 +120,7 @@ def test_infinite_numbers_are_counted_in_the_title() -> None:
 # ---- page ---------------------------------------------------------------------------------------
 
 class Outline(HTMLParser):
-    """Text of the page, where its pictures come from, and what was opened and closed."""
+    """Text of the page, where its images come from, and what was opened and closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def test_a_browser_shows_the_page_without_errors_requests_and_overflow(width: in
     shot = read_image(tmp_path / "p.png")
     assert shot.shape == (2400, width, 3)
     assert shot[:, -10:].min() == 255 and shot.min() < 60       # nothing runs out of the page
-    # Colours of the pictures: it shows them.
+    # Colors of the images: it shows them.
     assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 5000
 
 
@@ -274,7 +274,7 @@ def test_metrics_stand_in_every_report(run: Callable, folder: Path, tmp_path: Pa
 
 
 def test_the_page_shows_the_worst_case_first(run: Callable, tmp_path: Path) -> None:
-    """Later pictures got more noise."""
+    """Later images got more noise."""
     assert run("--cases", 2).returncode == 0
     text = Outline((tmp_path / "made" / "report.html").read_text()).text
     assert re.findall(r"(\d)\.png: ", text) == ["3", "2", "0", "1"]

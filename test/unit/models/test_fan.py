@@ -1,4 +1,4 @@
-"""The landmark network's recipe: known landmarks, a teacher, and the published network on faces."""
+"""The landmark network's model: known landmarks, a teacher, and the published network on faces."""
 from __future__ import annotations
 
 import os
@@ -41,7 +41,7 @@ def test_the_targets_peaks_are_the_landmarks_of_the_synthetic_faces(tiny_run: Ca
 
 @pytest.fixture
 def taught(tiny_run: Callable, monkeypatch: pytest.MonkeyPatch) -> tuple[object, dict]:
-    """The recipe with a one-stack teacher."""
+    """The model with a one-stack teacher."""
     monkeypatch.setattr(models.fan_model, "teacher_network",
                         lambda path: FAN2D(num_modules=1).requires_grad_(False).eval())
     return tiny_run("fan", "--fan_teacher", "teacher.pth")

@@ -1,4 +1,4 @@
-"""The gfpgan recipe: options, updates, boxes, files, fine-tuning, whole trainings."""
+"""The gfpgan model: options, updates, boxes, files, fine-tuning, whole trainings."""
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""GPEN's recipe: published files, prior, losses, ranges, tasks."""
+"""GPEN's model: published files, prior, losses, ranges, tasks."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def test_a_bare_file_starts_g_and_the_average(tiny_run: Callable, tmp_path: Path
 
 
 def training_file(tiny_run: Callable, *arguments: str) -> tuple[object, dict]:
-    """A trained recipe and what the original would have saved of it."""
+    """A trained model and what the original would have saved of it."""
     model, batch = tiny_run("gpen", *arguments)
     model.run_step(batch)
     weights = {letter: {key: value.clone() for key, value in state.items()}

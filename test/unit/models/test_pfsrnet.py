@@ -1,4 +1,4 @@
-"""The PFSRNet recipe: schedule, files, options, and runs through all three stages."""
+"""The PFSRNet model: schedule, files, options, and runs through all three stages."""
 from __future__ import annotations
 
 import json
@@ -362,7 +362,7 @@ def test_a_run_is_evaluated_next_to_bicubic_enlargement(run: Path, run_script: C
     assert "ms_ssim_published" in done.stdout and "ms_ssim_picture" in done.stdout
 
 
-@pytest.mark.deep       # test/npu has enhance.py with every recipe
+@pytest.mark.deep       # test/npu has enhance.py with every model
 def test_pictures_are_reduced_and_restored(run: Path, run_script: Callable, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 44, 3), dtype=np.uint8)
     write_image(tmp_path / "in" / "a.png", image)

@@ -1,4 +1,4 @@
-"""The recipes psfrgan and parse: options, labels, what is fixed, files; CelebAMask-HQ's data."""
+"""The models psfrgan and parse: options, labels, what is fixed, files; CelebAMask-HQ's data."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def moved(before: dict, after: dict) -> bool:
 
 
 def by_brightness(image: Tensor) -> Tensor:
-    """In place of an untrained parser, which tells hardly any two pictures apart."""
+    """In place of an untrained parser, which tells hardly any two images apart."""
     return ((image.mean(dim=1) + 1) * 9).long()
 
 

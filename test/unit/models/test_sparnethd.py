@@ -92,7 +92,7 @@ def test_a_smaller_picture_would_not_fit_the_discriminators_last_convolution() -
 # ---- instance norm -------------------------------------------------------------------------------
 
 def gradient_of_one_picture(norm: nn.Module, layout: torch.memory_format) -> Tensor:
-    """Gradient for a picture whose loss arrives in a layout."""
+    """Gradient for an image whose loss arrives in a layout."""
     generator = torch.Generator().manual_seed(0)
     picture, weight = (torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
                        for _ in range(2))
@@ -211,7 +211,7 @@ def clones(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture
 def drifted(tiny_run: Callable) -> BaseModel:
-    """A recipe with batch norm whose G has gone away from H in weights, buffers and counters."""
+    """A model with batch norm whose G has gone away from H in weights, buffers and counters."""
     model, batch = tiny_run("sparnethd", *FAST, "--Gnorm", "bn")
     with torch.no_grad():
         for weight in model.unwrapped["G"].parameters():

@@ -28,7 +28,7 @@ ARGUMENTS = [
 
 
 class Watch:
-    """Mean logits of the discriminator on real and made pictures, step by step."""
+    """Mean logits of the discriminator on real and made images, step by step."""
 
     def __init__(self, model: BaseModel) -> None:
         self.means: list[float] = []
@@ -38,7 +38,7 @@ class Watch:
         self.means.append(torch.stack([logits.mean() for logits in result[0]]).mean().item())
 
     def separation(self) -> np.ndarray:
-        """Real minus fake, by step; the three forwards are of real, fake and fake pictures."""
+        """Real minus fake, by step; the three forwards are of real, fake and fake images."""
         real, fake, _ = np.array(self.means).reshape(-1, 3).T
         return real - fake
 
@@ -52,7 +52,7 @@ def batch_of(model: BaseModel, split: str, keys: Sequence) -> dict[str, Tensor]:
 @torch.no_grad()
 def perceptual_distance(model: BaseModel, lq: Tensor, gt_features: Sequence[Tensor]
                         ) -> tuple[float, Tensor]:
-    """Of what the moving average makes of held-out faces; and these pictures."""
+    """Of what the moving average makes of held-out faces; and these images."""
     model.eval()
     restored = model.restore(lq)
     model.train()

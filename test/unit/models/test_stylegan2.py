@@ -1,4 +1,4 @@
-"""The recipe of the prior, and what it shares with GPEN: lazy regularisers, averages, sampling."""
+"""The model of the prior, and what it shares with GPEN: lazy regularizers, averages, sampling."""
 from __future__ import annotations
 
 import json
@@ -52,7 +52,7 @@ def differing(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
     return [key for key in one if not torch.equal(one[key], two[key])]
 
 
-# ---- regularisers --------------------------------------------------------------------------------
+# ---- regularizers --------------------------------------------------------------------------------
 
 def test_r1_is_the_squared_gradient_per_picture_averaged() -> None:
     gt = torch.zeros(2, 1, 1, 2, requires_grad=True)
@@ -94,7 +94,7 @@ def test_regularisers_come_every_so_many_steps_from_the_first_on(name: str, tiny
 
 @RECIPES
 def test_all_weights_of_an_optimiser_take_equally_many_steps(name: str, tiny_run: Callable) -> None:
-    """Weights that a regulariser does not touch would lag behind."""
+    """Weights that a regularizer does not touch would lag behind."""
     model, batch = tiny_run(name, *LAZY)
     run(model, batch, 3)
     counts = {name: {int(entry["step"]) for entry in update.optimizer.state.values()}
@@ -152,7 +152,7 @@ def test_checkpointing_changes_no_number_of_the_regularisers(name: str, level: s
 
 
 def test_r1_of_parts_is_that_of_the_batch(tiny_run: Callable) -> None:
-    """Each part of the phase adds its share; the deviation over one picture makes them independent.
+    """Each part of the phase adds its share; the deviation over one image makes them independent.
     """
     model, batch = tiny_run("gpen", "--d_reg_every", "1", "--lr", "1e-12")
     model.start_step(1, 100, 100)

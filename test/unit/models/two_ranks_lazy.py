@@ -1,4 +1,4 @@
-"""Started on two ranks by test_stylegan2.py: two steps with both regularisers, per recipe."""
+"""Started on two ranks by test_stylegan2.py: two steps with both regularizers, per model."""
 from __future__ import annotations
 
 import hashlib

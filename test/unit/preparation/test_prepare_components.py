@@ -36,7 +36,7 @@ def maps_with(points: dict[int, tuple[int, int, float]], side: int = 64) -> torc
 
 
 def template_points(dx: int = 0) -> dict[int, tuple[int, int, float]]:
-    """Every point of a part at its centre, some of them 3 pixels off to give it an extent."""
+    """Every point of a part at its center, some of them 3 pixels off to give it an extent."""
     found = {}
     for first, last, (x, y, _) in zip((36, 42, 48), (42, 48, 68), TEMPLATE, strict=True):
         for index in range(first, last):
@@ -47,7 +47,7 @@ def template_points(dx: int = 0) -> dict[int, tuple[int, int, float]]:
 
 def test_parts_lie_where_the_peaks_are() -> None:
     parts, score = parts_of_maps(maps_with(template_points()))
-    # The centre of pixel 24 of 64 is (24 + 0.5) * 8 of 512; 3 pixels each way are a half of 24.
+    # The center of pixel 24 of 64 is (24 + 0.5) * 8 of 512; 3 pixels each way are a half of 24.
     assert parts[0, 0].tolist() == pytest.approx([24.5 * 8, 30.5 * 8, 24])
     assert parts[0, 2].tolist() == pytest.approx([32.5 * 8, 46.5 * 8, 24])
     assert float(score) == pytest.approx(0.8)

@@ -20,7 +20,7 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Forty pictures of ten people, four each, in two folders; 31 and 32 of another are equal."""
+    """Forty images of ten people, four each, in two folders; 31 and 32 of another are equal."""
     for index in range(40):
         value = 31 if index == 32 else index
         write_image(tmp_path / "faces" / f"{'ab'[index % 2]}" / f"p{index // 4}_{index}.png",

@@ -33,7 +33,7 @@ from utils.images.io import encode_image
 # ---- a service without a network ----------------------------------------------------------------
 
 class Brighter:
-    """Stands in for a recipe: shifts each picture by an amount of its own; can be held up."""
+    """Stands in for a model: shifts each image by an amount of its own; can be held up."""
     opt = None
 
     def __init__(self, size: int = 32) -> None:
@@ -56,7 +56,7 @@ class Brighter:
 
 
 class Fixed:
-    """Stands in for a detector: faces by the picture's size, and how many look at a time."""
+    """Stands in for a detector: faces by the image's size, and how many look at a time."""
     points = np.array([[40, 50], [60, 50], [50, 62], [41, 71], [59, 71]], np.float32)
 
     def __init__(self) -> None:

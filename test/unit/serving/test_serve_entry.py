@@ -1,4 +1,4 @@
-"""serve.py: its flags, its table of models, and that its pictures are those of enhance.py."""
+"""serve.py: its flags, its table of models, and that its images are those of enhance.py."""
 from __future__ import annotations
 
 from pathlib import Path

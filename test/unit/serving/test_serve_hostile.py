@@ -158,7 +158,7 @@ def restored(server: Served, content: bytes, **settings: object) -> httpx.Respon
 
 @pytest.fixture(scope="module")
 def good() -> bytes:
-    """A picture the service restores; its face by the cascade."""
+    """An image the service restores; its face by the cascade."""
     return encode_image(skimage.data.astronaut()[:256, 100:356], ".png")
 
 
@@ -224,7 +224,7 @@ def test_an_endless_body_after_a_refusal_is_cut(server: Served) -> None:
 
 
 def done_by(server: Served) -> float:
-    """How many pictures it has restored so far."""
+    """How many images it has restored so far."""
     text = httpx.get(f"{server.url}/metrics").text
     name = 'facezoo_requests_total{route="/v1/restore",status="200"} '
     return float(text.split(name)[1].split()[0]) if name in text else 0.0

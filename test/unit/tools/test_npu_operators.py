@@ -1,4 +1,4 @@
-"""Every operator of every recipe has a kernel in the recorded torch-npu wheel."""
+"""Every operator of every model has a kernel in the recorded torch-npu wheel."""
 from __future__ import annotations
 
 import sys

@@ -36,7 +36,7 @@ def initialize(models: Any, optimizers: Any = None, enabled: bool = True, opt_le
                combine_grad: bool | None = None, combine_ddp: bool | None = None,
                ddp_replica_count: int = 4, user_cast_preferred: Any = None,
                check_combined_tensors: Any = None) -> tuple:
-    """Casts models and attaches itself to optimisers, both lists; once per process."""
+    """Casts models and attaches itself to optimizers, both lists; once per process."""
     if _scalers:
         raise RuntimeError("amp.initialize was called before")
     if opt_level not in ("O1", "O2"):
@@ -71,7 +71,7 @@ def _cast(model: nn.Module) -> None:
     model.forward = lambda *args, **kwargs: _convert(
         forward(*(_convert(a, torch.float16) for a in args),
                 **{k: _convert(v, torch.float16) for k, v in kwargs.items()}), torch.float32)
-    # The published behaviour: fp32 copies of the fp16 weights.
+    # The published behavior: fp32 copies of the fp16 weights.
     model._register_state_dict_hook(lambda _, state, prefix, meta: {
         key: _convert(value, torch.float32) for key, value in state.items()})
 
@@ -85,7 +85,7 @@ def _autocast(model: nn.Module) -> None:
     model.forward = casting
 
 
-# ---- optimisers ----------------------------------------------------------------------------------
+# ---- optimizers ----------------------------------------------------------------------------------
 
 def _attach(optimizer: torch.optim.Optimizer, combined: bool) -> None:
     step, zero_grad = optimizer.step, optimizer.zero_grad

@@ -2,7 +2,7 @@
 
 For tests on machines without an Ascend card and without the published package. It shows that code
 runs on a device other than the CPU: tensors are placed, moved and refused as there, autocast and
-fused optimiser follow the recorded behaviour, collectives travel under the name hccl. The
+fused optimizer follow the recorded behavior, collectives travel under the name hccl. The
 arithmetic is that of the CPU kernels. It proves nothing about torch_npu itself, about NPU kernels,
 their rounding, speed or memory, nor about HCCL.
 

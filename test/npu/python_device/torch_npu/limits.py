@@ -1,6 +1,6 @@
 """What the real device refuses: mixed devices, channels-last, bf16 where its kernels have none.
 
-Source: behaviour of torch_npu 2.13 and the vendor's table of data types (A2 and A3 cards).
+Source: behavior of torch_npu 2.13 and the vendor's table of data types (A2 and A3 cards).
 """
 from __future__ import annotations
 

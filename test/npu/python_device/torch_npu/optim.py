@@ -83,7 +83,7 @@ class NpuFusedAdam(torch.optim.Optimizer):
         combined["step"] = self.state[params[0]]["step"] if params else 0
         return combined
 
-    # -- the optimiser's methods ------------------------------------------------------------------
+    # -- the optimizer's methods ------------------------------------------------------------------
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         if set_to_none:

@@ -57,7 +57,7 @@ def net(card: torch.device) -> nn.Module:
     return network().to(card)
 
 
-# ---- the optimiser itself ------------------------------------------------------------------------
+# ---- the optimizer itself ------------------------------------------------------------------------
 
 def test_ten_steps_equal_torch_adam(net: nn.Module) -> None:
     steps(net, fused(net))

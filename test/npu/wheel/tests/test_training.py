@@ -1,4 +1,4 @@
-"""Whole recipes on the card, through the front end users take."""
+"""Whole models on the card, through the front end users take."""
 from __future__ import annotations
 
 import json

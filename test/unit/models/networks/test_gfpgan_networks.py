@@ -157,7 +157,7 @@ def test_a_scale_starts_at_one_and_a_shift_at_zero() -> None:
         assert all(not net[2].bias.any() for net in network.condition_shift)
 
 
-# ---- critics ------------------------------------------------------------------------------------
+# ---- discriminators ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("batch, group, expected", [(8, 4, 4), (6, 4, 3), (5, 4, 1), (3, 4, 3),
                                                     (4, 1, 1)])

@@ -220,7 +220,7 @@ def test_memory_order_does_not_change_the_result() -> None:
 
 
 class Picture(nn.Module):
-    """The restored picture alone."""
+    """The restored image alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""SPARNet's generator, its units and its initialisation; values are held by the golden cases."""
+"""SPARNet's generator, its units and its initialization; values are held by the golden cases."""
 from __future__ import annotations
 
 import copy

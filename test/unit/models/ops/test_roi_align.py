@@ -11,7 +11,7 @@ from models.ops.roi_align import roi_align
 
 
 def ramp(height: int = 12, width: int = 16) -> Tensor:
-    """A picture whose value is 100 y + x: bilinear samples of it are exact."""
+    """An image whose value is 100 y + x: bilinear samples of it are exact."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return (100 * y + x).double()[None, None]
 

@@ -126,7 +126,7 @@ def test_pads_of_four_taps_are_the_published_ones(arguments: dict, pad: tuple[in
 
 def modulated_by_definition(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool,
                             sample: str, kernel: Tensor | None) -> Tensor:
-    """The published form: a weight and a convolution for every picture."""
+    """The published form: a weight and a convolution for every image."""
     results = []
     for picture, factors in zip(x, style, strict=True):
         own = weight[0] / weight[0, 0].numel() ** 0.5 * factors[None, :, None, None]
@@ -147,7 +147,7 @@ def kernel_of(sample: str) -> Tensor | None:
     return None if sample == "none" else fir_kernel(UNEVEN, 4 if sample == "up" else 1).double()
 
 
-# Maps smaller and larger than the weight take different forms on the CPU; so does one picture.
+# Maps smaller and larger than the weight take different forms on the CPU; so does one image.
 @pytest.mark.parametrize("size", [4, 16])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

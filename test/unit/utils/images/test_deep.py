@@ -34,7 +34,7 @@ def test_16_bits_and_transparency_come_back_bit_for_bit(extension: str, clear: b
 
 @pytest.mark.parametrize("extension", ["png", "webp", "tif"])
 def test_8_bit_transparency_comes_back(extension: str, tmp_path: Path) -> None:
-    """WebP loses a little colour, but no transparency."""
+    """WebP loses a little color, but no transparency."""
     pixels, alpha = np.full((9, 7, 3), 90, np.uint8), noise(9, 7) | 1
     write_layers(tmp_path / f"a.{extension}", Layers(pixels, alpha))
     found = read_layers(tmp_path / f"a.{extension}")

@@ -1,4 +1,4 @@
-"""Reading, writing and converting pictures."""
+"""Reading, writing and converting images."""
 import io
 import json
 import os
@@ -19,7 +19,7 @@ GOLDEN = json.loads((ROOT / "test/golden/sparnet_losses.json").read_text())
 
 
 def smooth(height=48, width=40, seed=0):
-    """A picture without fine detail, so that JPEG hardly changes it."""
+    """An image without fine detail, so that JPEG hardly changes it."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
     return bicubic(coarse, height, width)
 

@@ -1,4 +1,4 @@
-"""Odd and broken pictures through every program: nothing falls over, each is named once."""
+"""Odd and broken images through every program: nothing falls over, each is named once."""
 from __future__ import annotations
 
 import csv

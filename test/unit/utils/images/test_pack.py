@@ -1,4 +1,4 @@
-"""Packs and lists of pictures, and that data sets cannot tell them from folders."""
+"""Packs and lists of images, and that data sets cannot tell them from folders."""
 from __future__ import annotations
 
 import json
@@ -42,7 +42,7 @@ def picture(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Twelve pictures, one of them grey, one unreadable, some in a subfolder."""
+    """Twelve images, one of them gray, one unreadable, some in a subfolder."""
     for index in range(12):
         image = picture(index)
         if index == 4:
@@ -99,7 +99,7 @@ def folder_of(name: str, tmp_path: Path) -> Path:
 
 
 def packs_of(folder: Path, target: Path) -> Path:
-    """The same layout with each folder of pictures packed."""
+    """The same layout with each folder of images packed."""
     if (folder / "imgs1024").is_dir() or (folder / "CelebA-HQ-img").is_dir():
         for part in sorted(path for path in folder.iterdir() if path.is_dir()):
             packed(part, target / part.name)
@@ -202,7 +202,7 @@ def test_a_pack_that_was_killed_goes_on(workers: int, faces: Path, tmp_path: Pat
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     folder, whole = tmp_path / "p", packed(faces, tmp_path / "whole")
     command = ("pack", "--input", faces, "--output", folder, "--shard_size", 1)
-    monkeypatch.setattr(pack_command, "MIB", 3 * 4800)      # three pictures a shard
+    monkeypatch.setattr(pack_command, "MIB", 3 * 4800)      # three images a shard
     finish, count = pack.write_atomically, iter(range(99))
 
     def killed(path: Path, write: Callable) -> None:

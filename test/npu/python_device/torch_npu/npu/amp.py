@@ -9,7 +9,7 @@ import torch
 class GradScaler(torch.amp.GradScaler):
     """torch's scaler with the two differences that torch_npu's own shows.
 
-    One overflow flag belongs to the whole object, so an overflow in one optimiser's gradients also
+    One overflow flag belongs to the whole object, so an overflow in one optimizer's gradients also
     skips those stepped after it until `update`; and `dynamic=False` keeps the scale and looks for
     nothing.
     """

@@ -69,7 +69,7 @@ def mean_colour(x: Tensor) -> Tensor:
 
 def test_the_loss_is_one_minus_the_cosine_per_picture() -> None:
     restored, gt = torch.zeros(2, 3, 256, 256), torch.zeros(2, 3, 256, 256)
-    restored[:, 0] = gt[0, 0] = gt[1, 1] = 1       # the same colour, and a perpendicular one
+    restored[:, 0] = gt[0, 0] = gt[1, 1] = 1       # the same color, and a perpendicular one
     assert identity_loss(mean_colour, restored, gt).item() == pytest.approx(0.5)
 
 
