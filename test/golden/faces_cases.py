@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faces import align
-from faces.nms import suppress
+from faces.nms import nms
 from faces.paste import frame_mask, parsing_mask, paste, upscale
 from models.networks.pretrained.retinaface import RetinaFace, anchors, decode_boxes, decode_points
 from models.networks.pretrained.rrdbnet import RRDBNet
@@ -49,7 +49,7 @@ def suppression(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     x = make_input(**case["inputs"][0]).numpy()
     a, b, c, d, scores = x.T
     boxes = np.stack([50 * a, 50 * b, 50 * a + 20 + 30 * c, 50 * b + 20 + 30 * d], axis=1)
-    keep = suppress(boxes, scores, case["config"]["threshold"])
+    keep = nms(boxes, scores, case["config"]["threshold"])
     return compare_all(case, case["outputs"], {"keep": torch.tensor(keep, dtype=torch.float64)})
 
 
