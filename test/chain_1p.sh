@@ -21,7 +21,7 @@ tiny() { PYTHONPATH=.:test/unit "$PYTHON" -c \
 reached() { PYTHONPATH=. "$PYTHON" -c '
 import sys
 from pathlib import Path
-from utils import checkpoint
+from engine import checkpoint
 step = checkpoint.load_state(Path(sys.argv[1]))["step"]
 sys.exit(f"the training state is of step {step}, not {sys.argv[2]}" if step != int(sys.argv[2]) else 0)
 ' "$@"; }

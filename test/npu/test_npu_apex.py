@@ -17,7 +17,7 @@ from engine.optimizer_step import MicroBatch
 from engine.precision import Precision
 from tools.golden import fill, make_input
 
-recorded = load(ROOT / "test" / "unit" / "test_amp.py")
+recorded = load(ROOT / "test" / "unit" / "engine" / "test_precision.py")
 SETTINGS = {"lr": 1e-3, "betas": (0.9, 0.99)}
 
 
@@ -64,6 +64,7 @@ def net(device: torch.device) -> nn.Module:
 
 @pytest.mark.parametrize("optimizer", ["adam", "fused"])
 @pytest.mark.parametrize("loss_scale", [None, "dynamic"])
+@recorded.rounding_as_recorded()
 def test_six_steps_give_the_recorded_numbers(optimizer: str, loss_scale: str | None,
                                              npu: torch.device) -> None:
     network = net(npu)

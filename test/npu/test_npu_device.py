@@ -71,7 +71,7 @@ def test_jit_and_hf32_are_switched_on_when_asked_for(calls: list[tuple]) -> None
 
 def test_npu_strict_reaches_torch_npu_before_its_import() -> None:
     done = child("-c", "import os, sys\n"
-                 "from utils import device\n"
+                 "from engine import device\n"
                  "load = device.importlib.import_module\n"
                  "def note(name):\n"
                  "    print(name, os.environ.get('TORCH_NPU_FALLBACK_CPU_DISABLE'),"
@@ -104,7 +104,7 @@ def test_properties_of_the_npu(npu: torch.device) -> None:
 
 CHIP_FACTS = """
 import json, torch
-from utils import device as devices
+from engine import device as devices
 from engine.precision import Precision
 npu = devices.open_device("npu")
 try:

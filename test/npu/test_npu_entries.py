@@ -100,7 +100,7 @@ def test_the_entries_work_as_processes_and_auto_takes_the_npu(pictures: Path,
 
 
 def test_the_published_networks_compute_the_same_on_the_npu(tmp_path: Path) -> None:
-    done = child("tools.selftest", "--device", "npu", "--json", tmp_path / "table.json",
+    done = child("-m", "tools.selftest", "--device", "npu", "--json", tmp_path / "table.json",
                  "--golden", ROOT / "test" / "golden" / "sparnet_losses.json")
     assert done.returncode == 0, done.stdout + done.stderr
     table = json.loads((tmp_path / "table.json").read_text())

@@ -13,7 +13,7 @@ from engine.precision import Precision
 from tools.golden import fill, make_input
 
 # ascend.md's values for six steps, and the network they belong to.
-recorded = load(ROOT / "test" / "unit" / "test_amp.py")
+recorded = load(ROOT / "test" / "unit" / "engine" / "test_precision.py")
 
 
 def prepared(network: nn.Module, device: torch.device, **settings: object,
@@ -24,6 +24,7 @@ def prepared(network: nn.Module, device: torch.device, **settings: object,
     return precision, precision.prepare({"G": network.to(device)}, {"G": plan}, True)["G"]
 
 
+@recorded.rounding_as_recorded()
 def golden_run(device: torch.device, overflows: tuple[int, ...] = (), **settings: object,
                ) -> tuple[dict, list, nn.Module]:
     """Six steps; overflow is reported in the steps named, as the chip's flag did when recorded."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -53,16 +55,18 @@ def prepared(network: nn.Module, **settings: object) -> tuple[Precision, nn.Modu
     return precision, wrapped["G"]
 
 
-def golden_run(overflows: tuple[int, ...] = (), **settings: object) -> tuple[dict, list, Precision]:
-    """Six steps. Without oneDNN: on processors with 16-bit arithmetic of their own its fp16
-    convolutions round otherwise, and a bias before a batch norm moves by rounding alone."""
+@contextmanager
+def rounding_as_recorded() -> Iterator[None]:
+    """Without oneDNN: on processors with 16-bit arithmetic of their own its fp16 convolutions
+    round otherwise, and a bias before a batch norm moves by rounding alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # of torch, about another setting of oneDNN
         with torch.backends.mkldnn.flags(enabled=False):
-            return _golden_run(overflows, **settings)
+            yield
 
 
-def _golden_run(overflows: tuple[int, ...], **settings: object) -> tuple[dict, list, Precision]:
+@rounding_as_recorded()
+def golden_run(overflows: tuple[int, ...] = (), **settings: object) -> tuple[dict, list, Precision]:
     network = Net()
     fill(network)
     precision, wrapped = prepared(network, keep_fp32="apex", **settings)

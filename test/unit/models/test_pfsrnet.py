@@ -449,7 +449,7 @@ import sys
 import torch
 import data, models, newtrain
 from options.train_options import TrainOptions
-from utils import distributed
+from engine import distributed
 
 def keep(trainer, interrupted):
     state = {f"{letter}.{key}": value for letter in ("G", "D")

@@ -4,7 +4,7 @@ from __future__ import annotations
 PREAMBLE = """
 import os, sys
 import torch, torch.distributed as dist
-from utils import device as devices, distributed
+from engine import device as devices, distributed
 rank = int(os.environ["RANK"])
 device = devices.open_device("npu")
 distributed.start(device)

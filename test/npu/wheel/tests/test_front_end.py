@@ -123,7 +123,7 @@ def test_a_file_with_card_tensors_needs_map_location_elsewhere(python: Callable,
 
 CHIP = """
 import torch
-from utils import device as devices
+from engine import device as devices
 card = devices.open_device("npu")
 from engine.precision import Precision
 scaler = Precision(card, opt_level="O1")._make_scaler()
@@ -147,7 +147,7 @@ def test_the_chips_name_decides_scaler_and_bf16(chip: str, saturates: bool, bf16
 def test_on_a_saturating_chip_overflow_is_finite_and_only_the_flag_tells(python: Callable) -> None:
     done = python("""
 import torch
-from utils import device as devices
+from engine import device as devices
 card = devices.open_device("npu")
 scaler = devices.grad_scaler(card, init_scale=1024.0)
 net = torch.nn.Linear(2, 1).to(card)

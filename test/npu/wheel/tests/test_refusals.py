@@ -74,7 +74,7 @@ def refused() -> dict[str, str]:
                     f"said['{name}'] = str(e)\n" for name, call in WITHOUT_KERNEL.items())
     done = subprocess.run([sys.executable, "-c", f"""
 import json, torch, torch.nn.functional as F
-from utils import device as devices
+from engine import device as devices
 x = torch.eye(3).to(devices.open_device("npu", npu_strict=True))
 said = {{}}
 {calls}
