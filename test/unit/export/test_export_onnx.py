@@ -190,7 +190,7 @@ def test_no_file_is_left_where_the_graph_computes_something_else(
                 entry.CopyFrom(onnx.numpy_helper.from_array(weight, entry.name))
         return model
     right = graph.fold_constants
-    monkeypatch.setattr(graph, "folded", spoilt)
+    monkeypatch.setattr(graph, "fold_constants", spoilt)
     with pytest.raises(ValueError, match=r"differs from the network by"):
         export_onnx.export(parse_export(
             *flags_of("sparnet"), "--output", tmp_path / "wrong.onnx", "--pretrain_model_path",
@@ -354,7 +354,7 @@ def test_whole_photographs_are_the_same_with_the_graph(exported: Callable,
 
 def test_a_graph_with_a_fixed_batch_restores_any_number(exported: Callable) -> None:
     path, recipe = exported("sparnet", "--batch_size", "2")
-    engine = OnnxModel(path, models.find("sparnet"), recipe.opt, torch.device("cpu"))
+    engine = OnnxModel(path, models.find("sparnet").preprocess, recipe.opt, torch.device("cpu"))
     x = graph.samples(3, 32)
     with torch.inference_mode():
         assert torch.allclose(engine.restore(x), recipe.restore(x), atol=1e-3)
