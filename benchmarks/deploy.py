@@ -126,7 +126,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         write_image(faces / f"{index}.png", render_face(index, size=side).image)
     run("export_onnx.py", *flags, "--pretrain_model_path", weights, "--output", graph)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    run("tools.quantize", "--onnx", graph, "--calibration", faces)
+    run("-m", "tools.quantize", "--onnx", graph, "--calibration", faces)
     about = json.loads(graph.with_suffix(".json").read_text())
     rows = json.loads(graph.with_name("graph_table.json").read_text())["graphs"]
     opt = ExportOptions(models, data, "deploy.py").parse(
@@ -164,7 +164,7 @@ def measure_trained(name: str, folder: Path) -> dict[str, Any]:
     write_pairs(run_of, folder)
     graph = folder / "graph.onnx"
     run("export_onnx.py", *run_of, "--device", "cpu", "--opset", 13, "--output", graph)
-    run("tools.quantize", "--onnx", graph, "--calibration", folder / "train_lq", "--lq",
+    run("-m", "tools.quantize", "--onnx", graph, "--calibration", folder / "train_lq", "--lq",
         folder / "test_lq", "--gt", folder / "test_gt")
     return {"network": name, **json.loads(graph.with_name("graph_table.json").read_text())}
 

@@ -29,7 +29,7 @@ class GPENModel(StyleTraining):
     """GPEN: adversarial, smooth L1 and identity losses, lazy R1 and path length (arXiv 2105.06070).
 
     Train:   python newtrain.py --model gpen --preset 512 --dataroot FFHQ --id_weights
-             model_ir_se50.pth --prior RUN/best_net_H.pth --d_weights RUN/best_net_D.pth
+             model_ir_se50.pth --prior RUN/latest_net_H.pth --d_weights RUN/latest_net_D.pth
     Setting: batch 1 or 2, Adam 0.002 times 4/5 (G), 16/17 (D), betas (0, 0.99) to those powers
     Source:  yangxy/GPEN; its weights are for academic, non-commercial use only
 

@@ -237,8 +237,8 @@ def test_entries_run_with_a_torch_npu_that_cannot_be_imported(entry: str, run_sc
     assert done.returncode != 0         # the bait itself works
     environment = {k: v for k, v in devices.os.environ.items()
                    if k != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
-    done = subprocess.run([sys.executable, str(ROOT / entry), "--help"], capture_output=True,
-                          text=True, timeout=120,
+    done = subprocess.run([sys.executable, *([entry] if entry.endswith(".py") else ["-m", entry]),
+                           "--help"], capture_output=True, text=True, timeout=120, cwd=ROOT,
                           env={**environment, "PYTHONPATH": str(tmp_path / "site")})
     assert done.returncode == 0, done.stderr
 

@@ -249,6 +249,6 @@ def test_a_prior_is_trained_and_used(run_script: Callable, tmp_path: Path) -> No
         assert "validation at step 2" in done.stdout
     train("stylegan2")
     run = tmp_path / "stylegan2"
-    train("gpen", "--prior", run / "best_net_H.pth", "--d_weights", run / "latest_net_D.pth")
+    train("gpen", "--prior", run / "latest_net_H.pth", "--d_weights", run / "latest_net_D.pth")
     state = torch.load(tmp_path / "gpen" / "latest_net_H.pth", weights_only=True)
     assert state.keys() == generator().state_dict().keys()
