@@ -113,7 +113,8 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
 
 def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
     """The model as newtrain.py runs it, every network filled by its own key names."""
-    sizes = {"load_size": config["Gout_size"], "max_channels": 1024, **PARSENET}
+    sizes = {"load_size": config["Gout_size"], "max_channels": 1024, "num_D": config["D_num"],
+             **PARSENET}
     model = PSFRGANModel(Namespace(**{**COMMON, **sizes, **config, "model": "psfrgan",
                                       "parse_weights": "random", "vgg_weights": "random"}), device)
     for name in ("G", "D", "VGG"):
