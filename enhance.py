@@ -63,7 +63,7 @@ def strip_path(output: Path, folder: Path) -> Path:
 
 
 def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
-    """Pictures and videos, as `find_images` finds images."""
+    """Images and videos, as `find_images` finds images."""
     videos = find_videos(pattern)
     try:
         root, pictures = find_images(pattern)

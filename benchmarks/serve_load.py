@@ -74,7 +74,7 @@ def start(arguments: list[str]) -> tuple[subprocess.Popen, int]:
 
 
 def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
-    """Pictures to send, and what must come back."""
+    """Images to send, and what must come back."""
     opt = ServeOptions(models, data, "serve_load.py").parse(arguments)
     restorer = open_restorer(opt)
     detector = create(opt.detector, opt.detector_weights, device=restorer.device)

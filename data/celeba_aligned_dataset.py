@@ -23,7 +23,7 @@ JITTER, MAX_HUE = 0.4, 0.1
 
 
 class CelebAAlignedDataset(FileDataset):
-    """Centre crops of 178 x 178, reduced by Pillow's bilinear filter.
+    """Center crops of 178 x 178, reduced by Pillow's bilinear filter.
 
     Where `list_eval_partition.txt` lies beside the images or above them, in a folder `Eval` or
     `Anno` too, the official split is used; otherwise images are held out as everywhere. An

@@ -8,7 +8,7 @@ from data.ffhq_dataset import gray
 
 
 class ColorizationDegradation(BaseDegradation):
-    """Grey image in three channels; nothing random."""
+    """Gray image in three channels; nothing random."""
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return gray(gt)

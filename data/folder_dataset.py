@@ -16,7 +16,7 @@ from utils.images.resize import bicubic, flip
 
 
 class FolderDataset(FileDataset):
-    """Pictures resized to load_size x load_size, flipped half of the time in training.
+    """Images resized to load_size x load_size, flipped half of the time in training.
 
     Raises:
         ValueError: images without counterpart; what FileDataset refuses.

@@ -1,4 +1,4 @@
-"""Pictures to be restored: no target, nothing random."""
+"""Images to be restored: no target, nothing random."""
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pictures as the raw float files that ais_bench reads, and back."""
+"""Images as the raw float files that ais_bench reads, and back."""
 from __future__ import annotations
 
 import re

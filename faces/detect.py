@@ -212,7 +212,7 @@ class CascadeDetector:
         return template @ matrix[:, :2].T + matrix[:, 2]
 
     def _eye(self, grey: np.ndarray, expected: np.ndarray, side: int) -> np.ndarray:
-        """Centre of the eye nearest to where one is expected; that place if none is near."""
+        """Center of the eye nearest to where one is expected; that place if none is near."""
         window = 0.22 * side
         left, top = np.maximum(expected - window, 0).astype(int)
         right, bottom = (expected + window).astype(int)

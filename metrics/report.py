@@ -175,7 +175,7 @@ def figures_table(figures: Sequence[Figure]) -> str:
 
 
 def gallery(title: str, cases: list[Case], unit: str) -> str:
-    """Pictures side by side: input, restored, target."""
+    """Images side by side: input, restored, target."""
     shown = []
     for case in cases:
         images = "".join(f'<span><img src="{uri}" alt="{_TITLES[key]}"><small>{_TITLES[key]}'

@@ -1,4 +1,4 @@
-"""Recipes by name: `models/<name>_model.py` holds exactly one subclass of BaseModel."""
+"""Models by name: `models/<name>_model.py` holds exactly one subclass of BaseModel."""
 from __future__ import annotations
 
 from collections.abc import Callable

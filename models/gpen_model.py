@@ -150,7 +150,7 @@ class GPENModel(StyleTraining):
         return made * 2 - 1 if self.opt.unit_range else made
 
     def _scaled(self, lq: Tensor) -> Tensor:
-        """Pictures in [-1, 1] in the range of the generator."""
+        """Images in [-1, 1] in the range of the generator."""
         return (lq + 1) / 2 if self.opt.unit_range else lq
 
 

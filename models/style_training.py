@@ -215,11 +215,11 @@ class StyleTraining(BaseModel):
     # -- making images --------------------------------------------------------------------------
 
     def _make(self, batch: dict[str, Any], stream: int) -> Tensor:
-        """Pictures of G in the precision of the run, one for each of the batch."""
+        """Images of G in the precision of the run, one for each of the batch."""
         raise NotImplementedError
 
     def _images_and_latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Pictures of G in fp32 and the latents they depend on."""
+        """Images of G in fp32 and the latents they depend on."""
         raise NotImplementedError
 
     def _in_fp32(self, name: str, *args: Any, **kwargs: Any) -> Any:

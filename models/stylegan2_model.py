@@ -62,12 +62,12 @@ class StyleGAN2Model(StyleTraining):
     # -- training ---------------------------------------------------------------------------------
 
     def _make(self, batch: dict[str, Any], stream: int) -> Tensor:
-        """Pictures of G in the precision of the run, one for each of the batch."""
+        """Images of G in the precision of the run, one for each of the batch."""
         styles, options = self._draw(batch, stream)
         return self.networks["G"](styles, **options)[0]
 
     def _images_and_latents(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Pictures of G in fp32 and the latents they depend on."""
+        """Images of G in fp32 and the latents they depend on."""
         styles, options = self._draw(batch, FOR_PATH)
         return self._in_fp32("G", styles, return_latents=True, **options)
 
@@ -96,7 +96,7 @@ class StyleGAN2Model(StyleTraining):
 
     @torch.no_grad()
     def sample(self, codes: Tensor, noise_seed: int = 0, truncation: float = 1.0) -> Tensor:
-        """Pictures (B, 3, size, size) of codes z (B, style_dim).
+        """Images (B, 3, size, size) of codes z (B, style_dim).
 
         Args:
             noise_seed: of the noise, one draw for all images.

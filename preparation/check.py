@@ -177,7 +177,7 @@ def _reason(record: Record) -> str:
 # ---- reports -------------------------------------------------------------------------------------
 
 def excluded(found: list[Finding]) -> set[str]:
-    """Pictures that something is wrong with; counterparts without image are none."""
+    """Images that something is wrong with; counterparts without image are none."""
     return {finding.name for finding in found if not finding.kind.endswith("_extra")}
 
 

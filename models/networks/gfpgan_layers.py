@@ -248,7 +248,7 @@ class StyleConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Colours of a map, added to those of the resolution below."""
+    """Colors of a map, added to those of the resolution below."""
 
     def __init__(self, in_channels: int, style_dim: int, arch: str, *, up: bool = True,
                  taps: Sequence[float] = TAPS) -> None:

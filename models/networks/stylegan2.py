@@ -239,7 +239,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Colours of a map, added to those of the resolution below."""
+    """Colors of a map, added to those of the resolution below."""
 
     def __init__(self, in_channels: int, style_dim: int, *, up: bool = True) -> None:
         super().__init__()

@@ -156,7 +156,7 @@ def laid_out(x: Tensor, weight: Tensor, *, filtered: bool = False) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Pictures or features in the order that suits this file; elsewhere than on the CPU as is."""
+    """Images or features in the order that suits this file; elsewhere than on the CPU as is."""
     if not padded_conv.uses_custom_kernel(x):
         return x
     return x.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Pictures with what `read_image` leaves out: transparency and the low bytes of 16-bit samples."""
+"""Images with what `read_image` leaves out: transparency and the low bytes of 16-bit samples."""
 from __future__ import annotations
 
 import io

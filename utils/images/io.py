@@ -1,4 +1,4 @@
-"""Pictures on disk; only this package knows OpenCV's BGR order. Arrays are uint8 RGB (H, W, 3)."""
+"""Images on disk; only this package knows OpenCV's BGR order. Arrays are uint8 RGB (H, W, 3)."""
 from __future__ import annotations
 
 import glob
@@ -55,7 +55,7 @@ def root_of(source: str | Path) -> Path:
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Picture files of a folder (by extension), sorted by relative path; hidden ones are left out.
+    """Image files of a folder (by extension), sorted by relative path; hidden ones are left out.
 
     Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
 
@@ -102,7 +102,7 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
 
 
 def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
-    """Pictures named by one file, a folder (with its subfolders), a list, a pack or a glob such as
+    """Images named by one file, a folder (with its subfolders), a list, a pack or a glob such as
     `a/*.png`.
 
     Returns:

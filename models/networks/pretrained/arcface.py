@@ -94,7 +94,7 @@ class ArcFace(FixedNetwork):
 
 
 def gray_input(image: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] as the network takes them: gray, 128 x 128, bilinear.
+    """Images (B, 3, H, W) in [-1, 1] as the network takes them: gray, 128 x 128, bilinear.
 
     Faces are not aligned again; the published weights were trained with FFHQ-like crops in mind.
     """

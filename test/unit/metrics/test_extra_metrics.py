@@ -47,7 +47,7 @@ def test_ms_ssim_is_that_of_each_picture_with_the_target() -> None:
 
 
 def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
-    """Pictures of red and green: (0, 3), (2, 0) and (1, 1) with the target's (5, 0)."""
+    """Images of red and green: (0, 3), (2, 0) and (1, 1) with the target's (5, 0)."""
     colours = torch.tensor([[0.0, 3], [2, 0], [1, 1], [5, 0]])
     images = torch.cat([colours, torch.zeros(4, 1)], dim=1)[:, :, None, None].expand(-1, -1, 4, 4)
     judge = identity_of(lambda x: x.mean(dim=(2, 3))[:, :2], lambda x: x)

@@ -1,4 +1,4 @@
-"""Pictures with transparency and with 16 bits a sample, read and written."""
+"""Images with transparency and with 16 bits a sample, read and written."""
 from __future__ import annotations
 
 import io
