@@ -10,6 +10,7 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import itertools
 import logging
 import sys
 from argparse import Namespace
@@ -40,26 +41,38 @@ WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
 
 
-def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list[Path]:
-    """Where each result goes: the input's path below `root`, with the new extension.
+def output_stems(root: Path, inputs: list[Path]) -> list[str]:
+    """A name for everything that is written of each input: its path below `root`.
 
-    Inputs that differ in their extension only keep it in front of the new one.
+    Without its extension, unless another input would have the same name then. No two names differ
+    in upper and lower case only: on some file systems they are one file.
     """
-    def target(path: Path, keep: bool) -> Path:
-        relative = path.relative_to(root)
-        if ext == "same" and relative.suffix.lower() in WRITABLE:
-            return folder / relative
-        name = f"{relative.name if keep else relative.stem}.{'png' if ext == 'same' else ext}"
-        return folder / relative.with_name(name)
-    shared = Counter(target(path, False) for path in inputs)
-    return [target(path, shared[target(path, False)] > 1) for path in inputs]
+    short = [path.relative_to(root).with_suffix("").as_posix() for path in inputs]
+    whole = [path.relative_to(root).as_posix() for path in inputs]
+    shared = Counter(name.casefold() for name in short)
+    stems, taken = list(whole), set()
+    for index in sorted(range(len(inputs)), key=lambda at: shared[short[at].casefold()] == 1):
+        own = [short[index]] if shared[short[index].casefold()] == 1 else []
+        more = (f"{whole[index]}_{number}" for number in itertools.count(2))
+        stems[index] = next(name for name in itertools.chain(own, [whole[index]], more)
+                            if name.casefold() not in taken)
+        taken.add(stems[index].casefold())
+    return stems
 
 
-def strip_path(output: Path, folder: Path) -> Path:
+def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list[Path]:
+    """Where each result goes: the input's name of `output_stems`, with the extension.
+
+    With --ext same, an input whose format can be written keeps its whole name.
+    """
+    return [folder / (path.relative_to(root) if ext == "same" and path.suffix.lower() in WRITABLE
+                      else f"{stem}.{'png' if ext == 'same' else ext}")
+            for path, stem in zip(inputs, output_stems(root, inputs), strict=True)]
+
+
+def strip_path(stem: str, folder: Path) -> Path:
     """Where input and result side by side go, below `folder`/compare."""
-    relative = output.relative_to(folder)
-    name = relative.name if relative.suffix == ".png" else f"{relative.name}.png"
-    return folder / "compare" / relative.with_name(name)
+    return folder / "compare" / f"{stem}.png"
 
 
 def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
@@ -77,7 +90,10 @@ def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
-    """Raise ValueError if something to be written is an input."""
+    """Raise ValueError if something to be written is an input, or is written twice."""
+    twice = [path for path, count in Counter(written).items() if count > 1]
+    if twice:
+        raise ValueError(f"--output would hold two results as {twice[0]}; rename an input")
     originals = {os.path.realpath(path) for path in inputs}     # resolve() raises at circular links
     clash = next((path for path in written if os.path.realpath(path) in originals), None)
     if clash is not None:
@@ -89,7 +105,7 @@ def aspect(image: np.ndarray) -> float:
     return round(image.shape[1] / image.shape[0], 2)
 
 
-def batches(paths: list[Path], outputs: list[Path], size: int) -> Iterator[list]:
+def batches(paths: list[Path], outputs: list[tuple[Path, Path]], size: int) -> Iterator[list]:
     pairs = list(zip(paths, outputs, strict=True))
     for first in range(0, len(pairs), size):
         yield pairs[first:first + size]
@@ -144,13 +160,13 @@ def single_faces(opt: Namespace) -> int:
     if is_video(job.inputs[0]):
         raise ValueError(f"--input: {job.inputs[0]} is a video; add --photos")
     outputs = output_paths(job.root, job.inputs, job.folder, opt.ext)
-    strips = [strip_path(path, job.folder) for path in outputs] if opt.compare else []
-    refuse_overwriting(job.inputs, outputs + strips)
+    strips = [strip_path(stem, job.folder) for stem in output_stems(job.root, job.inputs)]
+    refuse_overwriting(job.inputs, outputs + (strips if opt.compare else []))
     job.open()
     degrade = data.create_degradation(opt.degradation, vars(opt)) if opt.simulate_lq else None
     done, distorted = 0, 0
     with job.bar() as bar:
-        for pairs in batches(job.inputs, outputs, opt.batch_size):
+        for pairs in batches(job.inputs, list(zip(outputs, strips, strict=True)), opt.batch_size):
             images, targets = [], []
             for index, (path, target) in enumerate(pairs, done):
                 original = job.read(path)
@@ -163,11 +179,11 @@ def single_faces(opt: Namespace) -> int:
                 images.append(image)
                 targets.append(target)
             restored = job.restorer.restore(images) if images else ()
-            for image, result, target in zip(images, restored, targets, strict=True):
+            for image, result, (target, strip) in zip(images, restored, targets, strict=True):
                 write_image(target, result)
                 if opt.compare:
-                    strip = image_grid([[image, result]], labels=["input", "restored"])
-                    write_image(strip_path(target, job.folder), strip)
+                    write_image(strip, image_grid([[image, result]],
+                                                  labels=["input", "restored"]))
             done += len(pairs)
             bar.update(len(pairs))
     return job.finish(*([
@@ -189,6 +205,7 @@ class PhotographJob(Job):
             raise ValueError(f"--faces marks faces in pictures; {videos[0]} is a video")
         self.target_of = dict(zip(pictures, output_paths(
             self.root, pictures, self.folder / "restored_imgs", opt.ext), strict=True))
+        self.stem_of = dict(zip(pictures, output_stems(self.root, pictures), strict=True))
         if videos:
             self.inputs_are = "pictures and videos" if pictures else "videos"
             self.codec = usable_codec(opt.video_codec)
@@ -234,7 +251,7 @@ class PhotographJob(Job):
         target = self.target_of[path]
         alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
         write_layers(target, Layers(result.picture, alpha))
-        stem = target.relative_to(self.folder / "restored_imgs").with_suffix("")
+        stem = self.stem_of[path]
         for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
             for kind, image in (("cropped_faces", crop), ("restored_faces", face),
                                 ("cmp", np.concatenate([crop, face], axis=1))):

@@ -52,12 +52,18 @@ class Diverged(Exception):
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT for the end of the running step; a second one ends at once."""
+    """Notes a signal to stop for the end of the running step; a second one ends at once.
+
+    SIGHUP comes from a closed terminal, unless nohup has it ignored; SIGUSR1 is Slurm's warning.
+    """
 
     def __init__(self) -> None:
         self.name = ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+            number = getattr(signal, name, None)        # Windows has the first two
+            ignored = name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
+            if number is not None and not ignored:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.name:

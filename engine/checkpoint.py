@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine import integrity
 from utils.files import write_atomically
 
 logger = logging.getLogger("facezoo")
 WRAPPERS = ("params_ema", "params", "g_ema", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "netG.", "network.")
-STATE_VERSION = 1
+STATE_VERSION = 2       # since 2 a state carries a digest, see engine.integrity
 # In place of a file: weights that are drawn, for smoke runs only.
 RANDOM = "random"
 # Content of files that `peek` had to read whole, by path, with the stamp of the file.
@@ -48,6 +49,19 @@ def _to_cpu(value: Any) -> Any:
     return value
 
 
+def write(path: str | Path, content: Any, previous: Path | None = None) -> None:
+    """Write a `.pth` file with a digest of itself, as a whole or not at all.
+
+    Args:
+        content: what torch.save takes.
+        previous: name under which the file replaced is kept.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    write_atomically(path, lambda file: integrity.save(content, file), previous=previous)
+
+
 def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor]],
                  keys: dict[str, str] | None = None) -> None:
     """Write `<suffix>_net_<name>.pth` for every network's state dict.
@@ -59,15 +73,13 @@ def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor
         portable = _portable(state)
         if keys and name in keys:
             portable = {keys[name]: portable}
-        write_atomically(folder / f"{suffix}_net_{name}.pth",
-                         lambda file, portable=portable: torch.save(portable, file))
+        write(folder / f"{suffix}_net_{name}.pth", portable)
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write `latest_state.pth`, keeping the one before as `previous_state.pth`."""
     state = {"version": STATE_VERSION, **_to_cpu(state)}
-    write_atomically(folder / "latest_state.pth", lambda file: torch.save(state, file),
-                     previous=folder / "previous_state.pth")
+    write(folder / "latest_state.pth", state, previous=folder / "previous_state.pth")
 
 
 def prune(folder: Path, keep_last: int) -> None:
@@ -110,6 +122,8 @@ def peek(path: str | Path) -> Any:
     Raises:
         FileNotFoundError, ValueError: as `read`.
     """
+    if Path(path).is_file():
+        integrity.check(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError):
@@ -131,6 +145,7 @@ def _read(path: Path) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    integrity.check(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,7 +156,7 @@ def _read(path: Path) -> Any:
                              f"not loaded because that can run code from the file ({first})"
                              ) from error
         raise ValueError(f"{path} is not a PyTorch checkpoint") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:      # arbitrary bytes make an unpickler raise anything
         raise ValueError(f"{path} is damaged or no PyTorch checkpoint "
                          f"({str(error).splitlines()[0] if str(error) else 'it is empty'})"
                          ) from error
@@ -275,6 +290,10 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             continue
         if not isinstance(state, dict) or "version" not in state:
             errors.append(f"{path} is no training state")
+            continue
+        if state["version"] >= 2 and not integrity.has_digest(path):
+            errors.append(f"{path} is damaged; its digest is gone")
+            logger.warning("%s; trying the state before it", errors[-1])
             continue
         if state["version"] > STATE_VERSION:
             raise ValueError(f"{path} was written by a newer FaceZoo (state version "

@@ -15,6 +15,9 @@ import torch.distributed as dist
 from engine import device as devices
 
 _joined = ""    # the backend of the group this process is or was in
+# DDP wrappers live until the process ends: the destructor of one joins a thread of gloo that may
+# wait for the GIL, which hangs the process.
+_wrappers: list[torch.nn.Module] = []
 
 
 def adopt_modelzoo_environment(environ: dict[str, str] | os._Environ = os.environ) -> None:
@@ -189,5 +192,7 @@ def wrap(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     names = inspect.signature(wrapper.__init__).parameters
     in_forward = ("forward_sync_buffers" if "forward_sync_buffers" in names     # torch >= 2.13
                   else "broadcast_buffers")
-    return wrapper(network, device_ids=None if devices.on_host(device) else [device.index],
-                   gradient_as_bucket_view=False, **{in_forward: False})
+    devices_used = None if devices.on_host(device) else [device.index]
+    _wrappers.append(wrapper(network, device_ids=devices_used, gradient_as_bucket_view=False,
+                             **{in_forward: False}))
+    return _wrappers[-1]

@@ -19,6 +19,7 @@ from engine.casting import LowPrecision, cast_network
 from engine.optimizer_step import ApexOptimizerStep, LossScaler, OptimizerStep, is_npu_fused_adam
 
 logger = logging.getLogger("facezoo")
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable", "maximize")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NEEDS_EVERY_GRADIENT = ("NpuFusedAdam fails where a step leaves a parameter without gradient, as "
                         "this recipe's steps do")
@@ -271,10 +272,15 @@ class Precision:
                 entry["step"] = int(entry["step"].item())
             elif not fused_npu and "step" in entry and not isinstance(entry["step"], Tensor):
                 entry["step"] = torch.tensor(float(entry["step"]))
+        optimizer = self.steps[name].optimizer
+        if len(state["param_groups"]) == len(optimizer.param_groups):   # else torch refuses it
+            # How a step is computed is this run's choice, whatever the one before it did.
+            state = {**state, "param_groups": [
+                {**saved, **{key: own[key] for key in IMPLEMENTATION if key in own}}
+                for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)]}
         if self.apex:
             self.steps[name].load_later(state)
             return
-        optimizer = self.steps[name].optimizer
         optimizer.load_state_dict(state)
         for param, entry in optimizer.state.items():
             for key, value in entry.items():

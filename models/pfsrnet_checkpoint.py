@@ -7,11 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine import checkpoint
-from utils.files import write_atomically
 
 COUNTER = "num_batches_tracked"
 # The last batch norm of each stage, which counts the forward passes in train mode.
@@ -69,4 +67,4 @@ def write_published(path: str | Path, state: dict[str, Tensor], stage: int, alph
     iteration = int(state[COUNTERS[stage - 1]]) // 2      # a step runs the generator twice
     content = {"step": stage, "alpha": alpha, "iteration": iteration, "model_state_dict": {
         key: value.detach().cpu().contiguous() for key, value in state.items()}}
-    write_atomically(path, lambda file: torch.save(content, file))
+    checkpoint.write(path, content)

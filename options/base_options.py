@@ -193,7 +193,7 @@ class BaseOptions:
         if self.uses_dataset and opt.num_threads is None:
             cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
-        if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):
+        if opt.name is not None and (opt.name in ("", "..") or Path(opt.name).name != opt.name):
             raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
         model = self.models.find(opt.model)
         model.resolve(opt)

@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-
-import torch
 
 from engine import checkpoint
 from models.networks.gfpgan import layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
-from utils.files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +30,6 @@ def run(opt: argparse.Namespace) -> int:
         raise ValueError(f"--input {opt.input} is not of a bilinear GFP-GAN network, but "
                          f"{layout_of(state) or 'something else'}")
     clean = {key: value.contiguous() for key, value in bilinear_to_clean(state).items()}
-    write_atomically(Path(opt.output), lambda file: torch.save({"params_ema": clean}, file))
+    checkpoint.write(opt.output, {"params_ema": clean})
     print(f"{len(clean)} tensors of a clean network in {opt.output}; use it with --preset 1.3")
     return 0

@@ -12,10 +12,8 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 import argparse
 import sys
 
-import torch
-
+from engine import checkpoint
 from engine.legacy_pickle import read_legacy_module
-from utils.files import write_atomically
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     opt = parser.parse_args(argv)
     try:
         state = read_legacy_module(opt.input)
-        write_atomically(opt.output, lambda file: torch.save(state, file))
+        checkpoint.write(opt.output, state)
     except (ValueError, OSError) as error:
         print(f"legacy_pickle: error: {error}", file=sys.stderr)
         return 2

@@ -290,3 +290,31 @@ def test_shares_are_all_items_in_order(count: int, world: int,
         shares.append(list(distributed.share(count)))
     assert [item for part in shares for item in part] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+ENDINGS = """
+import sys, torch
+from engine import distributed
+cpu = torch.device("cpu")
+distributed.start(cpu, 60)
+for _ in range(20):
+    network = distributed.wrap(torch.nn.Linear(4, 4), cpu)
+    network(torch.ones(2, 4)).sum().backward()
+    distributed.gather_from_ranks({"rank": distributed.rank()})
+    distributed.barrier()
+    del network
+distributed.stop()
+distributed.leave(0)
+"""
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.deep)])
+def test_ending_never_waits_for_a_wrapper_that_nobody_holds(tmp_path: Path, rounds: int) -> None:
+    """The destructor of DDP's reducer could wait for ever; 20 wrappers are let go per round."""
+    script = tmp_path / "endings.py"
+    script.write_text(ENDINGS)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    for _ in range(rounds):
+        done = subprocess.run(torchrun_command(script, 2), capture_output=True, text=True,
+                              timeout=SECONDS_TO_END, env=environment)
+        assert done.returncode == 0, done.stderr

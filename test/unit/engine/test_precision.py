@@ -278,6 +278,38 @@ def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -
     assert torch.allclose(other.weight, wrapped.weight, atol=1e-6)
 
 
+@pytest.mark.parametrize("before, now", [("adam", "fused"), ("fused", "adam")])
+@pytest.mark.parametrize("counted", [float, int])
+def test_the_state_of_another_adam_is_taken_over(before: str, now: str, counted: type) -> None:
+    """How a step is computed is the run's choice; older torch counts steps as plain integers."""
+    x = make_input("adam", (2, 3, 6, 6))
+
+    def net() -> nn.Module:
+        network = nn.Conv2d(3, 4, 3)
+        fill(network)
+        return network
+
+    def step(precision: Precision, network: nn.Module) -> None:
+        precision.steps["G"].step(network(x).square().mean())
+    first, network = prepared(net(), opt_level="O0", optimizer=before)
+    step(first, network)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    state = copy.deepcopy(first.steps["G"].optimizer.state_dict())
+    for group in state["param_groups"]:     # as torch's plain Adam writes them
+        group |= {"fused": before == "fused", "foreach": None, "maximize": False}
+    if counted is int:
+        for entry in state["state"].values():
+            entry["step"] = int(entry["step"])
+    step(first, network)
+    second, other = prepared(net(), opt_level="O0", optimizer=now)
+    chosen = second.steps["G"].optimizer.param_groups[0]["fused"]
+    second.load_state_of(other, weights)
+    second.load_optimizer("G", state)
+    assert second.steps["G"].optimizer.param_groups[0]["fused"] == chosen
+    step(second, other)
+    assert torch.allclose(other.weight, network.weight, atol=1e-6)
+
+
 @pytest.mark.parametrize("given, saturates, expected", [
     (None, False, "dynamic"), ("64", False, 64.0), (None, True, 1.0)])
 def test_a_recipes_own_scale_is_taken_where_none_is_given(

@@ -167,7 +167,10 @@ def test_a_run_killed_at_twenty_instants_ends_with_the_same_weights(tmp_path: Pa
 
 
 @pytest.mark.parametrize("number, whole_group", [
-    (signal.SIGTERM, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.deep),
+    (signal.SIGTERM, False), (signal.SIGUSR1, False),
+    pytest.param(signal.SIGHUP, True, marks=pytest.mark.deep),
+    pytest.param(signal.SIGUSR1, True, marks=pytest.mark.deep),
+    pytest.param(signal.SIGTERM, True, marks=pytest.mark.deep),
     pytest.param(signal.SIGINT, True, marks=pytest.mark.deep)])
 def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_group: bool,
                                                            tmp_path: Path) -> None:

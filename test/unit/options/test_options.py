@@ -129,7 +129,8 @@ def test_help_shows_the_models_and_the_datasets_flags(kind: type, needed: list[s
     (["--bottleneck_size", "64"], ["bottleneck_size", "64"]),
     (["--Gnorm", "layer"], ["--Gnorm", "layer", "bn"]),
     (["--beta1", "1.5"], ["--beta1", "1.5"]),
-    (["--name", "a/b"], ["--name", "a/b"]),
+    (["--name", "a/b"], ["--name", "a/b"]), (["--name", ".."], ["--name", ".."]),
+    (["--name", "."], ["--name", "."]), (["--name", ""], ["--name", "plain folder"]),
     (["--max_bad_images", "2"], ["--max_bad_images", "'2'"]),
     (["--config", "missing.yaml"], ["--config", "missing.yaml"])])
 def test_mistakes_are_named_with_what_is_valid(arguments: list[str], words: list[str],
