@@ -50,11 +50,12 @@ def output_stems(root: Path, inputs: list[Path]) -> list[str]:
     short = [path.relative_to(root).with_suffix("").as_posix() for path in inputs]
     whole = [path.relative_to(root).as_posix() for path in inputs]
     shared = Counter(name.casefold() for name in short)
-    stems, taken = list(whole), set()
-    for index in sorted(range(len(inputs)), key=lambda at: shared[short[at].casefold()] == 1):
-        own = [short[index]] if shared[short[index].casefold()] == 1 else []
+    alone = [shared[name.casefold()] == 1 for name in short]
+    stems, taken = [""] * len(inputs), set()
+    for index in sorted(range(len(inputs)), key=alone.__getitem__):     # whole names first
+        names = [short[index], whole[index]] if alone[index] else [whole[index]]
         more = (f"{whole[index]}_{number}" for number in itertools.count(2))
-        stems[index] = next(name for name in itertools.chain(own, [whole[index]], more)
+        stems[index] = next(name for name in itertools.chain(names, more)
                             if name.casefold() not in taken)
         taken.add(stems[index].casefold())
     return stems
@@ -199,15 +200,15 @@ class PhotographJob(Job):
     def __init__(self, opt: Namespace) -> None:
         super().__init__(opt)
         self.marked = detect.read_faces(opt.faces) if opt.faces else {}
-        pictures = [path for path in self.inputs if not is_video(path)]
+        images = [path for path in self.inputs if not is_video(path)]
         videos = [path for path in self.inputs if is_video(path)]
         if videos and opt.faces:
             raise ValueError(f"--faces marks faces in pictures; {videos[0]} is a video")
-        self.target_of = dict(zip(pictures, output_paths(
-            self.root, pictures, self.folder / "restored_imgs", opt.ext), strict=True))
-        self.stem_of = dict(zip(pictures, output_stems(self.root, pictures), strict=True))
+        self.stem_of = dict(zip(images, output_stems(self.root, images), strict=True))
+        self.target_of = dict(zip(images, output_paths(
+            self.root, images, self.folder / "restored_imgs", opt.ext), strict=True))
         if videos:
-            self.inputs_are = "pictures and videos" if pictures else "videos"
+            self.inputs_are = "pictures and videos" if images else "videos"
             self.codec = usable_codec(opt.video_codec)
             self.target_of |= zip(videos, output_paths(
                 self.root, videos, self.folder / "restored_videos", CODECS[self.codec][1][1:]),

@@ -25,7 +25,7 @@ import data
 import models
 from data.base_dataset import BadImageCounter
 from data.degradation_preview import degradation_grid
-from data.loader import create_eval_loader, create_train_loader
+from data.loader import STOP_SIGNALS, create_eval_loader, create_train_loader
 from data.sampler import StepBatchSampler
 from engine import checkpoint, distributed, entry
 from engine import device as devices
@@ -54,15 +54,13 @@ class Diverged(Exception):
 class StopSignal:
     """Notes a signal to stop for the end of the running step; a second one ends at once.
 
-    SIGHUP comes from a closed terminal, unless nohup has it ignored; SIGUSR1 is Slurm's warning.
+    SIGHUP stays ignored where nohup has it so.
     """
 
     def __init__(self) -> None:
         self.name = ""
-        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
-            number = getattr(signal, name, None)        # Windows has the first two
-            ignored = name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
-            if number is not None and not ignored:
+        for number in STOP_SIGNALS:
+            if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:

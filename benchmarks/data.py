@@ -29,8 +29,9 @@ from data.base_dataset import BaseDataset
 from data.celeba_dataset import augment
 from data.loader import create_train_loader
 from data.sampler import StepBatchSampler
+from utils.files import stamp_of
 from utils.images.io import list_images, read_image, write_image
-from utils.images.pack import stamp_of, write_pack
+from utils.images.pack import write_pack
 from utils.images.resize import bicubic
 
 HEIGHT, WIDTH = 218, 178

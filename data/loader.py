@@ -14,6 +14,9 @@ from data.base_dataset import BaseDataset, collate
 from data.sampler import StepBatchSampler
 
 SECONDS_AFTER_SIGTERM = 30
+# What ends a training: a scheduler, Ctrl-C, a closed terminal, Slurm's warning. Windows has two.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+                     if hasattr(signal, name))
 
 
 def create_train_loader(dataset: BaseDataset, sampler: StepBatchSampler, *, num_threads: int,
@@ -48,12 +51,12 @@ def _worker_settings(num_threads: int, seed: int, prefetch_factor: int) -> dict[
 def _init_worker(worker: int) -> None:
     """Make a worker process single-threaded, independently seeded, and out of signals' reach.
 
-    Ctrl-C and a scheduler's SIGTERM, which some send to every process of a job, are the main
-    process's to handle: it saves, then ends the workers. Until then they go on, but not for ever:
+    STOP_SIGNALS, which some schedulers send to every process of a job, are the main process's
+    to handle: it saves, then ends the workers. Until then they go on, but not for ever:
     SIGTERM is also how Python ends them when the main process fails.
     """
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SECONDS_AFTER_SIGTERM))

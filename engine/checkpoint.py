@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine import integrity
-from utils.files import write_atomically
+from utils.files import stamp_of, write_atomically
 
 logger = logging.getLogger("facezoo")
 WRAPPERS = ("params_ema", "params", "g_ema", "state_dict", "model_state_dict")
@@ -110,7 +110,7 @@ def read(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     stamp, content = _peeked.pop(str(path), (None, None))
-    return content if stamp == _stamp(path) else _read(path)
+    return content if stamp == stamp_of(path) else _read(path)
 
 
 def peek(path: str | Path) -> Any:
@@ -122,19 +122,13 @@ def peek(path: str | Path) -> Any:
     Raises:
         FileNotFoundError, ValueError: as `read`.
     """
-    if Path(path).is_file():
-        integrity.check(path)
     try:
+        integrity.check(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError):
         content = read(path)        # which knows other formats, or says what is wrong
-    _peeked[str(Path(path))] = _stamp(Path(path)), content
+    _peeked[str(Path(path))] = stamp_of(path), content
     return content
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _read(path: Path) -> Any:
@@ -283,17 +277,10 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            state = read(path)
+            state = _read_state(path)
         except ValueError as error:
             errors.append(str(error))
             logger.warning("%s; trying the state before it", error)
-            continue
-        if not isinstance(state, dict) or "version" not in state:
-            errors.append(f"{path} is no training state")
-            continue
-        if state["version"] >= 2 and not integrity.has_digest(path):
-            errors.append(f"{path} is damaged; its digest is gone")
-            logger.warning("%s; trying the state before it", errors[-1])
             continue
         if state["version"] > STATE_VERSION:
             raise ValueError(f"{path} was written by a newer FaceZoo (state version "
@@ -302,6 +289,16 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if errors:
         raise ValueError("; ".join(errors))
     return None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A training state; ValueError if the file holds none or is damaged."""
+    state = read(path)
+    if not isinstance(state, dict) or "version" not in state:
+        raise ValueError(f"{path} is no training state")
+    if state["version"] >= 2 and not integrity.has_digest(path):
+        raise ValueError(f"{path} is damaged; its digest is gone")
+    return state
 
 
 def load_published_state(folder: Path, suffix: str, names: list[str],

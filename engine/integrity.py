@@ -13,8 +13,11 @@ from typing import IO, Any
 
 import torch
 
+from utils.files import stamp_of
+
 MARK = b"facezoo-sha256 "
 COMMENT = len(MARK) + 64
+BLOCK = 1 << 20
 # What was found whole in this process, by path, with size and time of change.
 _checked: dict[str, tuple[int, int]] = {}
 
@@ -69,13 +72,11 @@ def check(path: str | Path) -> None:
     Raises:
         ValueError: it is damaged or cut short.
     """
-    path = Path(path)
-    status = path.stat()
-    stamp = status.st_size, status.st_mtime_ns
+    stamp = stamp_of(path)
     if _checked.get(str(path)) == stamp:
         return
     if has_digest(path):
-        _check_digest(path, status.st_size)
+        _check_digest(path)
     elif zipfile.is_zipfile(path):
         _check_records(path)
     else:
@@ -83,16 +84,13 @@ def check(path: str | Path) -> None:
     _checked[str(path)] = stamp
 
 
-def _check_digest(path: Path, size: int) -> None:
+def _check_digest(path: str | Path) -> None:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        left = size - COMMENT - 2
-        while left:
-            block = file.read(min(left, 1 << 20))
-            if not block:
-                break
-            digest.update(block)
-            left -= len(block)
+        body = file.seek(-COMMENT - 2, 2)
+        file.seek(0)
+        for start in range(0, body, BLOCK):
+            digest.update(file.read(min(BLOCK, body - start)))
         digest.update(b"\0\0")      # the comment's length as torch.save wrote it
         length, comment = file.read(2), file.read()
     if (length != COMMENT.to_bytes(2, "little")
@@ -100,7 +98,7 @@ def _check_digest(path: Path, size: int) -> None:
         raise ValueError(f"{path} is damaged; its content does not match its digest")
 
 
-def _check_records(path: Path) -> None:
+def _check_records(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.comment:

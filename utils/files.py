@@ -91,6 +91,12 @@ def to_json(value: Any, indent: int | None = 1) -> str:
     return json.dumps(plain(value), indent=indent)
 
 
+def stamp_of(path: str | Path) -> tuple[int, int]:
+    """Size in bytes and time of change in ns, by which a changed file is recognized."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
 def sha256(path: str | Path) -> str:
     """Hex digest of a file's content."""
     import hashlib

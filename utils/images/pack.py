@@ -22,14 +22,14 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
-from utils.files import write_atomically, write_text
+from utils.files import stamp_of, write_atomically, write_text
 
 INDEX = "pack.json"
 FORMAT, VERSION = "facezoo-pack", 1
 COLUMNS = ("shard", "offset", "height", "width", "channels", "crc", "source_bytes",
            "source_mtime_ns")
 OPEN_FILES = 64
-# Size and time of change, by which a changed source file is recognized.
+# See `utils.files.stamp_of`.
 Stamp = tuple[int, int]
 Row = list[int]
 
@@ -130,11 +130,6 @@ def pack_around(path: str | Path, look: bool = False) -> tuple[Pack, str] | None
         if pack is not None:
             return pack, Path(path).relative_to(folder).as_posix()
     return None
-
-
-def stamp_of(path: str | Path) -> Stamp:
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
 
 
 def stamp_or_none(path: Path) -> list[int] | None:

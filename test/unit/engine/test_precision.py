@@ -257,21 +257,23 @@ def test_impossible_combinations_name_the_flag(settings: dict, word: str) -> Non
         Precision(CPU, **settings)
 
 
+def conv(layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    network = nn.Conv2d(3, 4, 3)
+    fill(network)
+    return network.to(memory_format=layout)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "fused"])
 def test_moments_saved_in_another_memory_layout_are_taken_over(optimizer: str) -> None:
     """Fused kernels do not look at strides: moments of a contiguous run, as an NPU leaves them,
     must not be read in channels-last order."""
-    def net(layout: torch.memory_format) -> nn.Module:
-        network = nn.Conv2d(3, 4, 3)
-        fill(network)
-        return network.to(memory_format=layout)
     x = make_input("layout", (2, 3, 6, 6))
-    first, wrapped = prepared(net(torch.contiguous_format), opt_level="O0", optimizer=optimizer)
+    first, wrapped = prepared(conv(), opt_level="O0", optimizer=optimizer)
     first.steps["G"].step(wrapped(x).square().mean())
     state = copy.deepcopy(first.steps["G"].optimizer.state_dict())
     weights = {k: v.clone() for k, v in wrapped.state_dict().items()}
     first.steps["G"].step(wrapped(x).square().mean())
-    second, other = prepared(net(torch.channels_last), opt_level="O0", optimizer=optimizer)
+    second, other = prepared(conv(torch.channels_last), opt_level="O0", optimizer=optimizer)
     second.load_state_of(other, weights)
     second.load_optimizer("G", state)
     second.steps["G"].step(other(x).square().mean())
@@ -284,14 +286,9 @@ def test_the_state_of_another_adam_is_taken_over(before: str, now: str, counted:
     """How a step is computed is the run's choice; older torch counts steps as plain integers."""
     x = make_input("adam", (2, 3, 6, 6))
 
-    def net() -> nn.Module:
-        network = nn.Conv2d(3, 4, 3)
-        fill(network)
-        return network
-
     def step(precision: Precision, network: nn.Module) -> None:
         precision.steps["G"].step(network(x).square().mean())
-    first, network = prepared(net(), opt_level="O0", optimizer=before)
+    first, network = prepared(conv(), opt_level="O0", optimizer=before)
     step(first, network)
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     state = copy.deepcopy(first.steps["G"].optimizer.state_dict())
@@ -301,7 +298,7 @@ def test_the_state_of_another_adam_is_taken_over(before: str, now: str, counted:
         for entry in state["state"].values():
             entry["step"] = int(entry["step"])
     step(first, network)
-    second, other = prepared(net(), opt_level="O0", optimizer=now)
+    second, other = prepared(conv(), opt_level="O0", optimizer=now)
     chosen = second.steps["G"].optimizer.param_groups[0]["fused"]
     second.load_state_of(other, weights)
     second.load_optimizer("G", state)
