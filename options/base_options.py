@@ -180,6 +180,7 @@ class BaseOptions:
         for key, setter in setters.items():
             if key in choice:
                 group = parser.add_argument_group(f"{key.removesuffix('_name')} {choice[key]}")
+                group.rare = key == "degradation" and not self.uses_dataset
                 setter(choice[key])(group, self.is_train)
 
     def _weights_of(self, opt: argparse.Namespace) -> Path | None:
@@ -225,7 +226,7 @@ class BaseOptions:
             cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
         if opt.name is not None and (not opt.name or Path(opt.name).name != opt.name):
-            raise ValueError(f"--name must be a folder name without slashes, got {opt.name!r}")
+            raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
         model = self.models.find(opt.model)
         model.resolve(opt)
         model.check(opt)
@@ -248,7 +249,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"--config {path} must hold `name: value` lines, got a "
+        raise ValueError(f"--config {path} must hold `name: value` lines, got "
                          f"{type(content).__name__}")
     return content
 
