@@ -10,6 +10,14 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import data
+import models
+from options.enhance_options import EnhanceOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = EnhanceOptions(models, data, "enhance.py").parse()
+
 import itertools
 import logging
 import sys
@@ -21,16 +29,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import data
 import inference
-import models
 from engine import entry
 from faces import detect
 from faces.background import network_enlarger
 from faces.paste import upscale
 from faces.photograph import eight_bits, restore_photograph
 from faces.video import restore_video
-from options.enhance_options import EnhanceOptions
 from utils.images.convert import image_grid
 from utils.images.deep import Layers, read_layers, write_layers
 from utils.images.io import BadImage, find_images, read_image, write_image
@@ -215,7 +220,7 @@ class PhotographJob(Job):
                 strict=True)
         refuse_overwriting(self.inputs, list(self.target_of.values()))
         self.settings = inference.paste_settings(opt)
-        self.settings.keep_grey = opt.keep_grey
+        self.settings.keep_grey = opt.keep_gray
         self.found, self.without = 0, []
 
     def open(self) -> None:
@@ -293,5 +298,4 @@ def photographs(opt: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    options = EnhanceOptions(models, data, "enhance.py").parse()
     sys.exit(entry.run(enhance, options, "enhance.py"))

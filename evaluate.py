@@ -12,6 +12,14 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import data
+import models
+from options.evaluate_options import EvaluateOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = EvaluateOptions(models, data, "evaluate.py").parse()
+
 import hashlib
 import logging
 import platform
@@ -25,8 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import data
-import models
 from data.base_dataset import BadImageCounter, relative_names
 from data.folder_dataset import match_stems
 from data.loader import create_eval_loader
@@ -39,7 +45,6 @@ from metrics.metric_set import METRICS, MetricSet, SetState
 from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.report import Extremes, page
 from metrics.tables import json_layout, per_image_csv, per_image_entry, table
-from options.evaluate_options import EvaluateOptions
 from utils.files import sha256, to_json, write_text
 from utils.images.convert import image_grid
 from utils.images.io import BadImage, read_image, root_of, shown, write_image
@@ -280,5 +285,4 @@ def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    options = EvaluateOptions(models, data, "evaluate.py").parse()
     distributed.leave(entry.run(distributed.recorded(evaluate), options, "evaluate.py"))

@@ -12,18 +12,23 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import data
+import models
+from options.export_options import ExportOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = ExportOptions(models, data, "export_onnx.py").parse()
+
 import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import data
-import models
 from engine import device as devices
 from engine import entry
 from export import check_packages
-from options.export_options import ExportOptions
 
 logger = logging.getLogger("facezoo")
 
@@ -61,7 +66,7 @@ def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
         logger.info("fp16: PSNR %.1f dB against float32", further["fp16_psnr"])
     metadata.stamp(model, options=metadata.network_options(opt, models.option_setter(opt.model)),
                    weights=str(weights),
-                   licence=opt.licence or metadata.license_text(recipe.weights_license),
+                   licence=opt.license or metadata.license_text(recipe.weights_license),
                    precision="fp16" if opt.fp16 else "fp32")
     metadata.save(model, path, **further)
     print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
@@ -88,5 +93,4 @@ def read_bins(opt: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    options = ExportOptions(models, data, "export_onnx.py").parse()
     sys.exit(entry.run(export, options, "export_onnx.py"))

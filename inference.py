@@ -48,7 +48,7 @@ def paste_settings(opt: Namespace) -> Settings:
     """
     template = opt.template or models.find(opt.model).template
     align.template(template, opt.load_size)
-    return Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colours,
+    return Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colors,
                     opt.batch_size)
 
 

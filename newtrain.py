@@ -9,6 +9,14 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import data
+import models
+from options.train_options import TrainOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = TrainOptions(models, data, "newtrain.py").parse()
+
 import logging
 import math
 import shutil
@@ -21,8 +29,6 @@ from typing import Any
 
 import torch
 
-import data
-import models
 from data.base_dataset import BadImageCounter
 from data.degradation_preview import degradation_grid
 from data.loader import STOP_SIGNALS, create_eval_loader, create_train_loader
@@ -34,7 +40,6 @@ from engine.training_log import LossWindow, Progress, SpeedMeter, clock
 from metrics.evaluation import Column, evaluate_loader, extra_metrics, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
-from options.train_options import TrainOptions
 from utils.files import to_json, write_text
 from utils.images.convert import image_grid, to_image
 from utils.images.io import write_image
@@ -429,5 +434,4 @@ def conclude(trainer: Trainer, interrupted: str) -> int:
 
 
 if __name__ == "__main__":
-    options = TrainOptions(models, data, "newtrain.py").parse()
     distributed.leave(entry.run(distributed.recorded(train), options, "newtrain.py"))

@@ -1,4 +1,4 @@
-"""Make what a training needs beside images: python prepare.py COMMAND --help
+"""Prepare images, label maps and weights for training: python prepare.py COMMAND --help
 
 Every command can be stopped and started again: what is written already is left alone.
 """
@@ -14,25 +14,30 @@ import sys
 from typing import NoReturn
 
 import preparation
-from engine import entry
 from options.parser import OneLineParser
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; on any mistake print one line and exit with status 2."""
-    parser = OneLineParser(prog="prepare.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
+    parser = OneLineParser(prog="prepare.py", description=__doc__.split(":")[0] + ".",
+                           epilog="prepare.py COMMAND --help shows the options of a command.")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True,
+                                     metavar="COMMAND")
     for name in preparation.names():
-        command = preparation.find(name)
-        summary = command.__doc__.splitlines()[0]
+        summary = preparation.summary(name)
         own = commands.add_parser(name, help=summary, description=summary)
-        command.add_arguments(own)
-        own.add_argument("--verbose", action="store_true", help="print tracebacks of user errors")
+        if name in argv:        # the others are not imported
+            preparation.find(name).add_arguments(own)
+        own.add_argument("--verbose", action="store_true", help="print the traceback of an error"
+                         ).rare = True
     return parser.parse_args(argv)
 
 
 def main() -> NoReturn:
     opt = parse()
+    # Imports torch, which --help does not need.
+    from engine import entry
     entry.set_up_logging()
     sys.exit(entry.run(preparation.find(opt.command).run, opt, f"prepare.py {opt.command}"))
 

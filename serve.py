@@ -10,6 +10,14 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import data
+import models
+from options.serve_options import LOOPBACK, ServeOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options, per_model = ServeOptions(models, data, "serve.py").parse_all()
+
 import logging
 import signal
 import socket
@@ -22,11 +30,8 @@ from typing import Any
 import cv2
 import torch
 
-import data
 import inference
-import models
 from engine import entry
-from options.serve_options import LOOPBACK, ServeOptions
 
 logger = logging.getLogger("facezoo")
 PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart",
@@ -140,5 +145,4 @@ def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
 
 
 if __name__ == "__main__":
-    options, per_model = ServeOptions(models, data, "serve.py").parse_all()
     sys.exit(entry.run(lambda opt: serve(opt, per_model), options, "serve.py"))

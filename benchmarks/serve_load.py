@@ -79,7 +79,7 @@ def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
     restorer = open_restorer(opt)
     detector = create(opt.detector, opt.detector_weights, device=restorer.device)
     settings = Settings(opt.load_size, opt.template or models.find(opt.model).template, opt.upscale,
-                        opt.strength, opt.match_colours, opt.batch_size)
+                        opt.strength, opt.match_colors, opt.batch_size)
     found, index = [], 0
     while len(found) < number:
         image = render_face(index, size=SIDE).image

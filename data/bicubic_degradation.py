@@ -27,8 +27,9 @@ class BicubicDegradation(BaseDegradation):
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
-        parser.add_argument("--scale_factor", type=int, default=8,
-                            help="the degraded image holds 1/scale_factor of the pixels per side")
+        parser.add_argument("--scale_factor", type=int, default=8, metavar="N",
+                            help="downscaling factor: the low-quality image has 1/N of the "
+                                 "target's height and width")
 
     def check(self, load_size: int) -> None:
         scale = self.settings.scale_factor

@@ -16,12 +16,12 @@ from data.blur import box_blur, gaussian_blur, median_blur, motion_blur
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC)
 # flag -> default, unit and type; both ends belong to the range
 RANGES = {
-    "gaussian_sigma": ((3.0, 15.0), "deviation of Gaussian blur, in pixels", float),
-    "blur_size": ((3, 15), "side of box and median blur, in pixels", int),
+    "gaussian_sigma": ((3.0, 15.0), "standard deviation of Gaussian blur, in pixels", float),
+    "blur_size": ((3, 15), "kernel size of box and median blur, in pixels", int),
     "motion_size": ((5, 25), "length of motion blur, in pixels", int),
-    "lq_size": ((32, 127), "side the picture is shrunk to, in pixels", int),
-    "noise_sigma": ((0.0, 25.5), "deviation of the noise, in grey levels", float),
-    "jpeg_quality": ((37, 90), "quality of the JPEG compression", int)}
+    "lq_size": ((32, 127), "size that images are downscaled to, in pixels", int),
+    "noise_sigma": ((0.0, 25.5), "standard deviation of the noise, in gray levels", float),
+    "jpeg_quality": ((37, 90), "JPEG quality, 1 to 100", int)}
 SHARES = {"blur_prob": (0.5, "blurred"), "noise_prob": (0.2, "with noise added"),
           "jpeg_prob": (0.7, "compressed as JPEG")}
 
@@ -64,8 +64,8 @@ class BlindDegradation(BaseDegradation):
             parser.add_argument(f"--{name}", type=kind, nargs=2, default=list(default),
                                 metavar=("LOW", "HIGH"), help=text)
         for name, (default, text) in SHARES.items():
-            parser.add_argument(f"--{name}", type=float, default=default,
-                                help=f"share of pictures {text}")
+            parser.add_argument(f"--{name}", type=float, default=default, metavar="FRACTION",
+                                help=f"fraction of images {text}")
 
     def check(self, load_size: int) -> None:
         low, high = self.settings.lq_size

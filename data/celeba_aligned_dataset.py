@@ -44,7 +44,7 @@ class CelebAAlignedDataset(FileDataset):
         if is_train:
             parser.add_argument("--data_augment", action=argparse.BooleanOptionalAction,
                                 default=False,
-                                help="flip, rotate by up to 20 degrees and change colours at "
+                                help="flip, rotate by up to 20 degrees and change colors at "
                                      "random")
 
     def names_of_split(self, names: list[str]) -> list[str]:

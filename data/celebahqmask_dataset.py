@@ -55,10 +55,11 @@ class CelebAHQMaskDataset(FileDataset):
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
         if is_train:
-            parser.add_argument("--gray_prob", type=float, default=0.3,
-                                help="share of training pictures turned grey")
-            parser.add_argument("--flip_prob", type=float, default=0.0,
-                                help="share of training pictures mirrored, labels with them")
+            parser.add_argument("--gray_prob", type=float, default=0.3, metavar="FRACTION",
+                                help="fraction of training images turned gray")
+            parser.add_argument("--flip_prob", type=float, default=0.0, metavar="FRACTION",
+                                help="fraction of training images flipped left to right with "
+                                     "their labels")
 
     def find_items(self) -> list[str]:
         self.masks = root_of(self.source()).parent / MASKS

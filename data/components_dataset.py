@@ -54,12 +54,13 @@ class ComponentsDataset(FileDataset):
         if not is_train:
             return
         parser.add_argument("--component_file", metavar="FILE",
-                            help="eye and mouth positions by picture, of `prepare.py components` "
-                                 "or published (default: those of FFHQ's alignment)")
-        parser.add_argument("--flip_prob", type=float, default=0.5,
-                            help="share of training pictures mirrored")
+                            help="eye and mouth positions in each image, the published file or "
+                                 "one of `prepare.py components` (default: mean positions in FFHQ)")
+        parser.add_argument("--flip_prob", type=float, default=0.5, metavar="FRACTION",
+                            help="fraction of training images flipped left to right")
         parser.add_argument("--gt_gray", action=argparse.BooleanOptionalAction, default=True,
-                            help="turn the target grey where the degradation turned the input grey")
+                            help="turn the target gray, too, if the degradation turned the input "
+                                 "gray").rare = True
 
     def __init__(self, settings: Settings, *, split: str = "train",
                  degrade: BaseDegradation | None = None):

@@ -54,12 +54,11 @@ class FFHQDataset(FileDataset):
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
         if is_train:
-            parser.add_argument("--gray_prob", type=float, default=0.3,
-                                help="share of training pictures turned grey")
+            parser.add_argument("--gray_prob", type=float, default=0.3, metavar="FRACTION",
+                                help="fraction of training images turned gray")
             parser.add_argument("--masks", metavar="DIR",
-                                help="folder of label maps written by `prepare.py masks`; none: "
-                                     "labels are not read (default: DATAROOT/masks512 where there "
-                                     "is one)")
+                                help="folder of label maps, written by `prepare.py masks`; none "
+                                     "reads no labels (default: DATAROOT/masks512, if it exists)")
 
     def __init__(self, settings: Settings, *, split: str = "train",
                  degrade: BaseDegradation | None = None):

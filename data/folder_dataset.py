@@ -44,12 +44,12 @@ class FolderDataset(FileDataset):
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
-        parser.add_argument("--lq_dataroot", default=None,
-                            help="degraded images, paired with --dataroot by name (default: made "
-                                 "by --degradation)")
+        parser.add_argument("--lq_dataroot", metavar="DIR",
+                            help="low-quality images with the names of those in --dataroot "
+                                 "(default: made by --degradation)")
         if is_train:
             parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
-                                help="flip left-right at random")
+                                help="flip images left to right at random")
 
     def __init__(self, settings: Settings, *, split: str = "train",
                  degrade: BaseDegradation | None = None):

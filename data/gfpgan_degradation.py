@@ -14,14 +14,14 @@ from data.color_jitter import colour_jitter
 
 # flag -> default, smallest and largest value, meaning
 RANGES = {
-    "kernel_sigma": ((0.1, 10.0), 0.01, 100, "deviations of the blur, in pixels"),
-    "downsample_range": ((0.8, 8.0), 0.1, 64, "factor the picture is shrunk by"),
-    "noise_range": ((0.0, 20.0), 0, 255, "deviation of the noise, in grey levels"),
-    "jpeg_range": ((60.0, 100.0), 0, 100, "quality of the JPEG compression; 0 0 leaves it out")}
+    "kernel_sigma": ((0.1, 10.0), 0.01, 100, "standard deviations of the blur, in pixels"),
+    "downsample_range": ((0.8, 8.0), 0.1, 64, "downscaling factor"),
+    "noise_range": ((0.0, 20.0), 0, 255, "standard deviation of the noise, in gray levels"),
+    "jpeg_range": ((60.0, 100.0), 0, 100, "JPEG quality, 0 to 100; 0 0 turns it off")}
 SHARES = {
-    "shift_prob": (0.3, "whose channels are shifted by up to --colour_shift grey levels"),
+    "shift_prob": (0.3, "whose channels are shifted by up to --color_shift"),
     "jitter_prob": (0.3, "whose brightness, contrast, saturation and hue change"),
-    "lq_gray_prob": (0.01, "turned grey")}
+    "lq_gray_prob": (0.01, "turned gray")}
 
 
 class GFPGANDegradation(BaseDegradation):
@@ -38,8 +38,8 @@ class GFPGANDegradation(BaseDegradation):
         """What RANGES and SHARES say, each range (low, high), and two numbers.
 
         Attributes:
-            kernel_side: of the blur's kernel, in pixels; odd.
-            colour_shift: largest shift of a channel, in gray levels.
+            kernel_size: of the blur, in pixels; odd.
+            color_shift: largest shift of a channel, in gray levels.
         """
         kernel_sigma: Sequence[float] = RANGES["kernel_sigma"][0]
         downsample_range: Sequence[float] = RANGES["downsample_range"][0]
@@ -48,18 +48,18 @@ class GFPGANDegradation(BaseDegradation):
         shift_prob: float = SHARES["shift_prob"][0]
         jitter_prob: float = SHARES["jitter_prob"][0]
         lq_gray_prob: float = SHARES["lq_gray_prob"][0]
-        kernel_side: int = 41
-        colour_shift: float = 20.0
+        kernel_size: int = 41
+        color_shift: float = 20.0
 
         def __post_init__(self) -> None:
             super().__post_init__()
             for name, (_, low, high, _) in RANGES.items():
                 self.check_range(name, low, high)
             self.check_fractions(*SHARES)
-            if self.kernel_side < 1 or self.kernel_side % 2 == 0:
-                raise ValueError(f"--kernel_side must be odd and positive, got {self.kernel_side}")
-            if not 0 <= self.colour_shift <= 255:
-                raise ValueError(f"--colour_shift must be from 0 to 255, got {self.colour_shift}")
+            if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+                raise ValueError(f"--kernel_size must be odd and positive, got {self.kernel_size}")
+            if not 0 <= self.color_shift <= 255:
+                raise ValueError(f"--color_shift must be from 0 to 255, got {self.color_shift}")
 
     settings: Settings
 
@@ -69,11 +69,12 @@ class GFPGANDegradation(BaseDegradation):
             parser.add_argument(f"--{name}", type=float, nargs=2, default=list(default),
                                 metavar=("LOW", "HIGH"), help=text)
         for name, (default, text) in SHARES.items():
-            parser.add_argument(f"--{name}", type=float, default=default,
-                                help=f"share of pictures {text}")
-        parser.add_argument("--kernel_side", type=int, default=41, help="side of the blur's kernel")
-        parser.add_argument("--colour_shift", type=float, default=20.0,
-                            help="largest shift of a channel, in grey levels")
+            parser.add_argument(f"--{name}", type=float, default=default, metavar="FRACTION",
+                                help=f"fraction of images {text}")
+        parser.add_argument("--kernel_size", "--kernel_side", type=int, default=41,
+                            metavar="PIXELS", help="kernel size of the blur, odd")
+        parser.add_argument("--color_shift", "--colour_shift", type=float, default=20.0,
+                            metavar="LEVELS", help="max shift of a channel, in gray levels")
 
     def check(self, load_size: int) -> None:
         largest = self.settings.downsample_range[1]
@@ -94,7 +95,7 @@ class GFPGANDegradation(BaseDegradation):
             lq = compressed(lq, max(1, int(rng.uniform(*settings.jpeg_range))))
         lq = cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
         if rng.random() < settings.shift_prob:
-            largest = settings.colour_shift / 255
+            largest = settings.color_shift / 255
             lq = shifted(lq, rng.uniform(-largest, largest, 3))
         is_gray = bool(rng.random() < settings.lq_gray_prob)
         if is_gray:
@@ -105,7 +106,7 @@ class GFPGANDegradation(BaseDegradation):
 
     def kernel(self, rng: np.random.Generator) -> np.ndarray:
         """A random kernel, round or elliptic with equal chances."""
-        sigmas, side = self.settings.kernel_sigma, self.settings.kernel_side
+        sigmas, side = self.settings.kernel_sigma, self.settings.kernel_size
         sigma = rng.uniform(*sigmas)
         if rng.random() < 0.5:
             return gaussian_kernel(side, (sigma, sigma))

@@ -42,9 +42,11 @@ class GPENDataset(FileDataset):
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
         if is_train:
-            for name, default, text in (("flip", 0.5, "mirrored"), ("gray", 0.2, "turned grey")):
+            for name, default, text in (("flip", 0.5, "flipped left to right"),
+                                        ("gray", 0.2, "turned gray")):
                 parser.add_argument(f"--{name}_prob", type=float, default=default,
-                                    help=f"share of training pictures {text}")
+                                    metavar="FRACTION",
+                                    help=f"fraction of training images {text}")
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         size = (self.settings.load_size, self.settings.load_size)

@@ -15,10 +15,10 @@ from data.blur import gaussian_kernel
 KERNEL_SIDE = 41
 # flag -> default, bounds, what it is
 RANGES = {
-    "blur_sigma": ((0.1, 10.0), (0.01, 100.0), "deviation of the blur along each axis, in pixels"),
-    "shrink": ((0.8, 8.0), (0.1, 512.0), "factor the picture is shrunk by"),
-    "noise_sigma": ((0.0, 20.0), (0.0, 255.0), "deviation of the noise, in grey levels"),
-    "jpeg_quality": ((60, 99), (1, 100), "quality of the JPEG compression")}
+    "blur_sigma": ((0.1, 10.0), (0.01, 100.0), "standard deviations of the blur, in pixels"),
+    "shrink": ((0.8, 8.0), (0.1, 512.0), "downscaling factor"),
+    "noise_sigma": ((0.0, 20.0), (0.0, 255.0), "standard deviation of the noise, in gray levels"),
+    "jpeg_quality": ((60, 99), (1, 100), "JPEG quality, 1 to 100")}
 
 
 class GPENDegradation(BaseDegradation):

@@ -44,9 +44,9 @@ class InpaintingDegradation(BaseDegradation):
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
-        for name, default, text in (("num_strokes", [1, 3], "brush strokes per picture"),
-                                    ("stroke_width", [12, 79], "width of a stroke, in pixels of a "
-                                                               "picture of 1024")):
+        for name, default, text in (("num_strokes", [1, 3], "brush strokes per image"),
+                                    ("stroke_width", [12, 79], "width of a stroke in an image "
+                                                               "of 1024 pixels, in pixels")):
             parser.add_argument(f"--{name}", type=int, nargs=2, default=default,
                                 metavar=("LOW", "HIGH"), help=text)
 

@@ -46,7 +46,7 @@ class SyntheticDataset(BaseDataset):
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
         if is_train:
             parser.add_argument("--synthetic_size", type=int, default=10000,
-                                help="number of different people drawn for training")
+                                metavar="N", help="number of synthetic faces for training")
 
     def find_items(self) -> range:
         settings = self.settings

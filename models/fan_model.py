@@ -41,17 +41,18 @@ class FanModel(BaseModel):
 
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
-        parser.add_argument("--fan_width", type=int, default=fan.PUBLISHED_WIDTH,
-                            help="channels of the widest layers; 128 fits the published weights")
+        parser.add_argument("--fan_width", type=int, default=fan.PUBLISHED_WIDTH, metavar="N",
+                            help="max channels of a layer; 128 fits the published weights"
+                            ).rare = True
         if is_train:
             parser.add_argument("--fan_teacher", metavar="FILE",
-                                help="weights of 2DFAN-4 (2DFAN4-11f355bf06.pth.tar) to learn "
-                                     "from; without it the data must bring landmarks, as the "
-                                     "synthetic faces do")
-            parser.add_argument("--fan_sigma", type=float, default=1.75,
-                                help="deviation of the Gaussian at a known landmark, in pixels")
+                                help="teacher network 2DFAN-4 (2DFAN4-11f355bf06.pth.tar); "
+                                     "without it the dataset needs landmarks, which the synthetic "
+                                     "faces have")
             parser.add_argument("--lambda_hm", type=float, default=1.0,
-                                help="weight of the heat-maps' error")
+                                help="weight of the heat-map loss")
+            parser.add_argument("--fan_sigma", type=float, default=1.75, metavar="PIXELS",
+                                help="standard deviation of the Gaussian at a landmark").rare = True
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:

@@ -18,25 +18,25 @@ def add_gan_flags(parser: Any, weights: dict[str, tuple[float, str]], vgg_for: s
         weights: by name of a loss its default weight and what it is, for --lambda_NAME.
         vgg_for: the losses that need --vgg_weights.
     """
-    parser.add_argument("--Dnorm", default="in", choices=NORMS,
-                        help="normalisation of the discriminator")
-    parser.add_argument("--num_D", "--D_num", type=int, default=3,
-                        help="scales of the discriminator")
-    parser.add_argument("--n_layers_D", type=int, default=4,
-                        help="halving layers of each scale's discriminator")
-    parser.add_argument("--ndf", type=int, default=64,
-                        help="channels of the discriminator's first layer")
-    parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
-                        help="adversarial loss")
-    parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
-    parser.add_argument("--d_lr", type=float,
-                        help=f"learning rate of D (default: {D_RATE:g} times that of G)")
     for name, (default, text) in weights.items():
         parser.add_argument(f"--lambda_{name}", type=float, default=default,
                             help=f"weight of the {text}")
     parser.add_argument("--vgg_weights", metavar="FILE",
-                        help=f"torchvision's vgg19-dcbb9e9d.pth for {vgg_for}; `random` for smoke "
-                             "runs only")
+                        help=f"torchvision's vgg19-dcbb9e9d.pth for {vgg_for}; `random` for quick "
+                             "tests only")
+    parser.add_argument("--g_lr", type=float, help="learning rate of G (default: --lr)")
+    parser.add_argument("--d_lr", type=float,
+                        help=f"learning rate of D (default: {D_RATE:g} times that of G)")
+    parser.add_argument("--gan_mode", default="hinge", choices=tuple(TERMS),
+                        help="GAN loss").rare = True
+    parser.add_argument("--Dnorm", default="in", choices=NORMS,
+                        help="norm layers of the discriminator").rare = True
+    parser.add_argument("--num_D", "--D_num", type=int, default=3, metavar="N",
+                        help="number of discriminators, one per scale").rare = True
+    parser.add_argument("--n_layers_D", type=int, default=4, metavar="N",
+                        help="downsampling layers of each discriminator").rare = True
+    parser.add_argument("--ndf", type=int, default=64, metavar="N",
+                        help="channels of each discriminator's first layer").rare = True
 
 
 def discriminator_settings(opt: argparse.Namespace) -> dict[str, Any]:

@@ -14,75 +14,82 @@ DEFAULT_PRESET = {True: "1", False: "1.3"}
 # Up to this size --channel_multiplier changes nothing.
 WITHOUT_MULTIPLIER = 32
 LOSSES = {
-    "pix": (0.1, "L1"), "pyramid": (1.0, "L1 at every size of the U-Net"),
+    "pix": (0.1, "L1 loss"), "pyramid": (1.0, "L1 loss at every size of the U-Net"),
     "pcp": (1.0, "perceptual loss"), "style": (50.0, "style loss"),
     "g": (0.1, "GAN loss"), "component": (1.0, "GAN losses of eyes and mouth"),
-    "comp_style": (200.0, "style loss in the features of the eyes' and mouth's critics"),
-    "id": (10.0, "identity loss"), "r1": (10.0, "gradient penalty of the discriminator")}
+    "comp_style": (200.0, "style loss of eyes and mouth, on their discriminators' features"),
+    "id": (10.0, "identity loss"), "r1": (10.0, "R1 penalty of the discriminator")}
 
 
 def add_network_flags(parser: Any) -> None:
     parser.add_argument("--preset", default="auto", choices=("auto", *PRESETS),
-                        help="published network: 1 (original), bilinear (the trainable form of "
-                             "1.2), or the clean 1.2, 1.3, 1.4; auto takes it from the weight "
-                             "file, without one 1 in training and 1.3 otherwise")
+                        help="published network: 1 (original), bilinear (trainable form of 1.2), "
+                             "or the clean 1.2, 1.3 and 1.4; auto: by the weight file, without "
+                             "one 1 in training, else 1.3")
     parser.add_argument("--pretrained", dest="pretrain_model_path", metavar="FILE",
-                        help="the same as --pretrain_model_path: published or own weights of G")
+                        help="same as --pretrain_model_path")
     parser.add_argument("--channel_multiplier", type=int, choices=(1, 2), default=None,
-                        help="width above 32 pixels (default: the preset's)")
-    parser.add_argument("--narrow", type=float, default=1.0,
-                        help="factor on all widths; below 1 is for trying out")
-    parser.add_argument("--style_dim", type=int, default=512, help="length of the style codes")
-    parser.add_argument("--num_mlp", type=int, default=8,
-                        help="layers of the mapping network, which is stored but unused")
+                        help="channel multiplier of the layers above 32 pixels (default: the "
+                             "preset's)").rare = True
+    parser.add_argument("--narrow", type=float, default=1.0, metavar="FACTOR",
+                        help="factor on the channels of all layers; below 1 is for quick tests"
+                        ).rare = True
+    parser.add_argument("--style_dim", type=int, default=512, metavar="N",
+                        help="length of a latent code").rare = True
+    parser.add_argument("--num_mlp", type=int, default=8, metavar="N",
+                        help="layers of the mapping network, which is saved but not used"
+                        ).rare = True
 
 
 def add_training_flags(parser: Any) -> None:
     for name, (default, text) in LOSSES.items():
         parser.add_argument(f"--lambda_{name}", type=float, default=default,
                             help=f"weight of the {text}")
-    parser.add_argument("--remove_pyramid", type=int, default=50000, metavar="STEP",
-                        help="last step with the U-Net's own pictures in the loss")
-    parser.add_argument("--r1_every", type=int, default=16, metavar="N",
-                        help="steps between gradient penalties, which weigh N times as much")
-    parser.add_argument("--d_iters", type=int, default=1, metavar="N",
-                        help="train G at every N-th step only")
-    parser.add_argument("--d_init_steps", type=int, default=None, metavar="N",
-                        help="steps in which discriminators train alone (default: 500 when "
-                             "fine-tuning a weight file, else 0)")
-    parser.add_argument("--ema_decay", type=float, default=0.5 ** (32 / 10000),
-                        help="share of H that stays in each step")
-    parser.add_argument("--g_lr", type=float,
-                        help="learning rate of G (default: --lr, a twentieth for clean networks)")
-    parser.add_argument("--d_lr", type=float, help="learning rate of D (default: --lr)")
-    parser.add_argument("--component_lr", type=float,
-                        help="learning rate of the eyes' and mouth's critics (default: --lr)")
-    parser.add_argument("--lr_milestones", type=int, nargs="*", default=[600000, 700000],
-                        metavar="STEP", help="steps after which rates are multiplied by --lr_gamma")
-    parser.add_argument("--lr_gamma", type=float, default=0.5, help="factor at --lr_milestones")
     parser.add_argument("--decoder_weights", metavar="FILE",
-                        help="the StyleGAN2 prior (StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k"
-                             ".pth); `random` for smoke runs only")
+                        help="StyleGAN2 prior (StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth); "
+                             "`random` for quick tests only")
     parser.add_argument("--fix_decoder", action=argparse.BooleanOptionalAction, default=True,
-                        help="leave the decoder as it is")
+                        help="do not train the StyleGAN2 decoder")
     parser.add_argument("--vgg_weights", metavar="FILE",
                         help="torchvision's vgg19-dcbb9e9d.pth for perceptual and style loss; "
-                             "`random` for smoke runs only")
+                             "`random` for quick tests only")
     parser.add_argument("--id_weights", metavar="FILE",
-                        help="arcface_resnet18.pth for the identity loss; `random` for smoke runs "
+                        help="arcface_resnet18.pth for the identity loss; `random` for quick tests "
                              "only")
+    parser.add_argument("--g_lr", type=float,
+                        help="learning rate of G (default: --lr, for clean networks 1/20 of it)")
+    parser.add_argument("--d_lr", type=float, help="learning rate of D (default: --lr)")
+    parser.add_argument("--component_lr", type=float,
+                        help="learning rate of the eye and mouth discriminators (default: --lr)")
+    parser.add_argument("--lr_milestones", type=int, nargs="*", default=[600000, 700000],
+                        metavar="STEP",
+                        help="steps after which the learning rates are multiplied by --lr_gamma")
+    parser.add_argument("--lr_gamma", type=float, default=0.5, metavar="FACTOR",
+                        help="factor on the learning rates at --lr_milestones")
+    parser.add_argument("--remove_pyramid", type=int, default=50000, metavar="STEP",
+                        help="last step with the loss of --lambda_pyramid").rare = True
+    parser.add_argument("--r1_every", type=int, default=16, metavar="N",
+                        help="steps between two R1 penalties, which weigh N times as much"
+                        ).rare = True
+    parser.add_argument("--d_iters", type=int, default=1, metavar="N",
+                        help="steps of D for each step of G").rare = True
+    parser.add_argument("--d_init_steps", type=int, default=None, metavar="N",
+                        help="first steps, which train the discriminators only (default: 500 when "
+                             "fine-tuning, else 0)").rare = True
+    parser.add_argument("--ema_decay", type=float, default=0.5 ** (32 / 10000),
+                        help="decay per step of the EMA weights H").rare = True
     parser.add_argument("--randomize_noise", action=argparse.BooleanOptionalAction, default=True,
-                        help="draw the decoder's noise in training; restoring takes the stored one")
+                        help="use random decoder noise in training; inference uses the saved noise"
+                        ).rare = True
     parser.add_argument("--D_channel_multiplier", type=int, choices=(1, 2), default=None,
-                        help="width of the discriminator (default: the network's)")
+                        help="channel multiplier of the discriminator (default: G's)").rare = True
     parser.add_argument("--stddev_group", type=int, default=4, metavar="N",
-                        help="pictures whose deviation the discriminator sees; with --accumulate "
-                             "groups lie within a part")
-    parser.add_argument("--component_channels", type=int, default=64,
-                        help="channels of the eyes' and mouth's critics; other than 64 is for "
-                             "trying out")
-    parser.add_argument("--eye_enlarge_ratio", type=float, default=1.4,
-                        help="factor on the eyes' boxes")
+                        help="group size of D's minibatch standard deviation").rare = True
+    parser.add_argument("--component_channels", type=int, default=64, metavar="N",
+                        help="channels of the eye and mouth discriminators; other than 64 is for "
+                             "quick tests").rare = True
+    parser.add_argument("--eye_enlarge_ratio", type=float, default=1.4, metavar="FACTOR",
+                        help="factor on the size of the eyes' boxes").rare = True
 
 
 # ---- what they say about the network -------------------------------------------------------------

@@ -53,25 +53,26 @@ class GPENModel(StyleTraining):
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         add_network_flags(parser)
         parser.add_argument("--unit_range", action=argparse.BooleanOptionalAction, default=False,
-                            help="the generator's pictures go from 0 to 1 instead of -1 to 1, as "
-                                 "for GPEN-Seg2face-512.pth")
+                            help="the network's images are in [0, 1] instead of [-1, 1], as for "
+                                 "GPEN-Seg2face-512.pth")
         parser.add_argument("--keep_luminance", action=argparse.BooleanOptionalAction,
-                            default=False, help="results keep the input's luminance, for "
-                                                "colourisation; not in training losses")
+                            default=False,
+                            help="keep the input's luminance, for colorization; has no effect on "
+                                 "the losses")
         if not is_train:
             return
         add_training_flags(parser, path_batch_shrink=1)
         parser.add_argument("--decoder_lr", type=float,
-                            help="learning rate of the StyleGAN2 inside G (default: --lr)")
+                            help="learning rate of G's StyleGAN2 decoder (default: --lr)")
         parser.add_argument("--prior", metavar="FILE",
-                            help="start the StyleGAN2 inside G from these weights, of --model "
-                                 "stylegan2 or another StyleGAN2 of this layout")
-        for name, text in (("pix", "smooth L1"), ("id", "identity loss")):
+                            help="initial weights of G's StyleGAN2 decoder, of --model stylegan2 "
+                                 "or another StyleGAN2 with the same keys")
+        for name, text in (("pix", "smooth L1 loss"), ("id", "identity loss")):
             parser.add_argument(f"--lambda_{name}", type=float, default=1.0,
                                 help=f"weight of the {text}")
         parser.add_argument("--id_weights", metavar="FILE",
-                            help="model_ir_se50.pth for the identity loss; `random` for smoke "
-                                 "runs only")
+                            help="model_ir_se50.pth for the identity loss; `random` for quick "
+                                 "tests only")
 
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:

@@ -38,10 +38,10 @@ class ParseModel(BaseModel):
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         add_parse_flags(parser)
         if is_train:
-            parser.add_argument("--parse_map", type=float, default=1.0,
-                                help="weight of the cross entropy of the regions")
-            parser.add_argument("--parse_sr", type=float, default=1.0,
-                                help="weight of the L1 of the picture")
+            parser.add_argument("--parse_map", type=float, default=1.0, metavar="WEIGHT",
+                                help="weight of the parsing map's cross entropy")
+            parser.add_argument("--parse_sr", type=float, default=1.0, metavar="WEIGHT",
+                                help="weight of the restored image's L1 loss")
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:
@@ -100,12 +100,13 @@ class ParseModel(BaseModel):
 def add_parse_flags(parser: Any) -> None:
     """The flags that describe the parsing network, wherever there is one."""
     parser.add_argument("--Pnorm", default="bn", choices=NORMS,
-                        help="normalisation of the parsing network")
-    parser.add_argument("--parse_channels", type=int, default=64,
-                        help="channels of the parsing network's first convolution, up to 256; 64 "
-                             "fits the published weights")
-    parser.add_argument("--parse_depth", type=int, default=10,
-                        help="blocks of the parsing network's body; 10 fits the published weights")
+                        help="norm layers of the parsing network").rare = True
+    parser.add_argument("--parse_channels", type=int, default=64, metavar="N",
+                        help="channels of the parsing network's first layer, up to 256; 64 fits "
+                             "the published weights").rare = True
+    parser.add_argument("--parse_depth", type=int, default=10, metavar="N",
+                        help="residual blocks in the parsing network's middle; 10 fits the "
+                             "published weights").rare = True
 
 
 def parse_settings(opt: argparse.Namespace) -> dict[str, Any]:

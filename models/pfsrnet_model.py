@@ -66,16 +66,18 @@ class PFSRNetModel(BaseModel):
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         parser.add_argument("--width", type=int, default=PUBLISHED_WIDTH,
-                            help="channels of the widest layers; smaller than 512 is for trying "
-                                 "out, no published weights fit")
-        parser.add_argument("--fade", type=float, default=0.5,
-                            help="a new stage is faded in for this part of the first stage's steps")
+                            metavar="N",
+                            help="max channels of a layer; below 512 is for quick tests, published "
+                                 "weights do not fit").rare = True
+        parser.add_argument("--fade", type=float, default=0.5, metavar="FRACTION",
+                            help="fade in each new stage over this fraction of the first stage's "
+                                 "steps").rare = True
         if is_train:
             _add_training_flags(parser)
         else:
             parser.add_argument("--align", default="none", choices=tuple(ALIGNMENTS),
-                                help="part of a picture that enhance.py restores: all of it, "
-                                     "CelebA's 178 x 178 from the middle, or the largest square")
+                                help="what enhance.py crops from an image: nothing, CelebA's "
+                                     "central 178 x 178 pixels, or the largest square")
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:
@@ -312,31 +314,31 @@ def perceptual_network(path: str | Path) -> VGGFeatures:
 def _add_training_flags(parser: Any) -> None:
     parser.add_argument("--stage_steps", type=int, nargs=NUM_STAGES, metavar="N",
                         default=[50000, 50000, 100000],
-                        help="steps at 32, 64 and 128 pixels; their sum is the run's length, "
-                             "unless --train_steps is given (default: 50000 50000 100000)")
-    parser.add_argument("--beta2", type=float, default=0.99, help="second beta of Adam")
+                        help="steps at 32, 64 and 128 pixels; their sum is the length of the "
+                             "run, unless --train_steps is given")
     parser.add_argument("--lambda_pix", type=float, default=10.0, help="weight of the pixel loss")
-    parser.add_argument("--pix_loss", default="l1", choices=("l1", "l2"),
-                        help="mean absolute or mean squared difference")
     for name, (default, text) in PER_STAGE.items():
-        shown = " ".join(f"{value:g}" for value in default)
         parser.add_argument(f"--lambda_{name}", type=float, nargs=NUM_STAGES, metavar="W",
-                            default=list(default),
-                            help=f"weights of the {text}, one per stage (default: {shown})")
+                            default=list(default), help=f"weight of the {text} in each stage")
     parser.add_argument("--lambda_gp", type=float, default=10.0,
                         help="weight of the gradient penalty")
-    parser.add_argument("--gp", default="two_sided", choices=PENALTIES,
-                        help="norms of 1 for every picture, or a mean of at most 1, which gave NaN")
     parser.add_argument("--lambda_drift", type=float, default=1e-3,
-                        help="weight of the real logits' square")
+                        help="weight of the squared real logits")
     parser.add_argument("--fan_weights", metavar="FILE",
-                        help="weights of the landmark network (--model fan) for heat-map and "
-                             "attention loss; `random` for smoke runs only")
-    parser.add_argument("--fan_width", type=int, default=FAN_WIDTH,
-                        help="channels of the landmark network's widest layers")
-    parser.add_argument("--fan_mode", default="eval", choices=("eval", "train"),
-                        help="batch norms of the landmark network: their averages, or each "
-                             "batch's own as published")
+                        help="landmark network (of --model fan) for heat-map and attention loss; "
+                             "`random` for quick tests only")
     parser.add_argument("--vgg_weights", metavar="FILE",
                         help="torchvision's vgg16-397923af.pth for the perceptual loss; `random` "
-                             "for smoke runs only")
+                             "for quick tests only")
+    parser.add_argument("--pix_loss", default="l1", choices=("l1", "l2"),
+                        help="l1: mean absolute error; l2: mean squared error").rare = True
+    parser.add_argument("--beta2", type=float, default=0.99, help="beta2 of Adam").rare = True
+    parser.add_argument("--gp", default="two_sided", choices=PENALTIES,
+                        help="gradient penalty: two_sided pulls each image's gradient norm to 1, "
+                             "one_sided_mean limits the mean norm to 1 and gave NaN"
+                        ).rare = True
+    parser.add_argument("--fan_width", type=int, default=FAN_WIDTH, metavar="N",
+                        help="max channels of a layer of the landmark network").rare = True
+    parser.add_argument("--fan_mode", default="eval", choices=("eval", "train"),
+                        help="batch norms of the landmark network: running statistics (eval) or "
+                             "those of each batch, as published (train)").rare = True

@@ -61,21 +61,21 @@ class PSFRGANModel(BaseModel):
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         parser.add_argument("--parse_weights", "--parse_net_weight", metavar="FILE",
-                            help="weights of the parsing network, published "
-                                 "(parse_multi_iter_90000.pth) or of --model parse; `random` for "
-                                 "smoke runs only")
+                            help="parsing network: parse_multi_iter_90000.pth or one of --model "
+                                 "parse; `random` for quick tests only")
         add_parse_flags(parser)
         parser.add_argument("--Gnorm", default="spade", choices=NORMS,
-                            help="in leaves picture and parsing map unused, for comparison")
-        parser.add_argument("--max_channels", type=int, default=1024,
-                            help="widest features of the generator; smaller than 1024 is for "
-                                 "trying out, no published weights fit")
+                            help="norm layers of G; only spade uses image and parsing map"
+                            ).rare = True
+        parser.add_argument("--max_channels", type=int, default=1024, metavar="N",
+                            help="max channels of a layer of G; below 1024 is for quick tests, "
+                                 "published weights do not fit").rare = True
         if is_train:
             add_gan_flags(parser, {
-                "pix": (10.0, "L1"), "pcp": (0.0, "perceptual loss"),
-                "fm": (10.0, "feature matching"),
+                "pix": (10.0, "L1 loss"), "pcp": (0.0, "perceptual loss"),
+                "fm": (10.0, "feature matching loss"),
                 "g": (1.0, "GAN loss"),
-                "ss": (100.0, "style loss per face region; upstream's published command has 1000")},
+                "ss": (100.0, "style loss of each face region; the published command has 1000")},
                 vgg_for="style and perceptual loss")
 
     @classmethod

@@ -42,7 +42,8 @@ class SPARNetModel(BaseModel):
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         add_network_flags(parser, norm="bn")
         if is_train:
-            parser.add_argument("--lambda_pix", type=float, default=1.0, help="weight of the L1")
+            parser.add_argument("--lambda_pix", type=float, default=1.0,
+                                help="weight of the L1 loss")
 
     @classmethod
     def build(cls, opt: argparse.Namespace) -> dict[str, nn.Module]:
@@ -72,14 +73,16 @@ class SPARNetModel(BaseModel):
 
 def add_network_flags(parser: Any, norm: str) -> None:
     """The flags that SPARNet and SPARNetHD share; `norm` is the default of --Gnorm."""
-    parser.add_argument("--res_depth", type=int, default=10,
-                        help="blocks of the body; 1 is the published light network")
+    parser.add_argument("--res_depth", type=int, default=10, metavar="N",
+                        help="residual blocks between encoder and decoder; 1 is the published "
+                             "light network")
     parser.add_argument("--att_name", default="spar", choices=ATTENTIONS,
-                        help="one attention map, or one per channel")
+                        help="attention: one map (spar) or one per channel (spar3d)")
     parser.add_argument("--bottleneck_size", type=int, default=4,
-                        help="side of the innermost attention map: 2, 4, 8 or 16")
+                        metavar="PIXELS", help="side of the smallest attention map: 2, 4, 8 or 16"
+                        ).rare = True
     parser.add_argument("--Gnorm", default=norm, choices=NORMS,
-                        help="normalisation of the generator")
+                        help="norm layers of the generator").rare = True
 
 
 def network_settings(opt: argparse.Namespace) -> dict[str, Any]:

@@ -57,16 +57,16 @@ class SPARNetHDModel(BaseModel):
     @staticmethod
     def modify_commandline_options(parser: Any, is_train: bool) -> None:
         add_network_flags(parser, norm="in")
-        parser.add_argument("--max_channels", type=int, default=512,
-                            help="widest features of the generator; smaller than 512 is for "
-                                 "trying out, no published weights fit")
+        parser.add_argument("--max_channels", type=int, default=512, metavar="N",
+                            help="max channels of a layer of G; below 512 is for quick tests, "
+                                 "published weights do not fit").rare = True
         if not is_train:
             return
-        add_gan_flags(parser, {"pix": (100.0, "L1"), "pcp": (1.0, "perceptual loss"),
-                               "fm": (10.0, "feature matching"), "g": (1.0, "GAN loss")},
+        add_gan_flags(parser, {"pix": (100.0, "L1 loss"), "pcp": (1.0, "perceptual loss"),
+                               "fm": (10.0, "feature matching loss"), "g": (1.0, "GAN loss")},
                       vgg_for="the perceptual loss")
         parser.add_argument("--ema_decay", type=float, default=0.999,
-                            help="share of H that stays in each step")
+                            help="decay per step of the EMA weights H").rare = True
 
     @classmethod
     def defaults(cls, is_train: bool) -> dict[str, Any]:

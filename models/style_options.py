@@ -31,42 +31,50 @@ logger = logging.getLogger("facezoo")
 def add_network_flags(parser: Any) -> None:
     """Flags that decide which published weights fit."""
     parser.add_argument("--preset", choices=tuple(PRESETS),
-                        help="size and widths of a released network (default: what --load_size and "
-                             f"the weight file say, else {DEFAULT_PRESET}); 64 is for trying out")
-    parser.add_argument("--channel_multiplier", type=int,
-                        help="of the widths above 32 pixels (default: the preset's)")
-    parser.add_argument("--narrow", type=float,
-                        help="factor on all widths (default: the preset's)")
-    parser.add_argument("--style_dim", type=int, help="length of the codes (default: 512)")
-    parser.add_argument("--n_mlp", type=int, help="layers of the mapping network (default: 8)")
+                        help="image size of a published network, which sets its widths; 64 is for "
+                             "quick tests (default: by --load_size and the weight file, else "
+                             f"{DEFAULT_PRESET})")
+    parser.add_argument("--channel_multiplier", type=int, metavar="N",
+                        help="channel multiplier of the layers above 32 pixels (default: the "
+                             "preset's)").rare = True
+    parser.add_argument("--narrow", type=float, metavar="FACTOR",
+                        help="factor on the channels of all layers (default: the preset's)"
+                        ).rare = True
+    parser.add_argument("--style_dim", type=int, metavar="N",
+                        help="length of a latent code (default: 512)").rare = True
+    parser.add_argument("--n_mlp", type=int, metavar="N",
+                        help="layers of the mapping network (default: 8)").rare = True
     parser.add_argument("--noise", choices=("concat", "add"),
-                        help="how noise enters the generator; add is StyleGAN2's own way, the "
-                             "released weights are of concat (default: concat)")
+                        help="how noise enters the generator: concat as in the published weights, "
+                             "add as in StyleGAN2 (default: concat)").rare = True
 
 
 def add_training_flags(parser: Any, path_batch_shrink: int) -> None:
     """Flags of the adversarial training."""
     parser.add_argument("--d_weights", metavar="FILE",
-                        help="start weights of D, a file of its own or a training checkpoint")
-    for name in ("multiplier", "narrow"):
-        parser.add_argument(f"--d_{name}", type=int if name == "multiplier" else float,
-                            help=f"{name} of D (default: that of --d_weights, else G's)")
+                        help="initial weights of D: a weight file or a training checkpoint")
     parser.add_argument("--d_lr", type=float, help="learning rate of D (default: --lr)")
     parser.add_argument("--lambda_g", type=float, default=1.0, help="weight of the GAN loss")
-    parser.add_argument("--stddev_group", type=int, default=0,
-                        help="pictures over which D takes its deviation: 0 the whole batch, 4 as "
-                             "in code before August 2022, 1 none")
-    parser.add_argument("--r1", type=float, default=10.0, help="weight of R1, 0 for none")
-    parser.add_argument("--d_reg_every", type=int, default=16,
-                        help="steps between R1 penalties, 0 for none")
-    parser.add_argument("--path_regularize", type=float, default=2.0,
+    parser.add_argument("--r1", type=float, default=10.0, metavar="WEIGHT",
+                        help="weight of the R1 penalty, 0 for none")
+    parser.add_argument("--d_reg_every", type=int, default=16, metavar="STEPS",
+                        help="steps between two R1 penalties, 0 for none")
+    parser.add_argument("--path_regularize", type=float, default=2.0, metavar="WEIGHT",
                         help="weight of the path length penalty, 0 for none")
-    parser.add_argument("--g_reg_every", type=int, default=4,
-                        help="steps between path length penalties, 0 for none")
-    parser.add_argument("--path_batch_shrink", type=int, default=path_batch_shrink,
-                        help="path lengths are of one in so many pictures")
+    parser.add_argument("--g_reg_every", type=int, default=4, metavar="STEPS",
+                        help="steps between two path length penalties, 0 for none")
+    for name, kind in (("multiplier", int), ("narrow", float)):
+        parser.add_argument(f"--d_{name}", type=kind,
+                            help=f"as --{'channel_' if kind is int else ''}{name}, for D (default: "
+                                 "that of --d_weights, else G's)").rare = True
+    parser.add_argument("--stddev_group", type=int, default=0, metavar="N",
+                        help="group size of D's minibatch standard deviation: 0 is the whole "
+                             "batch, 4 as in code before August 2022, 1 turns it off").rare = True
+    parser.add_argument("--path_batch_shrink", type=int, default=path_batch_shrink, metavar="N",
+                        help="compute path lengths on 1/N of the batch").rare = True
     parser.add_argument("--ema_decay", type=float, default=EMA_DECAY,
-                        help="share of H that stays in each step; published for every batch")
+                        help="decay per step of the EMA weights H; published for all batch sizes"
+                        ).rare = True
 
 
 def resolve_size(opt: argparse.Namespace) -> None:

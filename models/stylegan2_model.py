@@ -39,11 +39,12 @@ class StyleGAN2Model(StyleTraining):
         add_network_flags(parser)
         if is_train:
             add_training_flags(parser, path_batch_shrink=2)
-            parser.add_argument("--mixing", type=float, default=0.9,
-                                help="share of steps whose pictures mix two codes")
+            parser.add_argument("--mixing", type=float, default=0.9, metavar="FRACTION",
+                                help="fraction of steps with style mixing")
             parser.add_argument("--noise_from", default="device", choices=("device", "host"),
-                                help="who draws the noise maps; host is slower, and the same on "
-                                     "every device and for every way to cut a batch")
+                                help="where the noise maps are drawn; host is slower, but gives "
+                                     "the same noise on all devices and with --accumulate"
+                                ).rare = True
 
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from options.layers import NOT_SAVED, UNDECIDED, Layer, fill
 from options.parser import OneLineParser, count, fraction, positive_int
+
+# Flags whose default most models set themselves.
+MODELS_OWN = ("load_size", "batch_size", "lr", "beta1", "total_epochs", "init_type")
 
 
 class BaseOptions:
@@ -26,6 +29,7 @@ class BaseOptions:
     """
     is_train = False
     uses_dataset = True
+    usage = "[options]"
     description = ""
 
     def __init__(self, models: Any, data: Any, prog: str | None = None) -> None:
@@ -34,79 +38,89 @@ class BaseOptions:
     # -- flags ------------------------------------------------------------------------------------
 
     def initialize(self, parser: argparse.ArgumentParser) -> None:
-        """Add the flags all entries share."""
-        group = parser.add_argument_group("run")
-        group.add_argument("--config", metavar="FILE",
-                           help="YAML file with option values; the command line overrides it")
-        group.add_argument("--name", help="name of the run, a folder below --checkpoints_dir"
-                           + (" (default: MODEL_DATASET)" if self.is_train else ""))
-        group.add_argument("--checkpoints_dir", "--output_path", "--train_url",
-                           default="./check_points", metavar="DIR", help="where runs are kept")
-        group.add_argument("--seed", type=count, default=123, help="seed of every random stream")
-        group.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False,
-                           help="print the networks, and tracebacks of user errors")
-        group = parser.add_argument_group("model")
-        group.add_argument("--model", default="sparnet",
-                           help=f"recipe to use: {', '.join(self.models.names())}; "
-                                f"{self._aliases()}")
-        group.add_argument("--load_size", type=positive_int, default=128,
-                           help="side of the square pictures the network sees, in pixels")
-        group.add_argument("--batch_size", type=positive_int, default=32,
-                           help="pictures per card and step")
-        group.add_argument("--degradation",
-                           help=f"how low-quality pictures are made from good ones: "
-                                f"{', '.join(self.data.degradation_names())} "
-                                "(default: the model's own)")
+        """Add the flags all entries share; those that subclasses add first are shown first."""
+        self._add_model_flags(parser)
         if self.uses_dataset:
             self._add_data_flags(parser)
+        group = parser.add_argument_group("run")
+        group.add_argument("--config", metavar="FILE",
+                           help="YAML file of option values; the command line overrides it")
+        group.add_argument("--name", help="name of the run, a folder in --checkpoints_dir "
+                           "(default: MODEL_DATASET)" if self.is_train else
+                           "use the weights of this run, a folder in --checkpoints_dir")
+        group.add_argument("--checkpoints_dir", "--output_path", "--train_url",
+                           default="./check_points", metavar="DIR", help="folder of all runs")
+        group.add_argument("--seed", type=count, default=123, help="random seed").rare = True
+        group.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False,
+                           help="print the networks, and the traceback of an error").rare = True
         group = parser.add_argument_group("device")
         group.add_argument("--device", default="auto",
-                           help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
+                           help="auto, npu, cuda or cpu; npu:3 is card 3")
         group.add_argument("--memory_format", default="auto",
                            choices=("auto", "channels_last", "contiguous"),
-                           help="tensor layout; auto is channels_last except on NPU")
+                           help="tensor layout; auto is channels_last except on NPU").rare = True
         group.add_argument("--allow_hf32", action=argparse.BooleanOptionalAction, default=False,
-                           help="NPU and CUDA may shorten fp32 inputs of products (HF32, TF32)")
+                           help="let matrix products and convolutions round fp32 inputs (HF32 on "
+                                "NPU, TF32 on CUDA); faster").rare = True
         group.add_argument("--npu_jit", action=argparse.BooleanOptionalAction, default=False,
-                           help="compile NPU operators per shape; may help first-generation cards")
+                           help="compile NPU operators for each shape; may help on "
+                                "first-generation cards").rare = True
         group.add_argument("--npu_strict", action=argparse.BooleanOptionalAction, default=False,
-                           help="an operator falling back from NPU to CPU is an error")
+                           help="stop with an error if an NPU operator falls back to the CPU"
+                           ).rare = True
         group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
-                           help="deterministic kernels and collectives only; slower")
+                           help="use deterministic kernels and collectives only; slower"
+                           ).rare = True
 
-    def _aliases(self) -> str:
-        return ", ".join(f"{alias} stands for {name}"
-                         for alias, name in self.models.ALIASES.items())
+    def _add_model_flags(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group("model")
+        aliases = ", ".join(f"{alias} = {name}" for alias, name in self.models.ALIASES.items())
+        group.add_argument("--model", default="sparnet", metavar="NAME",
+                           help=f"{', '.join(self.models.names())} ({aliases})")
+        group.add_argument("--load_size", type=positive_int, default=128, metavar="PIXELS",
+                           help="side of the network's square images")
+        group.add_argument("--batch_size", type=positive_int, default=32, metavar="N",
+                           help="images per batch, on each card")
+        group.add_argument("--degradation", metavar="NAME",
+                           help="how low-quality images are made from targets: "
+                                f"{', '.join(self.data.degradation_names())} "
+                                "(default: the model's own)").rare = not self.uses_dataset
 
     def _add_data_flags(self, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("data")
-        group.add_argument("--dataset_name",
-                           help=f"one of {', '.join(self.data.names())} (default: the model's "
-                                "own where --dataroot is given, else synthetic)")
         group.add_argument("--dataroot", "--data_path", "--data_url", metavar="DIR",
-                           help="folder of face pictures, or a list (.txt) or pack of them "
-                                "(docs/data.md); without it embedded synthetic faces are used")
+                           help="folder of face images, or a list (.txt) or pack of them (see "
+                                "docs/data.md); without it, synthetic faces are used")
+        group.add_argument("--dataset_name", metavar="NAME",
+                           help=f"{', '.join(self.data.names())} (default: the model's own with "
+                                "--dataroot, else synthetic)")
         group.add_argument("--max_dataset_size", type=positive_int, metavar="N",
-                           help="use only the first N pictures (default: all)")
-        group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="SHARE",
-                           help="share of unreadable pictures that is skipped before stopping")
+                           help="use only the first N images (default: all)")
+        group.add_argument("--max_bad_images", type=fraction, default=0.01, metavar="FRACTION",
+                           help="max fraction of unreadable images to skip; above it the run stops"
+                           ).rare = True
         group.add_argument("--num_threads", "--workers", type=count, metavar="N",
-                           help="data loading processes per card (default: the cores of this "
-                                "card's share, at most 8)")
+                           help="data loading processes per card (default: the CPU cores divided "
+                                "by the cards, at most 8)")
 
     # -- parsing ----------------------------------------------------------------------------------
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Read the command line; on any mistake print one line and exit with status 2."""
-        parser = OneLineParser(prog=self.prog, description=self.description, add_help=False)
+        parser = OneLineParser(prog=self.prog, usage=f"%(prog)s {self.usage}",
+                               description=self.description, add_help=False)
         self.initialize(parser)
         # Pre-set, these stay None unless the command line names them.
-        first, _ = parser.parse_known_args(argv, argparse.Namespace(
+        first, rest = parser.parse_known_args(argv, argparse.Namespace(
             model=None, dataset_name=None, degradation=None, dataroot=None))
         try:
             layers = self._layers(first)
-            choice = self._add_plugin_flags(parser, first, layers)
-            parser.add_argument("-h", "--help", action="help", help="show this text and exit")
+            named = self._named(parser, first, layers)
+            if "model" not in named and any(word.split("=")[0] in ("-h", "--help")
+                                            for word in rest):
+                self._show_help(parser, named, argv)
+            choice = self._add_plugin_flags(parser, named)
+            parser.add_help_flag()
             written = fill(parser, layers)
             opt, unknown = parser.parse_known_args(argv)
             parser.reject_unknown(unknown)
@@ -124,32 +138,50 @@ class BaseOptions:
         """Option values between the defaults and the command line, lowest first."""
         return [Layer(read_yaml(first.config), first.config)] if first.config else []
 
-    def _add_plugin_flags(self, parser: OneLineParser, first: argparse.Namespace,
-                          layers: list[Layer]) -> dict[str, str]:
-        """Find the model, dataset and degradation in force and let them add their flags."""
+    def _named(self, parser: OneLineParser, first: argparse.Namespace,
+               layers: list[Layer]) -> dict[str, Any]:
+        """What the command line or a layer says of model, dataset, degradation and data."""
         aliases = {name: action.dest for name, action in parser.by_name().items()}
-        configured = {aliases.get(name, name): value for layer in layers
-                      for name, value in layer.values.items()}
+        found = {aliases.get(name, name): value for layer in layers
+                 for name, value in layer.values.items()}
+        keys = ("model", "dataset_name", "degradation", "dataroot")
+        found |= {key: getattr(first, key) for key in keys if getattr(first, key) is not None}
+        return {key: found[key] for key in keys if key in found}
 
-        def pick(key: str) -> Any:
-            given = getattr(first, key)
-            return configured.get(key, parser.get_default(key)) if given is None else given
+    def _show_help(self, parser: OneLineParser, named: dict[str, Any],
+                   argv: list[str] | None) -> NoReturn:
+        """Help without a model, which would take seconds to import."""
+        self._add_flags_of(parser, {key: named[key] for key in ("dataset_name", "degradation")
+                                    if named.get(key)})
+        parser.set_defaults(**{name: "the model's own" for name in MODELS_OWN
+                               if name in parser.by_name()})
+        parser.epilog = "--model NAME --help also shows the model's own options."
+        parser.add_help_flag()
+        parser.parse_known_args(argv)
+        raise AssertionError("--help has not ended the program")
 
-        model = self.models.canonical(pick("model"))
-        recipe = self.models.find(model)
-        choice = {"model": model, "degradation": pick("degradation") or recipe.degradation}
-        setters = {f"model {model}": self.models.option_setter(model),
-                   f"degradation {choice['degradation']}":
-                       self.data.degradation_option_setter(choice["degradation"])}
+    def _add_plugin_flags(self, parser: OneLineParser, named: dict[str, Any]) -> dict[str, str]:
+        """Find the model, dataset and degradation in force and let them add their flags."""
+        name = self.models.canonical(named.get("model", parser.get_default("model")))
+        model = self.models.find(name)
+        choice = {"model": name, "degradation": named.get("degradation") or model.degradation}
         if self.uses_dataset:
-            dataset = pick("dataset_name") or (recipe.dataset if pick("dataroot")
-                                               else "synthetic")
-            choice["dataset_name"] = dataset
-            setters[f"dataset {dataset}"] = self.data.option_setter(dataset)
-        for title, add_flags in setters.items():
-            add_flags(parser.add_argument_group(title), self.is_train)
-        parser.set_defaults(**recipe.defaults(self.is_train))
+            choice["dataset_name"] = named.get("dataset_name") or (
+                model.dataset if named.get("dataroot") else "synthetic")
+        self._add_flags_of(parser, choice)
+        parser.set_defaults(**model.defaults(self.is_train))
         return choice
+
+    def _add_flags_of(self, parser: OneLineParser, choice: dict[str, str]) -> None:
+        """Let plug-ins add their flags, each to a group of its own."""
+        setters = {"model": self.models.option_setter,
+                   "degradation": self.data.degradation_option_setter,
+                   "dataset_name": self.data.option_setter}
+        for key, setter in setters.items():
+            if key in choice:
+                group = parser.add_argument_group(f"{key.removesuffix('_name')} {choice[key]}")
+                group.rare = key == "degradation" and not self.uses_dataset
+                setter(choice[key])(group, self.is_train)
 
     def _weights_of(self, opt: argparse.Namespace) -> Path | None:
         """The weight file that the network is built for; None where there is none yet, which
@@ -158,7 +190,7 @@ class BaseOptions:
         return path if path.is_file() else None
 
     def _take_settings(self, opt: argparse.Namespace, written: dict[str, str]) -> None:
-        """Take what the weight file shows of its network over into the options.
+        """Take over what the weight file shows of its network into the options.
 
         Args:
             written: by name, how the user wrote the options that contradict it if they differ.
@@ -185,8 +217,8 @@ class BaseOptions:
             else:
                 setattr(opt, name, fitting[0])
         if left_open:
-            raise ValueError(f"{path} is of a network with {left_open[0]}, whose files have the "
-                             f"same entries: say which")
+            raise ValueError(f"{path} fits a network with {left_open[0]}; the file does not show "
+                             f"which, so give one of them")
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         """Resolve what depends on other options; raise ValueError for bad combinations."""
@@ -225,7 +257,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def to_yaml(opt: argparse.Namespace) -> str:
     """The resolved options as YAML that --config takes back."""
     values = {key: value for key, value in sorted(vars(opt).items()) if key not in NOT_SAVED}
-    return ("# Resolved options of a run; feed back with --config FILE.\n"
+    return ("# Resolved options of a run; pass them back with --config FILE.\n"
             + yaml.safe_dump(values, sort_keys=True, allow_unicode=True))
 
 

@@ -3,33 +3,74 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
 import sys
 from typing import Any, NoReturn
 
 RETIRED = {
     "--gpus": "use --device, and torchrun for several cards",
     "--phase": "newtrain.py trains, evaluate.py measures, enhance.py restores",
-    "--resume_epoch": "--continue_train finds the position by itself",
-    "--resume_iter": "--continue_train finds the position by itself",
-    "--niter_decay": "it never had an effect; see --lr_policy",
-    "--epoch_count": "it never had an effect; see --lr_policy",
-    "--save_by_iter": "it never had an effect; see --save_iter_freq",
-    "--input_nc": "the networks take RGB only",
-    "--output_nc": "the networks give RGB only",
+    "--resume_epoch": "--continue_train finds the last step itself",
+    "--resume_iter": "--continue_train finds the last step itself",
+    "--niter_decay": "it had no effect; see --lr_policy",
+    "--epoch_count": "it had no effect; see --lr_policy",
+    "--save_by_iter": "it had no effect; see --save_iter_freq",
+    "--input_nc": "the input is always RGB",
+    "--output_nc": "the output is always RGB",
     "--ngf": "the network's width is fixed by the published architecture",
     "--ndf": "the network's width is fixed by the published architecture",
-    "--eval": "evaluation always uses eval mode",
+    "--eval": "evaluate.py always uses eval mode",
     "--num_test": "use --max_dataset_size",
     "--ntest": "use --max_dataset_size",
-    "--preprocess": "pictures are resized to --load_size",
+    "--preprocess": "images are resized to --load_size",
 }
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """No abbreviations; errors are one line on stderr with the nearest valid names, status 2."""
+    """No abbreviations; errors are one line on stderr with the nearest valid names, status 2.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
+    `--help` leaves out the flags that are marked as rare, and `--help all` shows every flag. A flag
+    is marked where it is added, alone or with all of its group; any argparse parser will do:
+
+        parser.add_argument("--init_gain", ...).rare = True
+        parser.add_argument_group("precision").rare = True
+    """
+
+    def __init__(self, *, add_help: bool = True, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, add_help=False,
+                         **settings)
+        if add_help:
+            self.add_help_flag()
+
+    def add_help_flag(self) -> None:
+        """Add -h and --help; everything that help is to show must be added before it is parsed."""
+        self.add_argument("-h", "--help", nargs="?", choices=("all",), metavar="all",
+                          default=argparse.SUPPRESS, action=_HelpAction,
+                          help="show the common options, or all of them, and exit")
+
+    def format_help(self, every_flag: bool = False) -> str:
+        """The text of --help, or of --help all."""
+        formatter = self._get_formatter()
+        formatter.every_flag = every_flag
+        formatter.add_usage(self.usage or self._short_usage(), (), ())
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            shown = [action for action in group._group_actions
+                     if every_flag or not (is_rare(action) or is_rare(group))]
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(sorted(shown, key=is_rare))
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _short_usage(self) -> str:
+        """What must be given, then [options]."""
+        spelled = self._get_formatter()._format_action_invocation
+        words = [spelled(action) for action in self._actions if action.required]
+        words += [f"({' | '.join(map(spelled, group._group_actions))})"
+                  for group in self._mutually_exclusive_groups if group.required]
+        return " ".join(["%(prog)s", *words, "[options]"])
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -98,13 +139,60 @@ class OneLineParser(argparse.ArgumentParser):
         return converted
 
 
+class _HelpAction(argparse.Action):
+    def __call__(self, parser: OneLineParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> NoReturn:
+        sys.stdout.write(parser.format_help(every_flag=values == "all"))
+        parser.exit()
+
+
+def is_rare(flag_or_group: Any) -> bool:
+    """Whether only `--help all` shows this flag, or the flags of this group."""
+    return getattr(flag_or_group, "rare", False)
+
+
 class HelpFormatter(argparse.HelpFormatter):
-    """Shows each default once, unless the text speaks of it or there is none."""
+    """Lines of at most 100 columns. Shows each default once, unless the text speaks of it or there
+    is none, and other spellings of a flag in `--help all` only."""
+    every_flag = False
+
+    def __init__(self, prog: str) -> None:
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        super().__init__(prog, max_help_position=30, width=width)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        known = {None: action.dest.upper(), int: "N", count: "N", positive_int: "N"}
+        return known.get(action.type, "VALUE")
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        strings = action.option_strings
+        if not strings:
+            return super()._format_action_invocation(action)
+        if not self.every_flag:
+            long = [each for each in strings if each.startswith("--")]
+            switched_on = (isinstance(action, argparse.BooleanOptionalAction)
+                           and action.default is True)
+            strings = [*long[:2 if switched_on else 1],
+                       *(each for each in strings if each not in long)]
+        values = "" if action.nargs == 0 else " " + self._format_args(
+            action, self._get_default_metavar_for_optional(action))
+        return ", ".join(strings) + values
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        silent = action.default in (None, argparse.SUPPRESS, False) or "default" in text
-        return text if silent else f"{text} (default: %(default)s)"
+        # Python 3.10 appends the default to the text of switches.
+        text = (action.help or "").removesuffix(" (default: %(default)s)")
+        silent = (action.default is None or action.default is False or not action.option_strings
+                  or action.default == argparse.SUPPRESS or "default" in text)
+        return text if silent else f"{text} (default: {_shown(action.default)})"
+
+
+def _shown(default: Any) -> str:
+    """A default as it is written on the command line; percent signs doubled for argparse."""
+    if default is True:
+        return "on"
+    if isinstance(default, (list, tuple)):
+        return " ".join(map(_shown, default)) or "none"
+    return (f"{default:g}" if isinstance(default, float) else str(default)).replace("%", "%%")
 
 
 def nearest(word: str, valid: Any) -> str:

@@ -20,56 +20,57 @@ class RestoreOptions(TestOptions):
 
     @staticmethod
     def _add_engine_flags(group: Any) -> None:
-        group.add_argument("--rounding", default="round", choices=("auto", "round", "truncate"),
-                           help="how floats become bytes; auto is what the model's published "
-                                "program does")
         group.add_argument("--engine", default="torch", choices=("torch", "onnx"),
-                           help="onnx runs a graph of export_onnx.py, without weights and networks")
+                           help="onnx runs a graph of export_onnx.py instead of a network"
+                           ).rare = True
         group.add_argument("--onnx", metavar="FILE",
-                           help="the graph of --engine onnx; the JSON beside it tells --model and "
-                                "--load_size")
+                           help="graph for --engine onnx; --model and --load_size are read from "
+                                "the JSON file next to it").rare = True
+        group.add_argument("--rounding", default="round", choices=("auto", "round", "truncate"),
+                           help="how floats become bytes; auto: as in the model's published code"
+                           ).rare = True
 
     @staticmethod
     def _add_detector_flags(group: Any) -> None:
         group.add_argument("--detector", default="auto",
                            choices=("auto", "retinaface", "yunet", "cascade"),
-                           help="auto is OpenCV's cascade, for frontal faces, unless "
-                                "--detector_weights names a better one")
+                           help="face detector; auto is the one of --detector_weights, else "
+                                "OpenCV's cascade, which finds frontal faces only")
         group.add_argument("--detector_weights", metavar="FILE",
                            help="RetinaFace's published weights (detection_Resnet50_Final.pth, "
-                                "mobilenet 0.25) or YuNet's ONNX file")
+                                "mobilenet0.25_Final.pth) or YuNet's ONNX file")
         group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
-                           help="least score of a face (default: the detector's published one)")
+                           help="min score of a face, 0 to 1 (default: the detector's published "
+                                "one)").rare = True
 
     @staticmethod
     def _add_paste_flags(group: Any) -> None:
-        group.add_argument("--template", default=None, metavar="NAME",
-                           help="alignment the network expects (default: the model's own)")
         group.add_argument("--upscale", type=positive, default=1.0, metavar="N",
-                           help="enlarge the photographs so many times")
-        group.add_argument("--strength", type=fraction, default=1.0,
-                           help="1 pastes the restored face, 0 keeps the photograph")
+                           help="upscale the photographs by this factor")
+        group.add_argument("--strength", type=fraction, default=1.0, metavar="FRACTION",
+                           help="blend: 1 is the restored face, 0 the original one")
         group.add_argument("--only_center_face", action=argparse.BooleanOptionalAction,
-                           default=False,
-                           help="only the face nearest to the middle, of those that --min_face "
-                                "leaves")
-        group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
-                           help="leave faces as they are whose box has a side below this")
+                           default=False, help="restore only the face closest to the center")
         group.add_argument("--max_faces", type=positive_int, metavar="N",
-                           help="only the N largest faces")
-        group.add_argument("--match_colours", action=argparse.BooleanOptionalAction,
-                           default=False, help="give restored faces the colours of the photograph")
+                           help="restore only the N largest faces of a photograph")
+        group.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
+                           help="skip faces whose box has a side shorter than this").rare = True
         group.add_argument("--mask_weights", metavar="FILE",
-                           help="parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
-                                "parse_multi_iter_90000.pth) that outlines what is pasted; without "
-                                "it a square with a soft edge is")
+                           help="face parsing network (parsing_parsenet.pth, ParseNet-latest.pth, "
+                                "parse_multi_iter_90000.pth); its parsing mask is pasted instead "
+                                "of a square with soft edges")
+        group.add_argument("--match_colors", "--match_colours",
+                           action=argparse.BooleanOptionalAction, default=False,
+                           help="match the restored faces' colors to the photograph").rare = True
+        group.add_argument("--template", metavar="NAME",
+                           help="face alignment (default: the model's own)").rare = True
 
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
         if (opt.engine == "onnx") != bool(opt.onnx):
             raise ValueError("--engine onnx and --onnx FILE belong together: give both or neither")
         if opt.onnx and (opt.pretrain_model_path or opt.name):
-            raise ValueError("--onnx FILE holds its weights; leave --pretrain_model_path and "
-                             "--name out")
+            raise ValueError("--onnx FILE has its own weights; leave out --pretrain_model_path "
+                             "and --name")
         if not (opt.pretrain_model_path or opt.name or opt.onnx):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")

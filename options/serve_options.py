@@ -21,7 +21,8 @@ class ServeOptions(RestoreOptions):
         table: option values of one entry of --models; they go below the command line.
         source: what messages call the table.
     """
-    description = "Restore pictures over HTTP, with a web page; on this machine only by default."
+    usage = "(--pretrain_model_path FILE | --name RUN | --models FILE) [options]"
+    description = "Restore images over HTTP, with a web page; by default for this machine only."
 
     def __init__(self, models: Any, data: Any, prog: str | None = None,
                  table: dict[str, Any] | None = None, source: str = "") -> None:
@@ -29,55 +30,61 @@ class ServeOptions(RestoreOptions):
         self.table, self.source = table, source
 
     def initialize(self, parser: argparse.ArgumentParser) -> None:
+        service = self._server_group(parser)
+        parser.add_argument_group("models").add_argument(
+            "--models", metavar="FILE",
+            help="YAML file with several models, as lines `NAME: {flag: value, ...}`; the first is "
+                 "the default")
         super().initialize(parser)
-        group = parser.add_argument_group("models")
-        group.add_argument("--models", metavar="FILE",
-                           help="YAML file with several models, `NAME: {flag: value, ...}`; the "
-                                "first one is used where a request names none")
-        self._add_engine_flags(group)
-        self._add_paste_flags(parser.add_argument_group("photographs"))
+        group = parser.add_argument_group("photographs")
+        self._add_detector_flags(group)
+        detector = {action.dest for action in group._group_actions}
+        self._add_paste_flags(group)
+        self._add_engine_flags(parser.add_argument_group("engine"))
         parser.set_defaults(max_faces=32)       # the faces of a crowd would fill the memory
-        self.for_all = {action.dest for group in (
-            self._server_group(parser), self._limits_group(parser)) for action in
-            group._group_actions} | {"models", "config"}
+        limits = self._limits_group(parser)
+        self.for_all = detector | {"models", "config"} | {
+            action.dest for each in (service, limits) for action in each._group_actions}
 
-    def _server_group(self, parser: argparse.ArgumentParser) -> Any:
+    @staticmethod
+    def _server_group(parser: argparse.ArgumentParser) -> Any:
         group = parser.add_argument_group("service")
         group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
-                           help="address to listen on; anything but loopback lets others in")
-        group.add_argument("--port", type=count, default=8000, help="0 takes a free one")
+                           help="address to listen on; 0.0.0.0 lets other machines connect")
+        group.add_argument("--port", type=count, default=8000, metavar="N",
+                           help="port to listen on, 0 for a free one")
         group.add_argument("--allowed_hosts", nargs="+", metavar="NAME",
-                           help="names by which clients may call the service, *.NAME for all below "
-                                "one; besides those of loopback where it listens there (default: "
-                                "no others there, else any)")
+                           help="host names that clients may use, *.NAME for all subdomains; "
+                                "loopback names are always allowed when listening there (default: "
+                                "those only, on other addresses any)").rare = True
         group.add_argument("--workers", type=positive_int, metavar="N",
-                           help="threads that decode, find faces, paste and encode (default: a "
-                                "quarter of the cores); the network gets the other cores")
+                           help="threads that decode, detect, paste and encode (default: a quarter "
+                                "of the CPU cores; the network gets the others)").rare = True
         group.add_argument("--batch_wait_ms", type=non_negative, default=5.0, metavar="MS",
-                           help="how long a batch of fewer than --batch_size faces waits for those "
-                                "of other requests")
+                           help="max time to wait for faces of other requests before a batch is "
+                                "run").rare = True
         group.add_argument("--access_log", action=argparse.BooleanOptionalAction, default=True,
-                           help="a line for each request, without addresses and file names")
-        self._add_detector_flags(group)
+                           help="log each request, without addresses and file names")
         return group
 
     @staticmethod
     def _limits_group(parser: argparse.ArgumentParser) -> Any:
         group = parser.add_argument_group("limits")
+        group.rare = True
         group.add_argument("--queue", type=positive_int, default=64, metavar="N",
-                           help="requests in work or waiting; further ones get 429 at once")
+                           help="max requests running or waiting; others get status 429 at once")
         group.add_argument("--max_clients", type=positive_int, default=512, metavar="N",
-                           help="open connections; requests on further ones get 503")
+                           help="max open connections; requests on others get status 503")
         group.add_argument("--max_bytes", type=positive_int, default=20_000_000, metavar="N",
-                           help="length of an uploaded file")
+                           help="max size of an uploaded file")
         group.add_argument("--max_pixels", type=positive_int, default=25_000_000, metavar="N",
-                           help="of an uploaded picture")
+                           help="max pixels of an uploaded image")
         group.add_argument("--max_result_pixels", type=positive_int, default=50_000_000,
-                           metavar="N", help="of a result, which may be enlarged")
+                           metavar="N", help="max pixels of a result, after upscaling")
         group.add_argument("--timeout", type=positive, default=60.0, metavar="SECONDS",
-                           help="from the received picture to the answer")
+                           help="max time from the end of the upload to the answer")
         group.add_argument("--receive_timeout", type=positive, default=20.0, metavar="SECONDS",
-                           help="for a request to arrive, header and body each")
+                           help="max time to receive a request: header and body, each")
         return group
 
     def _layers(self, first: argparse.Namespace) -> list[Layer]:
@@ -116,7 +123,7 @@ class ServeOptions(RestoreOptions):
         clash = next((name for name in WHICH_MODEL if getattr(given, name) is not None), None)
         try:
             if clash:
-                raise ValueError(f"--{clash} and --models exclude each other")
+                raise ValueError(f"--{clash} and --models cannot be used together")
             tables = read_models(opt.models, self.for_all)
         except ValueError as error:
             parser.error(str(error))
@@ -143,11 +150,11 @@ def read_models(path: str, for_all: set[str]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{expected}, got an empty file")
     for name, table in tables.items():
         if not re.fullmatch(r"[\w.-]{1,64}", name):
-            raise ValueError(f"{expected}; a name is letters, digits and ._-, got {name!r}")
+            raise ValueError(f"{expected}; names are letters, digits and ._-, got {name!r}")
         if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
             raise ValueError(f"{expected}, got {type(table).__name__} for {name}")
         wrong = sorted(for_all & set(table))
         if wrong:
-            raise ValueError(f"--models {path}: {name}: {wrong[0]} is for the whole service; give "
-                             f"--{wrong[0]} on the command line")
+            raise ValueError(f"--models {path}: {name}: {wrong[0]} applies to the whole service; "
+                             f"give --{wrong[0]} on the command line")
     return tables

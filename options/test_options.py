@@ -21,16 +21,17 @@ class TestOptions(BaseOptions):
     __test__ = False    # not a test class, whatever pytest thinks of the name
 
     def initialize(self, parser: argparse.ArgumentParser) -> None:
-        super().initialize(parser)
-        parser.set_defaults(batch_size=8)
         group = parser.add_argument_group("weights")
         group.add_argument("--pretrain_model_path", "--pth_path", metavar="FILE",
-                           help="weights of network G, ours or published")
+                           help="weights of network G: published ones or your own")
         group.add_argument("--epoch", default="best",
-                           help="without --pretrain_model_path: which weights of the run --name, "
-                                "`best`, `latest` or an epoch number; best falls back to latest")
-        group.add_argument("--load_iter", type=count, default=0,
-                           help="the numbered weights of this step instead, 0 for none")
+                           help="which weights of the run --name: best (or latest, if there is no "
+                                "best), latest or an epoch number").rare = True
+        group.add_argument("--load_iter", type=count, default=0, metavar="STEP",
+                           help="load the weights that the run --name saved at this step; 0: by "
+                                "--epoch").rare = True
+        super().initialize(parser)
+        parser.set_defaults(batch_size=8)
 
     def _layers(self, first: argparse.Namespace) -> list[Layer]:
         """The options the run's weights were trained with come below those of --config."""

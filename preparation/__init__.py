@@ -5,8 +5,10 @@ its docstring is its help.
 """
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 
@@ -14,6 +16,12 @@ def names() -> list[str]:
     """Names of the commands, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__)
                   if not module.name.startswith("_"))
+
+
+def summary(name: str) -> str:
+    """What a command does, in one line; read without importing it."""
+    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree).splitlines()[0]
 
 
 def find(name: str) -> ModuleType:

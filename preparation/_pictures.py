@@ -26,12 +26,12 @@ FORMATS = ("png", "jpg", "webp")
 
 def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help=f"{what}: a folder, with its subfolders, a list, a pack or a quoted "
-                             "pattern")
+                        help=f"{what}: a folder (including subfolders), a list, a pack or a "
+                             "quoted pattern")
     parser.add_argument("--output", required=True, metavar="DIR",
-                        help="folder for the results, below it the input's subfolders")
-    parser.add_argument("--ext", default="png", choices=FORMATS, help="format of the results")
-    parser.add_argument("--workers", type=positive_int, default=2, help="pictures at a time")
+                        help="folder for the results, with the input's subfolders")
+    parser.add_argument("--ext", default="png", choices=FORMATS, help="file format of the results")
+    parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")
 
 
 def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray]) -> int:

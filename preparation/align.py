@@ -1,4 +1,4 @@
-"""Cut aligned faces out of photographs, as FFHQ has them."""
+"""Crop and align the faces in photographs, as in FFHQ."""
 from __future__ import annotations
 
 import argparse
@@ -15,20 +15,22 @@ from utils.images.io import BadImage, read_image, write_image
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _pictures.add_arguments(parser, "photographs")
-    parser.add_argument("--size", type=positive_int, default=512, help="side of the crops")
+    parser.add_argument("--size", type=positive_int, default=512, metavar="PIXELS",
+                        help="side of the aligned faces")
     parser.add_argument("--template", default="ffhq", choices=tuple(align.TEMPLATES),
-                        help="where eyes, nose and mouth go")
+                        help="positions of eyes, nose and mouth")
     parser.add_argument("--detector", default="auto", choices=detect.KINDS,
-                        help="auto is OpenCV's cascade unless --detector_weights names a better "
-                             "one; the detector runs on the CPU, one per worker")
+                        help="face detector, run on the CPU by each worker; auto is the one of "
+                             "--detector_weights, else OpenCV's cascade")
     parser.add_argument("--detector_weights", metavar="FILE",
                         help="RetinaFace's published weights or YuNet's ONNX file")
     parser.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
-                        help="least score of a face (default: the detector's published one)")
+                        help="min score of a face, 0 to 1 (default: the detector's published one)"
+                        ).rare = True
     parser.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
-                        help="leave smaller faces out")
+                        help="skip faces whose box has a side shorter than this")
     parser.add_argument("--max_faces", type=positive_int, metavar="N",
-                        help="only the N largest of each photograph")
+                        help="take only the N largest faces of a photograph")
 
 
 def run(opt: argparse.Namespace) -> int:

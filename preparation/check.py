@@ -1,4 +1,4 @@
-"""Find what is wrong with a folder of images before training does.
+"""Check a folder of images for problems before training.
 
     python prepare.py check --input FACES --size 512 --masks MASKS --output CHECKED
     python newtrain.py --dataroot CHECKED/usable.txt ...
@@ -47,28 +47,29 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help="pictures: a folder, with its subfolders, a list or a pack")
+                        help="images: a folder (including subfolders), a list or a pack")
     parser.add_argument("--output", metavar="DIR",
                         help="folder for report.json, report.csv, usable.txt and excluded.txt; a "
-                             "run that is stopped goes on from there")
-    parser.add_argument("--size", type=positive_int, metavar="SIDE",
-                        help="pictures must be squares of this side")
-    parser.add_argument("--min_size", type=positive_int, metavar="SIDE",
-                        help="no side may be shorter")
-    parser.add_argument("--square", action="store_true", help="pictures must be square")
+                             "stopped run continues from there")
+    parser.add_argument("--size", type=positive_int, metavar="PIXELS",
+                        help="images must be squares with this side")
+    parser.add_argument("--min_size", type=positive_int, metavar="PIXELS",
+                        help="min length of both sides")
+    parser.add_argument("--square", action="store_true", help="images must be square")
     parser.add_argument("--masks", metavar="DIR",
-                        help="label maps: NAME.png for each picture, labels 0 to 18 or their "
-                             "colours")
-    parser.add_argument("--mask_size", type=positive_int, metavar="SIDE",
-                        help="side of the label maps (default: any of the picture's shape)")
+                        help="folder of label maps, NAME.png for each image: labels 0 to 18 or "
+                             "their colors")
+    parser.add_argument("--mask_size", type=positive_int, metavar="PIXELS",
+                        help="side of the label maps (default: any with the image's aspect ratio)")
     parser.add_argument("--lq_dataroot", metavar="DIR",
-                        help="low-quality pictures, named alike up to the extension")
+                        help="folder of low-quality images with the same names; extensions may "
+                             "differ")
     parser.add_argument("--near", type=count, metavar="BITS",
-                        help="also report pictures whose fingerprints differ in at most so many of "
-                             "256 bits; 10 finds resized and re-encoded copies")
+                        help="also report near-duplicates: fingerprints that differ in at most "
+                             "this many of 256 bits; 10 finds resized and recompressed copies")
     parser.add_argument("--show", type=count, default=20, metavar="N",
-                        help="print so many of each kind of finding")
-    parser.add_argument("--workers", type=positive_int, default=2, help="pictures at a time")
+                        help="max findings of each kind to print")
+    parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")
 
 
 def run(opt: argparse.Namespace) -> int:

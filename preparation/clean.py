@@ -1,4 +1,4 @@
-"""Turn weights of a bilinear GFP-GAN network into those of the clean one that does the same.
+"""Convert a bilinear GFP-GAN network to the clean network that computes the same.
 
     python prepare.py clean --input runs/mine/latest_net_H.pth --output GFPGANmine.pth
 """
@@ -13,10 +13,10 @@ from models.networks.gfpgan_convert import bilinear_to_clean
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="FILE",
-                        help="weights trained with --preset bilinear; files of the original "
-                             "network (--preset 1) look the same and cannot be converted")
+                        help="weights trained with --preset bilinear; those of --preset 1 have the "
+                             "same keys, but cannot be converted")
     parser.add_argument("--output", required=True, metavar="FILE",
-                        help="file to write, in the published layout (params_ema)")
+                        help="file to write, as published (params_ema)")
 
 
 def run(opt: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Write where eyes and mouth are in each image, out of 68 landmarks, for --model gfpgan.
+"""Write eye and mouth positions of each image, from 68 landmarks, for --model gfpgan.
 
     python prepare.py components --landmarks FILE --output PARTS.json
     python prepare.py components --input FACES --weights FAN.pth --output PARTS.json
@@ -40,24 +40,24 @@ NUM_POINTS = 68
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--landmarks", metavar="FILE",
-                        help="ffhq-dataset-v2.json, a JSON of 68 points by picture name, or the "
-                             "published .pth")
+                        help="ffhq-dataset-v2.json, a JSON file with 68 points for each image, or "
+                             "the published .pth")
     source.add_argument("--input", metavar="PATH",
-                        help="faces aligned as FFHQ's: a folder, a list or a quoted pattern; needs "
-                             "--weights")
-    parser.add_argument("--output", required=True, metavar="FILE", help="component file to write")
+                        help="faces aligned as in FFHQ: a folder, a list or a quoted pattern; "
+                             "needs --weights")
+    parser.add_argument("--output", required=True, metavar="FILE",
+                        help="file for --component_file")
     parser.add_argument("--size", type=positive_int, default=None, metavar="PIXELS",
-                        help="side of the pictures the points of --landmarks were measured in "
-                             "(default: what FFHQ's file says, else 512)")
+                        help="side of the images in which the points of --landmarks were measured "
+                             "(default: as in FFHQ's file, else 512)")
     group = parser.add_argument_group("with --input")
     group.add_argument("--weights", metavar="FILE",
-                       help="PFSRNet's landmark network (of --model fan, too) or 2DFAN-4")
+                       help="landmark network: PFSRNet's, one of --model fan, or 2DFAN-4")
     group.add_argument("--min_score", type=fraction, default=0.3, metavar="SCORE",
-                       help="least mean height of the heat-maps' peaks; faces below get no entry")
-    group.add_argument("--batch_size", type=positive_int, default=8, help="faces at a time")
-    group.add_argument("--num_threads", type=count, default=2, help="picture loading processes")
-    group.add_argument("--device", default="auto",
-                       help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
+                       help="min mean peak of the heat maps, 0 to 1; faces below are left out")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="faces per batch")
+    group.add_argument("--num_threads", type=count, default=2, help="data loading processes")
+    group.add_argument("--device", default="auto", help="auto, npu, cuda or cpu; npu:3 is card 3")
 
 
 def run(opt: argparse.Namespace) -> int:

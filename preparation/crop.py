@@ -1,4 +1,4 @@
-"""Cut the middle out of images, as CelebA's aligned faces are cropped to 178 x 178."""
+"""Crop the center of images, as CelebA's aligned faces are cropped to 178 x 178."""
 from __future__ import annotations
 
 import argparse
@@ -12,11 +12,11 @@ from utils.images.resize import bicubic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _pictures.add_arguments(parser, "pictures")
-    parser.add_argument("--size", type=positive_int, default=178,
-                        help="side of the square that is cut out, in pixels")
-    parser.add_argument("--resize", type=positive_int, metavar="SIDE",
-                        help="then bring it to this side")
+    _pictures.add_arguments(parser, "images")
+    parser.add_argument("--size", type=positive_int, default=178, metavar="PIXELS",
+                        help="side of the square to crop")
+    parser.add_argument("--resize", type=positive_int, metavar="PIXELS",
+                        help="then resize it to this side")
 
 
 def run(opt: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Merge the part masks that CelebAMask-HQ ships into one label map per face."""
+"""Merge CelebAMask-HQ's masks of face parts into one label map per face."""
 from __future__ import annotations
 
 import argparse
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="DIR",
                         help="CelebAMask-HQ-mask-anno, with NUMBER_PART.png in its subfolders")
     parser.add_argument("--output", required=True, metavar="DIR",
-                        help="folder for NUMBER.png, grey levels 0 to 18; --model parse expects "
+                        help="folder for NUMBER.png with gray levels 0 to 18; --model parse reads "
                              "DATAROOT/CelebAMask-HQ-mask")
-    parser.add_argument("--workers", type=positive_int, default=2, help="faces at a time")
+    parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")
 
 
 def run(opt: argparse.Namespace) -> int:

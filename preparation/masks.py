@@ -1,4 +1,4 @@
-"""Write the label map of every face of a folder, for --model psfrgan."""
+"""Write a label map for each face in a folder, for --model psfrgan."""
 from __future__ import annotations
 
 import argparse
@@ -27,22 +27,21 @@ SOME_FAILED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help="folder of aligned faces, with its subfolders, or a quoted pattern")
+                        help="aligned faces: a folder (including subfolders) or a quoted pattern")
     parser.add_argument("--output", required=True, metavar="DIR",
-                        help="folder for NAME.png, e.g. FFHQ/masks512 for pictures in "
-                             "FFHQ/imgs1024")
+                        help="folder for NAME.png, e.g. FFHQ/masks512 for images in FFHQ/imgs1024")
     parser.add_argument("--parse_weights", "--parse_net_weight", required=True, metavar="FILE",
-                        help="parsing network, published (parse_multi_iter_90000.pth) or of "
-                             "--model parse; `random` for smoke runs only")
+                        help="parsing network: parse_multi_iter_90000.pth or one of --model parse; "
+                             "`random` for quick tests only")
     add_parse_flags(parser)
-    parser.add_argument("--size", type=positive_int, default=512,
-                        help="side of the maps; the faces are brought to it, a multiple of 16")
-    parser.add_argument("--format", default="colours", choices=("colours", "labels"),
-                        help="colours: as published, to look at; labels: grey levels 0 to 18")
-    parser.add_argument("--batch_size", type=positive_int, default=8, help="faces at a time")
-    parser.add_argument("--num_threads", type=count, default=2, help="picture loading processes")
-    parser.add_argument("--device", default="auto",
-                        help="auto, npu, cuda or cpu, with an optional card number (npu:3)")
+    parser.add_argument("--size", type=positive_int, default=512, metavar="PIXELS",
+                        help="side of the label maps and of the resized faces, a multiple of 16")
+    parser.add_argument("--format", default="colors", choices=("colors", "labels"),
+                        type=lambda text: text.replace("colours", "colors"),
+                        help="colors as published, or labels as gray levels 0 to 18")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="faces per batch")
+    parser.add_argument("--num_threads", type=count, default=2, help="data loading processes")
+    parser.add_argument("--device", default="auto", help="auto, npu, cuda or cpu; npu:3 is card 3")
 
 
 def run(opt: argparse.Namespace) -> int:
@@ -74,7 +73,7 @@ def run(opt: argparse.Namespace) -> int:
                     maps = labels_of(network(batch["lq"])[0]).to(torch.uint8).cpu().numpy()
                 for name, labels in zip(batch["path"], maps, strict=True):
                     write_image(targets[name],
-                                colour_map(labels) if opt.format == "colours" else labels)
+                                colour_map(labels) if opt.format == "colors" else labels)
             bar.update(len(batch["path"]) + len(batch["bad"]))
     print(f"{len(waiting) - len(failed)} label maps written, {len(targets) - len(waiting)} were "
           f"there, in {folder}")

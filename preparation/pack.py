@@ -1,4 +1,4 @@
-"""Decode a folder's images into a few large files, for slow storage.
+"""Store a folder's decoded images in a few large files, for slow storage.
 
     python prepare.py pack --input FACES --output PACKED
     python prepare.py pack --input FFHQ/imgs1024 --output PACKED --size 512
@@ -30,18 +30,19 @@ FILTERS = {"bicubic": None, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help="pictures: a folder, with its subfolders, a list or a quoted pattern")
+                        help="images: a folder (including subfolders), a list or a quoted pattern")
     parser.add_argument("--output", required=True, metavar="DIR",
-                        help="folder of the pack; one that is there is completed")
-    parser.add_argument("--size", type=positive_int, metavar="SIDE",
-                        help="bring the pictures to the --load_size of training; not for data sets "
+                        help="folder of the pack; a stopped run continues from there")
+    parser.add_argument("--size", type=positive_int, metavar="PIXELS",
+                        help="resize the images to the --load_size of training; not for datasets "
                              "that crop first (celeba, celeba_aligned)")
     parser.add_argument("--filter", choices=tuple(FILTERS), default="bicubic",
-                        help="of --size: bicubic as most data sets, area for gpen, nearest for "
-                             "label maps")
+                        help="how --size resizes: bicubic for most datasets, area for gpen, "
+                             "nearest for label maps")
     parser.add_argument("--shard_size", type=positive_int, default=1024, metavar="MIB",
-                        help="length of the files; what a run that is ended may lose")
-    parser.add_argument("--workers", type=positive_int, default=2, help="pictures at a time")
+                        help="size of one file of the pack; a run that is killed loses at most "
+                             "this much").rare = True
+    parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")
 
 
 def run(opt: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Bring images to one size once, so that training need not do it every epoch."""
+"""Resize images once, instead of in every epoch of training."""
 from __future__ import annotations
 
 import argparse
@@ -12,9 +12,9 @@ from utils.images.resize import bicubic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _pictures.add_arguments(parser, "pictures")
-    parser.add_argument("--size", type=positive_int, required=True,
-                        help="side of the results, in pixels; the aspect ratio is not kept")
+    _pictures.add_arguments(parser, "images")
+    parser.add_argument("--size", type=positive_int, required=True, metavar="PIXELS",
+                        help="side of the square results; the aspect ratio is not kept")
 
 
 def run(opt: argparse.Namespace) -> int:

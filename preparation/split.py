@@ -1,4 +1,4 @@
-"""Divide images into training, validation and test parts, the same way every time.
+"""Split images into training, validation and test parts, reproducibly.
 
     python prepare.py split --input FACES --output PARTS --parts train=rest val=50 test=0.1
     python newtrain.py --dataroot PARTS/train.txt --val_dataroot PARTS/val.txt ...
@@ -40,34 +40,35 @@ def part(text: str) -> tuple[str, str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="PATH",
-                        help="pictures: a folder, with its subfolders, a list or a pack")
+                        help="images: a folder (including subfolders), a list or a pack")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the parts")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--parts", nargs="+", type=part, metavar="NAME=NUMBER",
                      default=[("train", REST), ("val", "0.05"), ("test", "0.05")],
-                     help="numbers of pictures, shares of all, or `rest` (default: train=rest "
-                          "val=0.05 test=0.05)")
+                     help="size of each part: a number of images, a fraction of all or `rest` "
+                          "(default: train=rest val=0.05 test=0.05)")
     how.add_argument("--partition", metavar="FILE",
-                     help="take the parts of CelebA's list_eval_partition.txt instead")
+                     help="use the parts of CelebA's list_eval_partition.txt instead")
     parser.add_argument("--seed", type=count,
-                        help="another choice for each number (default: by CRC-32 of the names, as "
-                             "training holds pictures out)")
-    parser.add_argument("--group", metavar="REGEX",
-                        help="keep pictures together whose names give the same match, or the same "
-                             "first bracket of it; e.g. '^[^_]+'")
+                        help="random seed (default: no seed, by CRC-32 of the names, as training "
+                             "chooses validation images)")
     parser.add_argument("--identities", metavar="FILE",
-                        help="keep pictures of one person together: lines `NAME PERSON` such as "
+                        help="keep the images of a person together: lines `NAME PERSON`, as in "
                              "CelebA's identity_CelebA.txt")
     parser.add_argument("--duplicates", action="store_true",
-                        help="keep pictures with the same pixels together")
+                        help="keep images with equal pixels together")
+    parser.add_argument("--group", metavar="REGEX",
+                        help="keep images together whose names have the same match, or the same "
+                             "first group of it, e.g. '^[^_]+'").rare = True
     parser.add_argument("--as", dest="form", default="lists",
                         choices=("lists", "links", "hardlinks", "copies"),
-                        help="lists PART.txt, or folders PART of links or copies")
-    parser.add_argument("--masks", metavar="DIR", help="label maps NAME.png to divide alike")
+                        help="write lists PART.txt, or folders PART with links or copies")
+    parser.add_argument("--masks", metavar="DIR",
+                        help="folder of label maps NAME.png to divide in the same way")
     parser.add_argument("--lq_dataroot", metavar="DIR",
-                        help="low-quality pictures to divide alike, by name up to the extension")
-    parser.add_argument("--workers", type=positive_int, default=2,
-                        help="pictures read or copied at a time")
+                        help="folder of low-quality images to divide in the same way; extensions "
+                             "may differ")
+    parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")
 
 
 def run(opt: argparse.Namespace) -> int:

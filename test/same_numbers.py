@@ -249,7 +249,8 @@ def tiny_arguments(a: Checkout, names: list[str]) -> dict[str, list[str]]:
 
 def cases_of(a: Checkout, model: str, tiny: list[str], variants: list[str]) -> list[Case]:
     """The variants that a model has, with their arguments."""
-    known = run(a, "newtrain.py", "--help", "--model", model, "--dataset_name", "synthetic").split()
+    known = run(a, "newtrain.py", "--help", "all", "--model", model, "--dataset_name",
+                "synthetic").split()
 
     def having(flags: dict[str, str]) -> list[str]:
         return [word for flag, value in flags.items() if flag in known for word in (flag, value)]

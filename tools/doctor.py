@@ -1,4 +1,4 @@
-"""One page about this machine: what it has, what will be used, what to mend.
+"""One page about this machine: what it has, what will be used, what to fix.
 
 python -m tools.doctor [--json]
 
@@ -254,9 +254,9 @@ def verdict(findings: list[Finding]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.doctor", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto", help="as newtrain.py takes it")
-    parser.add_argument("--checkpoints_dir", default="check_points", help="where runs are written")
-    parser.add_argument("--json", action="store_true", help="facts and findings as JSON")
+    parser.add_argument("--device", default="auto", help="auto, npu, cuda or cpu; npu:3 is card 3")
+    parser.add_argument("--checkpoints_dir", default="check_points", help="folder of all runs")
+    parser.add_argument("--json", action="store_true", help="print facts and findings as JSON")
     opt = parser.parse_args(argv)
     if not re.fullmatch(r"auto|(npu|cuda|cpu)(:\d+)?", opt.device):
         parser.error(f"--device must be auto, npu, cuda or cpu, with an optional card number like "

@@ -59,19 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools.launch_report",
                                      description=__doc__.splitlines()[0])
     parser.add_argument("--case", required=True, choices=("acc", "perf", "eval"),
-                        help="full training, speed or evaluation; the end of the case's name")
+                        help="acc: full training, perf: speed, eval: evaluation")
     parser.add_argument("--output", required=True, type=Path, help="folder for the files")
     parser.add_argument("--run", required=True, help="name of the run, a folder of --output")
-    parser.add_argument("--log", required=True, type=Path, help="what the program printed")
+    parser.add_argument("--log", required=True, type=Path, help="log file of the program")
     parser.add_argument("--status", required=True, type=int, help="the program's exit status")
     parser.add_argument("--began", required=True, type=float,
-                        help="when the program was started, seconds since 1970")
+                        help="start time of the program, in seconds since 1970")
     parser.add_argument("--rank_size", type=int, default=1, help="number of cards")
     parser.add_argument("--node_rank", type=int, default=0,
-                        help="number of the machine; only that of number 0 reports")
-    parser.add_argument("--network", default=MISSING, help="the model, where the run does not say")
+                        help="number of this machine; only machine 0 reports")
+    parser.add_argument("--network", default=MISSING,
+                        help="name of the model, for a run that failed early")
     parser.add_argument("--batch_size", default=MISSING,
-                        help="pictures per card, where the run does not say")
+                        help="images per card, for a run that failed early")
     return parser
 
 

@@ -9,21 +9,22 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import argparse
 import sys
 
-from engine import checkpoint
-from engine.legacy_pickle import read_legacy_module
+from options.parser import OneLineParser
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.legacy_pickle",
-        description="Extract the tensors of a pickled module without executing anything from it.")
-    parser.add_argument("input", help="the pickled module")
+    parser = OneLineParser(prog="tools.legacy_pickle", description=(
+        "Extract the tensors of a pickled module without running any of its code."))
+    parser.add_argument("input", help="pickled module")
     parser.add_argument("output", help="state dict to write")
     opt = parser.parse_args(argv)
+    # Not needed by --help.
+    from engine import checkpoint
+    from engine.legacy_pickle import read_legacy_module
+
     try:
         state = read_legacy_module(opt.input)
         checkpoint.write(opt.output, state)

@@ -58,7 +58,7 @@ def _parser(kind: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=f"Run test/{kind}_1p.sh as a ModelArts job; its arguments "
                                         f"may follow as --key=value.")
-    parser.add_argument("--data_url", default=INPUT, help="folder of pictures, local or obs://")
+    parser.add_argument("--data_url", default=INPUT, help="folder of images, local or obs://")
     parser.add_argument("--train_url", default=OUTPUT, help="folder for results, local or obs://")
     parser.add_argument("--world_size", help="number of cards (default: RANK_SIZE, else 1)")
     for name in PLATFORM_OPTIONS:

@@ -9,21 +9,24 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import argparse
 import sys
 
-from engine import checkpoint
-from models.pfsrnet_checkpoint import COUNTERS, reached, write_published
+from options.parser import OneLineParser, fraction
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.pfsrnet_checkpoint", description=(
-        "Write weights of --model pfsrnet as the published code reads them."))
-    parser.add_argument("weights", help="<S>_net_G.pth of a run")
+    parser = OneLineParser(prog="tools.pfsrnet_checkpoint", description=(
+        "Convert weights of --model pfsrnet to a checkpoint of the published code."))
+    parser.add_argument("weights", help="*_net_G.pth of a run")
     parser.add_argument("output", help="file to write")
-    parser.add_argument("--fade", type=float, default=0.5, help="the run's --fade (default: 0.5)")
+    parser.add_argument("--fade", type=fraction, default=0.5, metavar="FRACTION",
+                        help="--fade of the run")
     opt = parser.parse_args(argv)
+    # Both import torch, which --help does not need.
+    from engine import checkpoint
+    from models.pfsrnet_checkpoint import COUNTERS, reached, write_published
+
     try:
         state = checkpoint.unwrap(checkpoint.read(opt.weights), opt.weights, "G")
         absent = [key for key in COUNTERS if key not in state]

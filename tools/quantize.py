@@ -10,6 +10,12 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+from options.quantize_options import parse
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = parse()
+
 import json
 import sys
 from argparse import Namespace
@@ -23,32 +29,11 @@ import models
 from engine import entry
 from export import check_packages
 from metrics.psnr_ssim import psnr, ssim
-from options.parser import OneLineParser, positive_int
 from utils.files import to_json, write_text
 from utils.images.convert import to_image, to_tensor
 from utils.images.io import list_images, read_image
 
 COLUMNS = ("graph", "MiB", "PSNR to fp32", "SSIM to fp32", "PSNR to target", "SSIM to target")
-
-
-def parse(argv: list[str] | None = None) -> Namespace:
-    """Read the command line."""
-    parser = OneLineParser(prog="tools.quantize", description=(
-        "Half-precision and 8-bit graphs, and a table of what they lose."))
-    parser.add_argument("--onnx", metavar="FILE", required=True,
-                        help="float32 graph of export_onnx.py")
-    parser.add_argument("--calibration", metavar="DIR", required=True,
-                        help="low-quality pictures that show which values occur")
-    parser.add_argument("--max_calibration", type=positive_int, default=64, metavar="N",
-                        help="use only the first N of them")
-    parser.add_argument("--lq", metavar="DIR",
-                        help="low-quality pictures for the table (default: those of --calibration)")
-    parser.add_argument("--gt", metavar="DIR", help="targets of the same names for the table")
-    parser.add_argument("--keep_float", nargs="+", default=[], metavar="NAME",
-                        help="parts of names of convolutions that stay float32; the first and the "
-                             "last ones always do")
-    parser.add_argument("--verbose", action="store_true", help="print tracebacks of user errors")
-    return parser.parse_args(argv)
 
 
 def quantize(opt: Namespace) -> int:
@@ -163,5 +148,4 @@ def scores(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, float]
 
 
 if __name__ == "__main__":
-    options = parse()
     sys.exit(entry.run(quantize, options, "tools.quantize"))

@@ -9,44 +9,20 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import argparse
+import data
+import models
+from options.sample_options import SampleOptions
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = SampleOptions(models, data, "tools.sample").parse()
+
 import sys
 from argparse import Namespace
 
-import data
-import models
 from engine import entry
-from options.parser import OneLineParser, positive_int
-from options.test_options import TestOptions
 from utils.images.convert import image_grid, to_image
 from utils.images.io import write_image
-
-
-class SampleOptions(TestOptions):
-    """Options of tools.sample."""
-    uses_dataset = False
-    description = "Write a grid of pictures made by a generative prior."
-
-    def initialize(self, parser: argparse.ArgumentParser) -> None:
-        super().initialize(parser)
-        parser.set_defaults(model="stylegan2")
-        group = parser.add_argument_group("samples")
-        group.add_argument("--output", "-o", default="./results/samples.png", metavar="FILE",
-                           help="picture to write")
-        group.add_argument("--rows", type=positive_int, default=4, help="rows of the grid")
-        group.add_argument("--columns", type=positive_int, default=8, help="columns of the grid")
-        group.add_argument("--truncation", type=float, default=0.7,
-                           help="0 shows the mean face, 1 the whole variety")
-
-    def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
-        super().finish(opt, parser)
-        if not 0 <= opt.truncation <= 1:
-            raise ValueError(f"--truncation must be from 0 to 1, got {opt.truncation}")
-        if not (opt.pretrain_model_path or opt.name):
-            raise ValueError("give --pretrain_model_path FILE or --name RUN")
-        if not self.models.find(opt.model).makes_samples:
-            raise ValueError(f"--model {opt.model} is no prior: it makes pictures out of pictures; "
-                             f"see enhance.py")
 
 
 def sample(opt: Namespace) -> int:
@@ -64,5 +40,4 @@ def sample(opt: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    options = SampleOptions(models, data, "tools.sample").parse()
     sys.exit(entry.run(sample, options, "tools.sample"))

@@ -12,6 +12,12 @@ import os
 # Before torch: an installed torch_npu must not be loaded on machines without a usable NPU.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+from options.selftest_options import GOLDEN, parse
+
+# Parsed before the imports that take seconds, so that --help answers at once.
+if __name__ == "__main__":
+    options = parse()
+
 import argparse
 import fnmatch
 import importlib.util
@@ -27,11 +33,9 @@ import torch
 
 from engine import device as devices
 from engine import entry
-from options.parser import OneLineParser
 from tools.golden import Check
 from utils.files import to_json, write_text
 
-GOLDEN = Path(__file__).resolve().parents[1] / "test" / "golden"
 Runner = Callable[[dict[str, Any], torch.device, Path], list[Check]]
 
 
@@ -117,18 +121,5 @@ def selftest(opt: argparse.Namespace) -> int:
     return 0 if passed == len(rows) else 1
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = OneLineParser(prog="tools.selftest", description="Compare every network with recorded "
-                           "values of the published ones.")
-    parser.add_argument("--golden", default=str(GOLDEN), metavar="DIR",
-                        help="folder of case files, or one file (default: test/golden)")
-    parser.add_argument("--device", default="auto", help="auto, npu, cuda or cpu")
-    parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
-    parser.add_argument("--verbose", action="store_true", help="tracebacks of user errors")
-    opt, unknown = parser.parse_known_args(argv)
-    parser.reject_unknown(unknown)
-    return opt
-
-
 if __name__ == "__main__":
-    sys.exit(entry.run(selftest, parse(), "tools.selftest"))
+    sys.exit(entry.run(selftest, options, "tools.selftest"))

@@ -83,7 +83,7 @@ def test_jpeg_keeps_the_channels_in_order() -> None:
 @pytest.mark.parametrize("settings, words", [
     ({"noise_range": (5, 1)}, "--noise_range"), ({"jpeg_range": (0, 101)}, "--jpeg_range"),
     ({"kernel_sigma": (0, 1)}, "--kernel_sigma"), ({"jitter_prob": 1.5}, "--jitter_prob"),
-    ({"kernel_side": 40}, "--kernel_side"), ({"colour_shift": -1}, "--colour_shift")])
+    ({"kernel_size": 40}, "--kernel_size"), ({"color_shift": -1}, "--color_shift")])
 def test_values_out_of_range_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         gfpgan(**settings)

@@ -71,7 +71,7 @@ def test_a_raw_result_of_several_pictures_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("flags", "text"), [
     (("--engine", "onnx"), "--engine onnx and --onnx FILE belong together"),
     (("--onnx", "a.onnx"), "--engine onnx and --onnx FILE belong together"),
-    (("--engine", "onnx", "--onnx", "a.onnx", "--name", "run"), "--onnx FILE holds its weights")])
+    (("--engine", "onnx", "--onnx", "a.onnx", "--name", "run"), "--onnx FILE has its own weights")])
 def test_engine_and_graph_belong_together(flags: tuple[str, ...], text: str,
                                           capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
@@ -81,10 +81,10 @@ def test_engine_and_graph_belong_together(flags: tuple[str, ...], text: str,
 
 @pytest.mark.parametrize(("flags", "text"), [
     ((), "give --pretrain_model_path FILE or --name RUN"),
-    (("--to_bin", "a", "--from_bin", "b", "--output", "c"), "exclude each other"),
+    (("--to_bin", "a", "--from_bin", "b", "--output", "c"), "cannot be used together"),
     (("--to_bin", "a"), "--output is missing"),
-    (("--gt", "a", "--name", "run"), "--gt belongs to --from_bin"),
-    (("--onnx", "a", "--name", "run"), "--onnx belongs to --to_bin")])
+    (("--gt", "a", "--name", "run"), "--gt needs --from_bin"),
+    (("--onnx", "a", "--name", "run"), "--onnx needs --to_bin")])
 def test_flags_that_do_not_go_together_are_refused(flags: tuple[str, ...], text: str,
                                                    capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):

@@ -276,7 +276,7 @@ def test_sample_refuses_what_is_no_prior(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         sample.SampleOptions(models, data, "tools.sample").parse(
             ["--model", "sparnet", "--name", "x"])
-    assert "--model sparnet is no prior" in capsys.readouterr().err
+    assert "--model sparnet is not a prior" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

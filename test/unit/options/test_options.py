@@ -16,6 +16,7 @@ import models
 from options.base_options import read_yaml, to_yaml
 from options.enhance_options import EnhanceOptions
 from options.evaluate_options import EvaluateOptions
+from options.export_options import ExportOptions
 from options.train_options import TrainOptions
 
 
@@ -60,6 +61,23 @@ def test_aliases_work_in_yaml_too(key: str, tmp_path: Path) -> None:
     target = {"data_path": "dataroot", "train_epochs": "total_epochs",
               "output_path": "checkpoints_dir"}[key]
     assert str(getattr(parse("--config", config(tmp_path, **{key: 4})), target)) == "4"
+
+
+@pytest.mark.parametrize("kind, before, now, more", [
+    (EnhanceOptions, "keep_grey", "keep_gray", ("--name", "x", "--input", "x", "--photos")),
+    (EnhanceOptions, "match_colours", "match_colors", ("--name", "x", "--input", "x", "--photos")),
+    (ExportOptions, "licence", "license", ("--name", "x")),
+    (TrainOptions, "colour_shift", "color_shift", ("--degradation", "gfpgan")),
+    (TrainOptions, "kernel_side", "kernel_size", ("--degradation", "gfpgan"))])
+def test_spellings_of_earlier_versions_work_everywhere(kind: type, before: str, now: str,
+                                                       more: tuple[str, ...],
+                                                       tmp_path: Path) -> None:
+    on = kind is EnhanceOptions
+    value = True if on else 7
+    opt = parse(f"--{before}", *([] if on else ["7"]), *more, kind=kind)
+    assert float(getattr(opt, now)) == value and not hasattr(opt, before)
+    opt = parse("--config", config(tmp_path, **{before: value}), *more, kind=kind)
+    assert float(getattr(opt, now)) == value
 
 
 def test_no_data_means_synthetic_faces_and_a_folder_the_models_own_dataset() -> None:
