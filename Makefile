@@ -1,6 +1,6 @@
 # make demo   train, evaluate and apply a small network on embedded synthetic faces
 # make test   run the tests
-# make doctor what this machine has, what will be used, what to mend
+# make doctor what this machine has, what will be used, what to fix
 # The first two create .venv themselves and need Python 3.10 or newer; nothing else is installed or changed.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,13 +15,13 @@ NPU_PATH_TESTS := $(addprefix test/unit/engine/test_,precision.py apex.py device
 demo: $(VENV)/.base
 	$(PY) newtrain.py --config options/demo.yaml --checkpoints_dir $(DEMO)
 	$(PY) evaluate.py --name demo --checkpoints_dir $(DEMO) --results_dir $(DEMO) --strip 6
-	@echo "The picture strip (input, restored, target) is $(DEMO)/demo_synthetic/strip.png"
+	@echo "The image strip (input, restored, target) is $(DEMO)/demo_synthetic/strip.png"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal test/npu
 
-# How much of the NPU path runs in tests on a machine without one.
+# How much of the NPU code the tests run on a machine without an NPU.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(VENV)/.dev
 	$(PY) -m coverage erase
@@ -31,12 +31,12 @@ coverage: $(VENV)/.dev
 	for file in device prefetch precision casting optimizer_step apex distributed; do \
 		$(PY) -m coverage report -m --fail-under=95 --include=engine/$$file.py || exit 1; done
 
-# The last command installs torch-npu into .venv-npu; where that cannot be had it says so.
+# The last command installs torch-npu into .venv-npu; where that is impossible it says so.
 deep: $(VENV)/.export
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m deep
 	FACEZOO_ALLOW_NO_WHEEL=1 PYTHON=$(PY) bash test/npu/wheel/run.sh
 
-# Without .venv too: it is there to say why that fails.
+# Works without .venv, too, and then says why .venv could not be made.
 doctor:
 	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor
 

@@ -2,10 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/data.py --num_threads 2
 
-First the celeba pipeline (178 x 218 JPEGs, training augmentation, 128 pixels, x8) in this process
-on one thread, and its parts; then the same through the loader with worker processes; then both
-for the drawn faces; then images as JPEG files against the same in a pack, in turns, from files
-that the system has in memory. "processor time" leaves out the time spent waiting for a busy core.
+1. The celeba pipeline (178 x 218 JPEGs, training augmentation, 128 pixels, x8) in this process on
+   one thread, and its parts.
+2. The same through the loader with worker processes.
+3. Both for the drawn faces.
+4. Images from JPEG files against the same images from a pack, in turns, with all files in memory.
+
+"CPU time" leaves out the time spent waiting for a busy core.
 """
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ from utils.images.resize import bicubic
 HEIGHT, WIDTH = 218, 178
 
 
-def picture(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+def jpeg_like(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Smooth colors with some noise, which give a JPEG the size of a CelebA image's."""
     rng = np.random.default_rng(index)
     smooth = bicubic(rng.integers(0, 256, (14, 11, 3), np.uint8), height, width)
@@ -58,7 +61,7 @@ def seconds_per_call(call: Callable[[int], object], count: int,
 
 
 def report_single(name: str, dataset: BaseDataset, count: int) -> None:
-    for clock, meaning in ((time.perf_counter, ""), (time.process_time, ", processor time")):
+    for clock, meaning in ((time.perf_counter, ""), (time.process_time, ", CPU time")):
         rate = 1 / seconds_per_call(dataset.__getitem__, count, clock)
         report(f"{name}, one process{meaning}", rate)
 
@@ -83,7 +86,7 @@ def report(name: str, rate: float) -> None:
 def benchmark_celeba(folder: Path, options: dict, num_threads: int) -> None:
     paths = [folder / f"{index:06d}.jpg" for index in range(options["num_files"])]
     for index, path in enumerate(paths):
-        write_image(path, picture(index), quality=90)
+        write_image(path, jpeg_like(index), quality=90)
     size = statistics.mean(path.stat().st_size for path in paths)
     print(f"{len(paths)} JPEGs of {WIDTH} x {HEIGHT}, {size / 1024:.1f} KiB each")
     options = {**options, "dataroot": str(folder), "num_val_images": 0}
@@ -125,7 +128,7 @@ def benchmark_packs(folder: Path, num_files: int) -> None:
     for name, size, load_size in (("celeba", (HEIGHT, WIDTH), 128), ("ffhq", (512, 512), 512)):
         paths = {"files": folder / name, "packed": folder / f"{name}_packed"}
         for index in range(num_files):
-            write_image(paths["files"] / f"{index:06d}.jpg", picture(index, *size), quality=95)
+            write_image(paths["files"] / f"{index:06d}.jpg", jpeg_like(index, *size), quality=95)
         originals = {path.name: path for path in list_images(paths["files"])}
         write_pack(paths["packed"], {name: stamp_of(path) for name, path in originals.items()},
                    {"size": None, "filter": None}, partial(decoded, originals), 1 << 30)
@@ -141,7 +144,7 @@ def benchmark_packs(folder: Path, num_files: int) -> None:
                 for kind, call in both.items():
                     times[kind].append(seconds_per_call(call, num_files, repeats=1))
             for kind in both:
-                report(f"{name}, {what}, {kind}, processor time",
+                report(f"{name}, {what}, {kind}, CPU time",
                        1 / statistics.median(times[kind]))
             ratios = [a / b for a, b in zip(times["files"], times["packed"], strict=True)]
             print(f"    packed is {statistics.median(ratios):.2f} times as fast "

@@ -2,12 +2,12 @@
 
     python benchmarks/deploy.py [--only NAME ...] [--work DIR] [--update docs/deploy.md]
 
-First every published network at full width. Weights are drawn from a fixed seed, since the
-published ones are no part of this project: what is shown is that each graph is made, that it
-computes what the network does, how large and how fast it is. Then networks trained for
-minutes on drawn faces, whose images are compared with targets that they have not seen. The
-commands are those of a user: newtrain.py, export_onnx.py, tools.quantize.
-A row goes to DIR/rows.json as soon as it is known, and rows that are there are not measured again.
+The first table has every published network at full width. Weights are random, from a fixed seed,
+since the published ones are not part of this project. It shows whether each graph computes what the
+network does, how large and how fast it is. The second table has networks that are trained for
+minutes on drawn faces. Their images are compared with targets that they have not seen. The script
+runs the commands of a user: newtrain.py, export_onnx.py, tools.quantize.
+Each finished row is saved in DIR/rows.json, and saved rows are not measured again.
 Needs requirements-export.txt.
 """
 from __future__ import annotations
@@ -98,9 +98,9 @@ def draw_weights(flags: list[str], path: Path) -> int:
     """Write weights of a network as it is built, from a fixed seed; returns the network's side."""
     opt = ExportOptions(models, data, "deploy.py").parse([*flags, "--name", "unused"])
     torch.manual_seed(0)
-    recipe = models.create(opt, torch.device("cpu"))
-    recipe.setup()
-    torch.save(recipe.weights()["G" if "G" in recipe.unwrapped else recipe.inference_network], path)
+    model = models.create(opt, torch.device("cpu"))
+    model.setup()
+    torch.save(model.weights()["G" if "G" in model.unwrapped else model.inference_network], path)
     return opt.load_size
 
 
@@ -116,7 +116,7 @@ def best_times(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
-    """One row: make the graphs of a network and look at them."""
+    """One row: make the graphs of a network and measure them."""
     from export.engine import OnnxModel
     flags = [*NETWORKS[name].split(), "--device", "cpu"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,9 +131,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     rows = json.loads(graph.with_name("graph_table.json").read_text())["graphs"]
     opt = ExportOptions(models, data, "deploy.py").parse(
         [*flags, "--pretrain_model_path", str(weights)])
-    recipe, _ = models.load_trained(opt, torch.device("cpu"))
-    lq = to_tensor(recipe.preprocess(render_face(0, size=side).image, opt))
-    calls: dict[str, Callable[[], Any]] = {"torch": lambda: recipe.restore(lq)}
+    model, _ = models.load_trained(opt, torch.device("cpu"))
+    lq = to_tensor(model.preprocess(render_face(0, size=side).image, opt))
+    calls: dict[str, Callable[[], Any]] = {"torch": lambda: model.restore(lq)}
     for precision, path in (("fp32", graph), ("int8", graph.with_name("graph_int8.onnx"))):
         engine = OnnxModel(path, models.find(opt.model).preprocess, opt, torch.device("cpu"))
         calls[precision] = partial(engine.restore, lq)
@@ -149,9 +149,9 @@ def write_pairs(run_of: list[str], folder: Path) -> None:
     others of those it was trained with for calibration."""
     opt = EvaluateOptions(models, data, "deploy.py").parse([*run_of, "--dataset_name", "synthetic"])
     for split, number, kinds in (("test", NUM_TARGETS, ("lq", "gt")), ("train", 16, ("lq",))):
-        pictures = data.create_dataset("synthetic", split, opt.degradation, vars(opt))
+        dataset = data.create_dataset("synthetic", split, opt.degradation, vars(opt))
         for index in range(number):
-            sample = pictures[index]
+            sample = dataset[index]
             for kind in kinds:
                 write_image(folder / f"{split}_{kind}" / f"{index:03d}.png", sample[kind])
 

@@ -3,10 +3,10 @@
     python benchmarks/gfpgan_512.py forward [--size 512] [--repeats 5] [--threads N] [--json FILE]
     python benchmarks/gfpgan_512.py memory  [--size 512] [--batch_size 1] [--checkpointing]
 
-`forward` alternates the published formulation of the original network (--preset 1) with ours, same
-weights, results compared first: operators of benchmarks/style_ops.py, the skip's enlargement before
-its convolution, no result written in place. The ratio is that of the best runs, because another
-process can only make a run slower.
+`forward` alternates the published formulation of the original network (--preset 1) with ours, with
+the same weights, after comparing their results. The published formulation has the operators of
+benchmarks/style_ops.py, upsamples the skip before its convolution and writes no result in place.
+The ratio is that of the best runs, because another process can only make a run slower.
 
 `memory` takes one step with every loss and the gradient penalty, all networks at their published
 width, fp32, and prints this process's largest resident size. Fixed networks have random weights,

@@ -1,12 +1,12 @@
 """What the parsing network learns on synthetic faces within some minutes of a CPU.
 
-    python benchmarks/parse_iou.py [--steps 900] [--pictures 100] [--output DIR] [--json FILE]
+    python benchmarks/parse_iou.py [--steps 900] [--images 100] [--output DIR] [--json FILE]
                                    [TRAINING ARGUMENTS ...]
 
-Trains a small network of --model parse (further arguments go to newtrain.py) and prints the
-intersection over union of each region on held-out people, pixels of all images together, and
-their mean over the regions present. Faces are not degraded, like those that `prepare.py masks`
-parses; with the published degradation it takes longer.
+Trains a small network of --model parse; other arguments go to newtrain.py. Prints the intersection
+over union of each region on held-out people, over the pixels of all images, and the mean over the
+regions present. Faces are not degraded, like those that `prepare.py masks` parses. With the
+published degradation it takes longer.
 """
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = ["--load_size", "128", "--parse_channels", "16", "--parse_depth", "1", "
 
 
 def train(folder: Path, steps: int, arguments: list[str]) -> float:
-    """Train; the seconds it took."""
+    """Train; returns the seconds it took."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, str(ROOT / "newtrain.py"), "--model", "parse", *SMALL, "--train_steps",
@@ -47,10 +47,11 @@ def train(folder: Path, steps: int, arguments: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def measure(folder: Path, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
+def measure(folder: Path, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """IoU of each region over all held-out images, and which regions there are."""
     opt = EvaluateOptions(models, data).parse(
-        ["--name", "parse", "--checkpoints_dir", str(folder), "--max_dataset_size", str(pictures)])
+        ["--name", "parse", "--checkpoints_dir", str(folder), "--max_dataset_size",
+         str(num_images)])
     device = devices.open_device(opt.device)
     model, _ = models.load_trained(opt, device)
     dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
@@ -68,14 +69,14 @@ def measure(folder: Path, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--pictures", type=int, default=100, help="held-out people")
+    parser.add_argument("--images", "--pictures", type=int, default=100, help="held-out people")
     parser.add_argument("--output", metavar="DIR", help="keep the run here")
     parser.add_argument("--json", metavar="FILE")
     opt, arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(opt.output or scratch)
         seconds = train(folder, opt.steps, arguments)
-        iou, present = measure(folder, opt.pictures)
+        iou, present = measure(folder, opt.images)
     mean = float(mean_iou(iou, torch.ones_like(iou), present))
     for name, value, there in zip(LABELS, iou.tolist(), present.tolist(), strict=True):
         print(f"{name:<12}{value:8.3f}" if there else f"{name:<12}  absent")

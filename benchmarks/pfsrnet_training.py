@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=2 python benchmarks/pfsrnet_training.py OUT [--stage_steps 200 200 900]
 
-First the landmark network learns from the faces' known landmarks (OUT/fan), then the generator
-grows with its help (OUT/pfsrnet): without the perceptual loss, whose network has no weights here,
-and with a thousandth of the adversarial one. At the end faces that neither saw are restored at 128
-pixels; exit status 1 unless PSNR is above that of bicubic enlargement, in RGB and of Y. Run again,
-it goes on where it was stopped.
+First the landmark network learns from the faces' known landmarks (OUT/fan). Then the generator is
+trained with it (OUT/pfsrnet), without the perceptual loss, whose network has no weights here, and
+with a thousandth of the adversarial loss. At the end, faces of the test split are restored at 128
+pixels. The exit status is 1 unless PSNR is above that of bicubic upscaling, in RGB and of Y. A
+second start continues where the first one was stopped.
 """
 from __future__ import annotations
 

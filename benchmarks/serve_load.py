@@ -3,11 +3,11 @@
     python benchmarks/serve_load.py [--clients 200] [--seconds 60] [--people 16] [--json FILE]
                                     [SERVICE ARGUMENTS ...]
 
-Starts serve.py on a free port of this machine with a small SPARNet of random weights (further
-arguments go to serve.py; those of a network must name its weights, too). Each client sends one of
-the synthetic portraits in which the cascade finds a face, as soon as its last answer is there; a
-refused one waits as long as Retry-After says. Every answer is compared with the portrait restored
-in this process, in which no other client takes part. Memory is the server's resident set.
+Starts serve.py on a free port of this machine with a small SPARNet of random weights. Other
+arguments go to serve.py; those of a network must name its weights, too. Each client sends a
+synthetic portrait in which the cascade finds a face, as soon as it has its last answer. A refused
+client waits as long as Retry-After says. Every answer is compared with the portrait restored in
+this process, without other clients. Memory is the server's resident set.
 """
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ async def client(port: int, number: int, pairs: list, until: float, tally: Tally
         tally.statuses[status] += 1
         if status == 200:
             tally.seconds.append(took)
-            picture = np.array(Image.open(io.BytesIO(content)))
-            off = int(np.abs(picture.astype(int) - expected).max()
-                      if picture.shape == expected.shape else 255)
+            answer = np.array(Image.open(io.BytesIO(content)))
+            off = int(np.abs(answer.astype(int) - expected).max()
+                      if answer.shape == expected.shape else 255)
             tally.exact, tally.close = tally.exact + (off == 0), tally.close + (off == 1)
             tally.wrong += off > 1
         else:
@@ -150,8 +150,8 @@ async def load(process: subprocess.Popen, port: int, clients: int, seconds: floa
     return tally, sizes
 
 
-def percentile(values: list[float], share: float) -> float:
-    return float(np.percentile(values, share)) if values else float("nan")
+def percentile(values: list[float], percent: float) -> float:
+    return float(np.percentile(values, percent)) if values else float("nan")
 
 
 def main() -> int:
@@ -179,11 +179,11 @@ def main() -> int:
     at_10, end = sizes[min(10, len(sizes) - 1)], sizes[-1]
     report = {
         "clients": opt.clients, "seconds": opt.seconds, "statuses": dict(tally.statuses),
-        "pictures_per_second": round(len(tally.seconds) / opt.seconds, 1),
-        "latency_s": {f"p{share}": round(percentile(tally.seconds, share), 3)
-                      for share in (50, 90, 99, 100)},
+        "images_per_second": round(len(tally.seconds) / opt.seconds, 1),
+        "latency_s": {f"p{percent}": round(percentile(tally.seconds, percent), 3)
+                      for percent in (50, 90, 99, 100)},
         "slowest_refusal_s": round(max(tally.refusals, default=0), 3),
-        "exact": tally.exact, "one_grey_level": tally.close, "wrong": tally.wrong,
+        "exact": tally.exact, "one_gray_level": tally.close, "wrong": tally.wrong,
         "lost": tally.lost, "memory_mib": {"at_10_s": round(at_10), "end": round(end),
                                            "most": round(max(sizes))},
         "memory_change_percent": round(100 * (end / at_10 - 1), 1), "crashed": crashed,

@@ -4,9 +4,9 @@
     python benchmarks/sparnethd.py time   [--size 256] [--repeats 3] [VARIANT VARIANT]
 
 Variants: `plain`, and the model as newtrain.py runs it: `contiguous`, `channels_last`, and each
-with `+checkpointing`. Plain is the published iteration: up-sampling, padding, convolution and
+with `+checkpointing`. Plain is the published iteration: upsampling, padding, convolution and
 torch's instance norm as separate operators, a whole forward of H at every step, gradients of G's
-loss computed for D's weights too, torch.optim.Adam as it comes.
+loss for D's weights too, and the default torch.optim.Adam.
 
 `memory` takes one step in a process of its own per variant and prints its largest resident size.
 `time` alternates the steps of two variants in one process; both must give the same first losses.
@@ -92,7 +92,7 @@ def build(variant: str, size: int) -> BaseModel:
 def published_step(model: BaseModel, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
     """One iteration in the order and with all the work of the original."""
     nets, opt = model.unwrapped, model.opt
-    optimizers = {name: update.optimizer for name, update in model.precision.steps.items()}
+    optimizers = {name: step.optimizer for name, step in model.precision.steps.items()}
     restored = nets["G"](lq)
     real_logits, gt_features = nets["D"](gt)
     fake_logits, _ = nets["D"](restored.detach())
@@ -103,8 +103,8 @@ def published_step(model: BaseModel, lq: Tensor, gt: Tensor) -> dict[str, Tensor
         "FM": opt.lambda_fm * feature_matching_loss(gt_features, features),
         "G": opt.lambda_g * generator_loss(logits, opt.gan_mode)}
     with torch.no_grad():
-        average, origin = nets["H"].state_dict(), nets["G"].state_dict()
-        for key, value in average.items():
+        ema, origin = nets["H"].state_dict(), nets["G"].state_dict()
+        for key, value in ema.items():
             value.copy_(opt.ema_decay * value + (1 - opt.ema_decay) * origin[key])
         nets["H"](lq)
     optimizers["G"].zero_grad()
@@ -128,7 +128,7 @@ def step_of(variant: str, size: int) -> Step:
     return (lambda lq, gt: published_step(model, lq, gt)) if variant == "plain" else ours
 
 
-def pictures(size: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def random_images(size: int, batch_size: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     lq, gt = (torch.rand(batch_size, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))
     return lq, gt
@@ -141,7 +141,7 @@ def one_step(variant: str, size: int, batch_size: int) -> None:
     step = step_of(variant, size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
-    losses = step(*pictures(size, batch_size))
+    losses = step(*random_images(size, batch_size))
     print(json.dumps({
         "variant": variant, "built_gib": before / GIB, "seconds": time.perf_counter() - start,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
@@ -168,7 +168,7 @@ def timed(options: argparse.Namespace) -> dict:
     names = options.variants or ("plain", "contiguous")
     if len(names) != 2:
         raise SystemExit(f"time compares two variants, got {len(names)}")
-    batch = pictures(options.size, options.batch_size)
+    batch = random_images(options.size, options.batch_size)
     steps = {name: step_of(name, options.size) for name in names}
     first = [sum(step(*batch).values()).item() for step in steps.values()]     # also warms up
     if not abs(first[0] - first[1]) < 1e-4 * abs(first[0]):
@@ -190,7 +190,7 @@ def timed(options: argparse.Namespace) -> dict:
     print(f"{options.size} px, batch {options.batch_size}, {torch.get_num_threads()} threads: "
           + ", ".join(f"{name} {statistics.median(times[name]):.1f} s" for name in names))
     print(f"{a} / {b}: {result['ratio_median']:.2f}, pairs from {min(ratios):.2f} to "
-          f"{max(ratios):.2f}; best runs {result['best_ratio']:.2f}, processor time "
+          f"{max(ratios):.2f}; best runs {result['best_ratio']:.2f}, CPU time "
           f"{result['cpu_ratio']:.2f}")
     return result
 

@@ -1,12 +1,13 @@
 """Speed of the semantic-aware style loss: a loop over masked copies against gathered regions.
 
     python benchmarks/style_loss.py [--size 512] [--batch_size 1] [--repeats 3] [--threads 1]
-                                    [--picture synthetic] [--json FILE]
+                                    [--labels synthetic] [--json FILE]
 
 The loop masks the whole feature map once per region, as the published code does, except that the
 target's matrices need no graph in either form. Features are random, of VGG19's layers 2 to 4 at
-the image's size; labels are those of a drawn face, or squares of random regions. Milliseconds of
-forward and backward, the best of several runs in turn. Both forms must agree, or it ends.
+the image's size; labels are those of a drawn face, or squares of random regions. Times are
+milliseconds of forward and backward, the best of several runs in turn. The script ends if the forms
+disagree.
 """
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ def gathered(features: Tensor, labels: Tensor) -> Tensor:
     return region_grams(features, labels, NUM_LABELS)
 
 
-def labels_for(picture: str, size: int, batch_size: int) -> Tensor:
-    if picture == "synthetic":
+def labels_for(kind: str, size: int, batch_size: int) -> Tensor:
+    if kind == "synthetic":
         faces = [render_face(person, size=size).labels for person in range(batch_size)]
         return torch.stack([torch.from_numpy(face).long() for face in faces])
     cells = torch.randint(0, NUM_LABELS, (batch_size, SQUARES, SQUARES))
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="0 leaves torch's choice")
-    parser.add_argument("--picture", choices=("synthetic", "squares"), default="synthetic")
+    parser.add_argument("--labels", "--picture", choices=("synthetic", "squares"),
+                        default="synthetic")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     options = parser.parse_args()
     if options.size % SQUARES:
@@ -96,7 +98,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    labels = labels_for(options.picture, options.size, options.batch_size)
+    labels = labels_for(options.labels, options.size, options.batch_size)
     print(f"{options.size} pixels, batch {options.batch_size}, {len(labels.unique())} regions seen")
     rows, total = {}, {"loop": 0.0, "ours": 0.0}
     for name, (channels, factor) in LAYERS.items():

@@ -3,11 +3,12 @@
     python benchmarks/style_ops.py [--only operators networks] [--batch_size 1 4] [--size 256 512]
                                    [--repeats 3] [--threads N] [--json FILE]
 
-Published: the operators' native form as the released code falls back to without its compiled
-extension, written straightforwardly below: zeros inserted by a padded six-dimensional view, one
-filter over (B C, 1, H, W), a weight per image and convolution in groups. Both run the same
-modules with the same weights, results are compared first. Milliseconds; runs alternate, the ratio
-is that of the best runs, because another process can only make a run slower; medians beside it.
+Published: the native form that the released code uses without its compiled extension, written
+plainly below: zeros inserted by a padded six-dimensional view, one
+filter over (B C, 1, H, W), a weight per image and convolution in groups. Both run the same modules
+with the same weights, and their results are compared first. Times are in milliseconds, and runs
+alternate. The ratio is that of the best runs, because another process can only make a run slower;
+the ratio of the medians stands beside it.
 """
 from __future__ import annotations
 
@@ -155,7 +156,7 @@ def operator_runs(batch: int) -> Iterator[tuple[str, Callable[..., Tensor], list
     for channels, side in ((512, 16), (256, 64), (64, 128)):
         x = leaf(batch, channels, side, side)
         shape = f"{channels} at {side}"
-        yield f"blur after enlarging, {shape}", "upfirdn2d", [x], {"kernel": up, "pad": (1, 1)}
+        yield f"blur after upsampling, {shape}", "upfirdn2d", [x], {"kernel": up, "pad": (1, 1)}
         yield f"blur before halving, {shape}", "upfirdn2d", [x], {"kernel": down, "pad": (2, 2)}
         yield f"filter at every second sample, {shape}", "upfirdn2d", [x], {
             "kernel": down, "down": 2, "pad": (1, 1)}
@@ -167,7 +168,7 @@ def operator_runs(batch: int) -> Iterator[tuple[str, Callable[..., Tensor], list
         yield f"to RGB, {shape}", "modulated_conv2d", [x, leaf(1, 3, channels, 1, 1), style], {
             "demodulate": False}
     for side in (32, 128, 256):
-        yield f"enlarge RGB at {side}", "upfirdn2d", [leaf(batch, 3, side, side)], {
+        yield f"upsample RGB at {side}", "upfirdn2d", [leaf(batch, 3, side, side)], {
             "kernel": up, "up": 2, "pad": (2, 1)}
 
 
@@ -194,14 +195,14 @@ def network_runs(size: int, batch: int) -> Iterator[tuple[str, Run]]:
         if name.endswith("noise.weight"):
             torch.nn.init.constant_(strength, 0.5)
     x = torch.rand(batch, 3, size, size) * 2 - 1
-    picture = x.clone().requires_grad_()
+    image = x.clone().requires_grad_()
     weights = list(gpen.parameters())
     yield "generator, forward", derived(lambda: gpen(x)[0], [], "forward")
     yield "generator, backward", derived(lambda: gpen(x)[0], weights, "backward")
-    yield "discriminator, backward", derived(lambda: network_d(picture), [*network_d.parameters()],
+    yield "discriminator, backward", derived(lambda: network_d(image), [*network_d.parameters()],
                                              "backward")
-    yield "discriminator, R1", derived(lambda: network_d(picture).sum(),
-                                       [picture, *network_d.parameters()], "second")
+    yield "discriminator, R1", derived(lambda: network_d(image).sum(),
+                                       [image, *network_d.parameters()], "second")
 
 
 def networks(size: int, batch: int, repeats: int) -> list[dict]:

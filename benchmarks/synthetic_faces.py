@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/synthetic_faces.py
 
-Two figures per size: wall clock, and processor time, which leaves out the time spent waiting for a
+Two figures per size: wall clock, and CPU time, which leaves out the time spent waiting for a
 busy core. Each is the median over rounds that draw different people.
 """
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.synthetic.faces import render_face
 
 
 def seconds_per_face(size: int, count: int, rounds: int) -> tuple[float, float]:
-    """Median wall clock and processor time of one face of `size` pixels."""
+    """Median wall clock and CPU time of one face of `size` pixels."""
     render_face(0, size=size)               # fills the caches of this size
     wall, processor = [], []
     for start in range(0, count * rounds, count):
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     opt = parser.parse_args()
     cv2.setNumThreads(1)
-    print(f"{'size':>5} {'faces/s':>8} {'faces/s of processor time':>26}")
+    print(f"{'size':>5} {'faces/s':>8} {'faces/s of CPU time':>26}")
     for size in opt.sizes:
         count = max(1, opt.count * 128 // max(size, 128))
         wall, processor = seconds_per_face(size, count, opt.rounds)

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--batch_size 8] [--size 128] [--repeats 5] [--threads N]
                                     [--device cpu] [--json FILE]
 
-Plain: contiguous tensors, up-sampling, padding, convolution, norm and activation as separate
+Plain: contiguous tensors, upsampling, padding, convolution, norm and activation as separate
 modules, torch.optim.Adam as it comes. Ours: the model, as newtrain.py runs it in fp32.
 Both take a whole step: forward, L1 loss, backward, Adam. The two run strictly in turn, and before
 any clock starts both must give the same output and the same first losses from the same weights.
@@ -39,7 +39,7 @@ ADAM = {"lr": 2e-4, "betas": (0.9, 0.99)}
 
 
 class PlainUnit(nn.Module):
-    """Published conv unit: up-sampling, reflection padding, convolution, norm, activation."""
+    """Published conv unit: upsampling, reflection padding, convolution, norm, activation."""
 
     def __init__(self, in_channels: int, out_channels: int, mode: str = "none", norm: bool = True,
                  activation: bool = True) -> None:
@@ -227,7 +227,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         median = statistics.median(values)
         result[name] = {"images_per_second": options.batch_size / median,
                         "best_images_per_second": options.batch_size / min(values),
-                        "share_of_matmul_rate": gflop / median / peak, "seconds": values,
+                        "fraction_of_matmul_rate": gflop / median / peak, "seconds": values,
                         "cpu_seconds": cpu_times[name]}
     return result
 
@@ -239,11 +239,11 @@ def report(result: dict) -> None:
     for name in ("plain", "ours"):
         row = result[name]
         print(f"{name:6} {row['images_per_second']:.2f} images/s (best "
-              f"{row['best_images_per_second']:.2f}), {row['share_of_matmul_rate']:.0%} of the "
+              f"{row['best_images_per_second']:.2f}), {row['fraction_of_matmul_rate']:.0%} of the "
               "matmul rate")
     ratios = result["ratios"]
     print(f"ratio  {result['ratio_median']:.2f}, pairs from {min(ratios):.2f} to "
-          f"{max(ratios):.2f}; best runs {result['best_ratio']:.2f}, processor time "
+          f"{max(ratios):.2f}; best runs {result['best_ratio']:.2f}, CPU time "
           f"{result['cpu_ratio']:.2f}")
 
 

@@ -1,8 +1,8 @@
-"""Speed of SPARNet's up-sampling convolutions: published operators against the phase form.
+"""Speed of SPARNet's upsampling convolutions: published operators against the phase form.
 
     python benchmarks/upsample_conv.py [--batch_size 8] [--repeats 9] [--threads N] [--json FILE]
 
-Published: nearest up-sampling, reflection padding, 3x3 convolution, in both memory formats. Ours:
+Published: nearest upsampling, reflection padding, 3x3 convolution, in both memory formats. Ours:
 models.ops.padded_conv.upsample_conv in channels_last, with its size limit off. One row per
 shape that SPARNet x8 has at 128 px; milliseconds of forward and backward together, the best of
 several runs in turn, because another process can only make a run slower.
@@ -30,8 +30,8 @@ SHAPES = ((64, 64, 64, 1), (64, 32, 64, 2), (128, 64, 32, 2), (64, 64, 32, 3), (
 
 
 def published(x: Tensor, weight: Tensor) -> Tensor:
-    enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    return F.conv2d(F.pad(enlarged, (1, 1, 1, 1), mode="reflect"), weight)
+    upsampled = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.conv2d(F.pad(upsampled, (1, 1, 1, 1), mode="reflect"), weight)
 
 
 def with_backward(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor,

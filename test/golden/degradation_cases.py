@@ -18,7 +18,7 @@ INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "are
                   "cubic": cv2.INTER_CUBIC}
 
 
-def picture() -> np.ndarray:
+def noise_image() -> np.ndarray:
     """The test image as the case's rule gives it."""
     coarse = make_input("deg_image", (1, 3, 8, 8), 0, 256)[0].permute(1, 2, 0).floor().numpy()
     texture = make_input("deg_texture", (1, 3, 64, 64), 0, 40)[0].permute(1, 2, 0).floor().numpy()
@@ -27,7 +27,7 @@ def picture() -> np.ndarray:
 
 
 def pieces(config: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:
-    image = picture()
+    image = noise_image()
     made = {"image": image, "gray": gray(image)}
     for index, draw in enumerate(config["motion"]):
         draws = (draw["k"], draw["angle"], draw["direction"])

@@ -39,7 +39,7 @@ def detector_with_boxes(case: dict[str, Any], device: torch.device, folder: Path
     return run_network(case, Amplified(), device, folder, named)
 
 
-def enlarging(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+def background(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     return run_network(case, RRDBNet(config["scale"], config["num_feat"], config["num_block"],
                                      config["num_grow_ch"]), device, folder)
@@ -70,17 +70,17 @@ def alignment_psfrgan(case: dict[str, Any], device: torch.device, folder: Path) 
     return compare_all(case, case["outputs"], found)
 
 
-def picture(name: str, height: int, width: int) -> np.ndarray:
+def random_image(name: str, height: int, width: int) -> np.ndarray:
     """The cases' image of this name: smooth random colors, uint8 BGR."""
     coarse = make_input(name, (1, 3, 10, 12), 0, 255)
     fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     return fine[0].clamp(0, 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
 
 
-def named_picture(text: str) -> np.ndarray:
+def named_image(text: str) -> np.ndarray:
     """From such as `gfp.scene 320x420`."""
     name, size = text.split()
-    return picture(name, *(int(side) for side in size.split("x")))
+    return random_image(name, *(int(side) for side in size.split("x")))
 
 
 def regions() -> np.ndarray:
@@ -95,7 +95,7 @@ def regions() -> np.ndarray:
 def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     scale, size = config["upscale"], config["face_size"]
-    scene = named_picture(config["image"])
+    scene = named_image(config["image"])
     mask = parsing_mask(regions(), size) if config["use_parse"] else None
     found: dict[str, Any] = {}
     result = upscale(scene, scale)
@@ -106,7 +106,7 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
         back[:, 2] += scale / 2     # as published; ours is to_enlarged
         found |= {f"inverse_offset{index}": back,
                   f"cropped{index}": align.crop(scene[..., ::-1], matrix, size)[..., ::-1]}
-        result = paste(result, named_picture(config["restored"][index]), back, mask,
+        result = paste(result, named_image(config["restored"][index]), back, mask,
                        edge=2 * scale)
     found["pasted"] = result
     return compare_all(case, case["outputs"], {name: np.ascontiguousarray(value, np.float64)
@@ -127,7 +127,7 @@ def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> lis
 CASES = [
     ("facexlib_retinaface_*", "RetinaFace", detector),
     ("gpen_retinaface_*", "retinaface_*", detector_with_boxes),
-    ("*", "rrdbnet", enlarging),
+    ("*", "rrdbnet", background),
     ("gpen_nms*", "nms", suppression),
     ("gpen_align*", "gpen_align", alignment_gpen),
     ("gpen_paste_mask*", "gpen_paste_mask", paste_masks),

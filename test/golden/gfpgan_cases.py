@@ -76,7 +76,7 @@ def checked_order(case: dict[str, Any], built: nn.Module,
             Check("order of the state dict", float(wrong), 0.0)]
 
 
-def pictures(result: tuple[Tensor, list[Tensor]]) -> dict[str, Tensor]:
+def images_of(result: tuple[Tensor, list[Tensor]]) -> dict[str, Tensor]:
     image, rgbs = result
     return {"image": image, **{f"rgb_{rgb.shape[2]}": rgb for rgb in rgbs}}
 
@@ -85,10 +85,11 @@ def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
     built = build(case["network"], case["config"])
     checks = checked_order(case, built)
     return checks + run_network(case, built, device, folder,
-                                pictures if isinstance(built, GFPGAN) else None)
+                                images_of if isinstance(built, GFPGAN) else None)
 
 
-def component_critic(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+def component_discriminator(case: dict[str, Any], device: torch.device, folder: Path,
+                            ) -> list[Check]:
     built = FacialComponentDiscriminator()
     return checked_order(case, built) + run_network(
         case, built, device, folder, lambda result: {
@@ -121,7 +122,7 @@ def conversion(case: dict[str, Any], device: torch.device, folder: Path) -> list
     touched = sum(not torch.equal(value, source.state_dict()[key])
                   for key, value in before.items())
     x = make_input(**case["inputs"][0]).to(device)
-    values = pictures(clean.to(device)(x, return_rgb=True))
+    values = images_of(clean.to(device)(x, return_rgb=True))
     values |= {f"converted:{key}": value for key, value in clean.state_dict().items()}
     return [*checks, Check("source entries changed", float(touched), 0.0),
             *compare_all(case, case["outputs"], values)]
@@ -169,13 +170,14 @@ def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list
     vgg = filled_vgg(VGGFeatures("vgg19", VGG_LAYERS)).to(device)
     x, gt = (make_input(**entry).to(device) for entry in case["inputs"])
     x.requires_grad_()
-    ours = vgg(x)
-    theirs = vgg(gt)
-    parts = {"percep": feature_l1(ours, theirs, VGG_WEIGHTS),
-             "style": case["config"]["style_weight"] * gram_l1(ours, theirs, VGG_WEIGHTS)}
+    features, gt_features = vgg(x), vgg(gt)
+    parts = {"percep": feature_l1(features, gt_features, VGG_WEIGHTS),
+             "style": case["config"]["style_weight"] * gram_l1(features, gt_features,
+                                                               VGG_WEIGHTS)}
     grad, = torch.autograd.grad(sum(parts.values()), x, retain_graph=True)
     values = {name: loss[None] for name, loss in parts.items()} | {"grad_x": grad}
-    for place, mine, other, weight in zip(VGG_LAYERS, ours, theirs, VGG_WEIGHTS, strict=True):
+    for place, mine, other, weight in zip(VGG_LAYERS, features, gt_features, VGG_WEIGHTS,
+                                          strict=True):
         values |= {f"feat:{names[place]}": mine, f"gram:{names[place]}": gram(mine),
                    f"percep:{names[place]}": feature_l1([mine], [other], [weight])[None]}
     return compare_all(case, case["outputs"], values)
@@ -192,24 +194,24 @@ def adversarial(case: dict[str, Any], device: torch.device, folder: Path) -> lis
             value = (real_term if target == "real" else fake_term)(x, ours)
         elif target == "real":
             value = weight * generator_term(x, ours)
-        else:       # the generator's loss on images that should look made, which nobody minimises
+        else:       # the generator's loss on images that should look made, which nobody minimizes
             value = weight * fake_term(x, ours)
         values[record["name"]] = value[None]
     return compare_all(case, case["outputs"], values)
 
 
-def regularised(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    critic = build("StyleGAN2Discriminator", case["config"])
-    checks = checked_order(case, critic)
-    set_weights(case, critic, folder)
-    critic.to(device)
+def regularized(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
+    discriminator = build("StyleGAN2Discriminator", case["config"])
+    checks = checked_order(case, discriminator)
+    set_weights(case, discriminator, folder)
+    discriminator.to(device)
     gt = make_input(**case["inputs"][0]).to(device).requires_grad_()
-    logits = critic(gt)
+    logits = discriminator(gt)
     penalty = r1_penalty(logits, gt)
     loss = case["r1_reg_weight"] / 2 * case["net_d_reg_every"] * penalty
     loss.backward()
     values = {"pred": logits, "r1_penalty": penalty[None], "l_d_r1": loss[None]}
-    values |= {f"grad:{name}": weight.grad for name, weight in critic.named_parameters()}
+    values |= {f"grad:{name}": weight.grad for name, weight in discriminator.named_parameters()}
     return checks + compare_all(case, case["outputs"], values)
 
 
@@ -287,7 +289,7 @@ NETWORKS = {"net_g": "G", "net_d": "D",
             **{f"net_d_{part}": name for part, name in COMPONENTS.items()}}
 
 
-def recipe_options(options: dict[str, Any]) -> Namespace:
+def model_options(options: dict[str, Any]) -> Namespace:
     """Our flags for upstream's options."""
     train, g, d = options["train"], options["network_g"], options["network_d"]
     components = "network_d_left_eye" in options
@@ -309,9 +311,9 @@ def recipe_options(options: dict[str, Any]) -> Namespace:
         "lr_milestones": train["scheduler"]["milestones"]})
 
 
-def filled_recipe(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
+def filled_model(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
     """The model as newtrain.py runs it, networks filled as the case says."""
-    model, checks = GFPGANModel(recipe_options(case["config"]["options"]), device), []
+    model, checks = GFPGANModel(model_options(case["config"]["options"]), device), []
     gains = case["gain"]
     for name, letter in NETWORKS.items():
         if letter not in model.unwrapped:
@@ -334,7 +336,7 @@ def filled_recipe(case: dict[str, Any], device: torch.device) -> tuple[BaseModel
 
 def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    model, checks = filled_recipe(case, device)
+    model, checks = filled_model(case, device)
     lq, gt = (make_input(**entry).to(device) for entry in case["inputs"])
     batch = {"lq": lq, "gt": gt}
     if config["boxes"]:
@@ -361,15 +363,15 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
             values |= {f"grad:{name}:{key}": weight.grad
                        for key, weight in model.unwrapped[letter].named_parameters()}
     if config["boxes"]:
-        for part, (ours, theirs) in model._crops(batch, restored).items():
-            values |= {f"roi:{part}_out": ours, f"roi:{part}_gt": theirs}
+        for part, (restored_crop, gt_crop) in model._crops(batch, restored).items():
+            values |= {f"roi:{part}_out": restored_crop, f"roi:{part}_gt": gt_crop}
     return checks + compare_all(case, case["outputs"], values)
 
 
 CASES = [
     ("gfpgan*", "PerceptualLoss", perceptual),
     ("gfpgan*", "GANLoss", adversarial),
-    ("gfpgan*", "r1_penalty", regularised),
+    ("gfpgan*", "r1_penalty", regularized),
     ("gfpgan*", "degradation_chain", degradation),
     ("gfpgan*", "color_jitter", jitter),
     ("gfpgan*", "component_boxes", boxes),
@@ -379,7 +381,7 @@ CASES = [
     ("stylegan2*", "StyleGAN2Generator*", decoder),
     ("stylegan2*", "StyleGAN2Discriminator", network),
     ("arcface*", "ResNetArcFace", network),
-    ("facial_component*", "FacialComponentDiscriminator", component_critic),
+    ("facial_component*", "FacialComponentDiscriminator", component_discriminator),
     ("gfpgan*", "convert_bilinear_to_clean", conversion),
     ("gfpgan*", "roi_align", crops),
 ]

@@ -204,7 +204,7 @@ def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GP
 
 
 def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    """Iterations of the model: losses, changes of weights, the moving average."""
+    """Iterations of the model: losses, changes of weights, the EMA."""
     config = case["config"]
     model = filled_model(case, device, folder)
     inputs = {entry["name"].rsplit(".", 1)[-1]: make_input(**entry).to(device)

@@ -1,6 +1,6 @@
 """How the golden cases of PFSRNet are built: networks, losses, metrics, reductions.
 
-Cases in pfsrnet_weights/ need the published landmark network, which does not travel with the
+Cases in pfsrnet_weights/ need the published landmark network, which is not part of the
 project: FACEZOO_TEST_DATA names the folder of pfsrnet_distilled_fan.pth.
 """
 from __future__ import annotations
@@ -93,17 +93,17 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
         "loss_weights"]
     other = make_input(images["other"], shape).to(device).requires_grad_()
     gt = make_input(images["target"], shape).to(device)
-    share = make_input(images["eps"], (count, 1, 1, 1), 0, 1).to(device)
+    fraction = make_input(images["eps"], (count, 1, 1, 1), 0, 1).to(device)
     restored = 0.8 * gt + 0.2 * other
     network = Discriminator()
     fill(network, gain=case["gain"])
     network.to(device)
 
-    def critic(x: Tensor) -> Tensor:
+    def logits_of(x: Tensor) -> Tensor:
         return network(x, *stage)
 
     values, maps = perceptual_terms(restored, gt, device), {}
-    values |= {"pixel_l1": F.l1_loss(restored, gt), "g_adv": -critic(restored).mean()}
+    values |= {"pixel_l1": F.l1_loss(restored, gt), "g_adv": -logits_of(restored).mean()}
     total = (weights["pixel"] * values["pixel_l1"] + weights["adv"] * values["g_adv"]
              + weights["perc"] * values["perceptual"])
     if weights["att"] or weights["hm"]:
@@ -115,10 +115,10 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
         values["g_total_upstream"] = total
     values["g_total_port"] = total
     gradient, = torch.autograd.grad(total, other)
-    values |= critic_terms(critic, restored.detach(), gt, share)
+    values |= discriminator_terms(logits_of, restored.detach(), gt, fraction)
     grads = dict(zip([name for name, _ in network.named_parameters()], torch.autograd.grad(
         values["d_total"], list(network.parameters()), allow_unused=True), strict=True))
-    norms = gradient_norms(critic, share * gt + (1 - share) * restored)
+    norms = gradient_norms(logits_of, fraction * gt + (1 - fraction) * restored)
     tensors = {**maps, "grad_fake_port": gradient, "gp_norms": norms,
                **{f"d_grad:{name}": grad for name, grad in grads.items() if grad is not None}}
     records = [scalar(name, value) for name, value in case["values"].items() if name in values
@@ -134,31 +134,31 @@ def perceptual_terms(restored: Tensor, gt: Tensor, device: torch.device) -> dict
     vgg = perceptual_network("random")
     fill(vgg)
     vgg.to(device)
-    ours, theirs = vgg(restored), vgg(gt)
+    restored_features, gt_features = vgg(restored), vgg(gt)
     names = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
     found = {f"perceptual_{name}": F.mse_loss(a, b)
-             for name, a, b in zip(names, ours, theirs, strict=True)}
-    return found | {"perceptual": feature_mse(ours, theirs)}
+             for name, a, b in zip(names, restored_features, gt_features, strict=True)}
+    return found | {"perceptual": feature_mse(restored_features, gt_features)}
 
 
 def landmark_terms(case: dict[str, Any], restored: Tensor, gt: Tensor, device: torch.device,
                    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Heat-map and attention terms, and maps, with the network in either mode."""
+    """Heatmap and attention terms, and maps, with the network in either mode."""
     values = {}
     for mode in ("train", "eval"):
-        # Fresh each time, since averages move in train mode.
+        # Fresh each time, since running statistics change in train mode.
         network = landmark_network(weight_file(case)).to(device).train(mode == "train")
-        ours, theirs = (normalized_maps(network(0.5 * x + 0.5)) for x in (restored, gt))
-        attention = attention_map(theirs)
+        restored_maps, gt_maps = (normalized_maps(network(0.5 * x + 0.5)) for x in (restored, gt))
+        attention = attention_map(gt_maps)
         values[f"attention_{mode}"] = attention_loss(restored, gt, attention)
-    values["heatmap_eval_fixed"] = heatmap_loss(ours, theirs)
-    return values, {"attention_map_eval": attention, "target_heatmap_eval": theirs}
+    values["heatmap_eval_fixed"] = heatmap_loss(restored_maps, gt_maps)
+    return values, {"attention_map_eval": attention, "target_heatmap_eval": gt_maps}
 
 
-def critic_terms(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor, share: Tensor,
-                 ) -> dict[str, Tensor]:
-    real, fake = critic(gt), critic(restored)
-    penalties = {kind: gradient_penalty(critic, restored, gt, share, kind)
+def discriminator_terms(logits_of: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
+                        fraction: Tensor) -> dict[str, Tensor]:
+    real, fake = logits_of(gt), logits_of(restored)
+    penalties = {kind: gradient_penalty(logits_of, restored, gt, fraction, kind)
                  for kind in ("two_sided", "one_sided_mean")}
     return {"d_real_mean": real.mean(), "d_real_sq_mean": real.square().mean(),
             "d_fake_mean": fake.mean(), "gp_two_sided": penalties["two_sided"],
@@ -168,7 +168,7 @@ def critic_terms(critic: Callable[[Tensor], Tensor], restored: Tensor, gt: Tenso
 
 # ---- metrics and reductions ----------------------------------------------------------------------
 
-def pictures(item: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def image_pair(item: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Restored image and target of an item, by the case's rule."""
     shape = (item["n"], 3, item["size"], item["size"])
     small = (*shape[:2], item["size"] // 8, item["size"] // 8)
@@ -183,7 +183,7 @@ def pictures(item: dict[str, Any]) -> tuple[Tensor, Tensor]:
 def metrics(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     checks = []
     for item in case["items"]:
-        restored, gt = pictures(item)
+        restored, gt = image_pair(item)
         factors = ms_ssim.scale_factors(restored, gt).mean(dim=(1, 2))
         found = {
             "psnr_upstream_batch": ms_ssim.batch_psnr(restored, gt),

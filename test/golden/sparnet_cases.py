@@ -51,7 +51,7 @@ def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 
 # ---- training ------------------------------------------------------------------------------------
 
-def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
+def filled_model(config: dict[str, Any], device: torch.device) -> SPARNetModel:
     """The model as newtrain.py runs it, in fp32."""
     opt = Namespace(
         is_train=True, model="sparnet", verbose=False, pretrain_model_path=None,
@@ -72,7 +72,7 @@ def recipe(config: dict[str, Any], device: torch.device) -> SPARNetModel:
 
 def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    model = recipe(config, device)
+    model = filled_model(config, device)
     net = model.unwrapped["G"]
     start = {key: value.clone() for key, value in net.state_dict().items()}
     lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
@@ -135,7 +135,7 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
     return checks
 
 
-def metric_pictures(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def metric_images(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Target and test image as the model in the case describes them."""
     if "gt_input" not in entry:
         blocks = np.random.RandomState(zlib.crc32(b"metric_int_gt")).randint(0, 256, (8, 6, 3))
@@ -150,7 +150,7 @@ def metric_pictures(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def metric(entry: dict[str, Any], prefix: str) -> list[Check]:
-    gt, test = metric_pictures(entry)
+    gt, test = metric_images(entry)
     gt_y, test_y = truncated_luma(gt), truncated_luma(test)
     values = {"gt_uint8_sum": int(gt.sum()), "test_uint8_sum": int(test.sum()),
               "gt_y_sum": gt_y.sum(), "test_y_sum": test_y.sum(),

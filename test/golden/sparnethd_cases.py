@@ -51,7 +51,7 @@ def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list
 
 # ---- training ------------------------------------------------------------------------------------
 
-def recipe(config: dict[str, Any], device: torch.device) -> SPARNetHDModel:
+def filled_model(config: dict[str, Any], device: torch.device) -> SPARNetHDModel:
     """The model as newtrain.py runs it, in fp32, every network filled by its own key names."""
     common = {
         "is_train": True, "model": "sparnethd", "verbose": False, "pretrain_model_path": None,
@@ -78,7 +78,7 @@ def values_of(model: BaseModel, nets: dict[str, nn.Module], suffix: str) -> dict
 
 def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    model = recipe(config, device)
+    model = filled_model(config, device)
     nets = {f"net{name}": model.unwrapped[name] for name in ("G", "H", "D")}
     checks = [check for label, network in nets.items() if label in case.get("state_dicts", {})
               for check in check_keys({"state_dict": case["state_dicts"][label]}, network)]

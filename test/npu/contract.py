@@ -228,7 +228,7 @@ def used(changed: dict[str, str] | None = None, root: Path = ROOT) -> Report:
         text = (changed or {}).get(relative) or path.read_text(encoding="utf-8")
         (read_shell if path.suffix == ".sh" else read_python)(text, relative, report)
     for name, positional, keywords in INDIRECT:
-        report.uses.append(Use(name, "recipes", positional, keywords, complete=False))
+        report.uses.append(Use(name, "models", positional, keywords, complete=False))
     return report
 
 

@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
         return 0
     unknown = [name for name in arguments if name not in models.names()]
     if unknown:
-        print(f"operators.py: no recipe {unknown[0]}; known are {', '.join(models.names())}",
+        print(f"operators.py: no model {unknown[0]}; known are {', '.join(models.names())}",
               file=sys.stderr)
         return 2
     kernels, found = registered(), 0

@@ -161,7 +161,7 @@ def test_o1_leaves_weights_in_fp32(npu: torch.device) -> None:
     assert losses == pytest.approx(recorded.STATIC["losses"][:2], abs=5e-3)
 
 
-def test_amp_is_initialised_once_over_everything(npu: torch.device,
+def test_amp_is_initialized_once_over_everything(npu: torch.device,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     from apex import amp
     calls, real = [], amp.initialize
@@ -184,7 +184,7 @@ def test_amp_is_initialised_once_over_everything(npu: torch.device,
         precision.state_dict()[f"loss_scaler{i}"] for i in range(2))] == [0, 1]
 
 
-def test_a_recipe_with_missing_gradients_gets_the_plain_adam(npu: torch.device) -> None:
+def test_a_model_with_missing_gradients_gets_the_plain_adam(npu: torch.device) -> None:
     precision, _ = prepared(net(npu), npu, every_gradient=False)
     assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match="--optimizer fused"):

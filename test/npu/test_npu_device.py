@@ -239,12 +239,12 @@ def test_the_step_waits_for_the_copy_and_claims_its_memory(npu: torch.device,
         ("record_stream", (main,)), ("step", ("1",))]
 
 
-def test_pictures_become_floats_in_the_devices_layout(npu: torch.device) -> None:
+def test_images_become_floats_in_the_devices_layout(npu: torch.device) -> None:
     from utils.images.convert import to_tensor
-    pictures = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
-    found = to_tensor(pictures.to(npu), devices.memory_format(npu))
+    images = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
+    found = to_tensor(images.to(npu), devices.memory_format(npu))
     assert found.device.type == "npu" and found.is_contiguous()
-    assert torch.equal(found.cpu(), to_tensor(pictures, torch.contiguous_format))
+    assert torch.equal(found.cpu(), to_tensor(images, torch.contiguous_format))
 
 
 def test_pinned_batches_of_a_loader_reach_the_device(npu: torch.device) -> None:

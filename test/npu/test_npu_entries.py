@@ -17,7 +17,7 @@ from options.enhance_options import EnhanceOptions
 from options.evaluate_options import EvaluateOptions
 from utils.images.io import read_image, write_image
 
-RECIPES = pytest.mark.parametrize("name", models.names())
+MODELS = pytest.mark.parametrize("name", models.names())
 O0 = ("--opt_level", "O0", "--train_steps", 3, "--optimizer", "adam")
 
 
@@ -28,9 +28,9 @@ def run_of(run: Run) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images of different sizes."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     chance = np.random.default_rng(0)
     for number, (height, width) in enumerate([(64, 64), (40, 60), (90, 70)]):
         write_image(folder / f"{number}.png",
@@ -38,8 +38,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@RECIPES
-def test_evaluation_measures_the_same_pictures_as_on_the_cpu(
+@MODELS
+def test_evaluation_measures_the_same_images_as_on_the_cpu(
         name: str, trained: Callable[..., Run], tmp_path: Path) -> None:
     """A network restores in fp32, and the operators are the CPU's; but those round by where their
     input lies in memory, so that here and there a gray level may flip: 0.01 dB, 0.001 of SSIM."""
@@ -62,14 +62,14 @@ def test_evaluation_measures_the_same_pictures_as_on_the_cpu(
             assert npu["restored"][protocol]["ssim"] == pytest.approx(values["ssim"], abs=1e-3)
 
 
-@RECIPES
-def test_enhanced_pictures_are_the_cpus(name: str, trained: Callable[..., Run], pictures: Path,
+@MODELS
+def test_enhanced_images_are_the_cpus(name: str, trained: Callable[..., Run], images: Path,
                                         tmp_path: Path) -> None:
     """Bit for bit, for the same reason."""
     run = trained(name, "npu", *O0)
     for device in ("npu", "cpu"):
         opt = EnhanceOptions(models, data, "enhance.py").parse(
-            [*run_of(run), "--device", device, "--input", str(pictures), "--output",
+            [*run_of(run), "--device", device, "--input", str(images), "--output",
              str(tmp_path / device), "--batch_size", "2"])
         assert enhance.enhance(opt) == 0
     for number in range(3):
@@ -77,7 +77,7 @@ def test_enhanced_pictures_are_the_cpus(name: str, trained: Callable[..., Run], 
         assert np.array_equal(npu, cpu)
 
 
-def test_the_entries_work_as_processes_and_auto_takes_the_npu(pictures: Path,
+def test_the_entries_work_as_processes_and_auto_takes_the_npu(images: Path,
                                                               tmp_path: Path) -> None:
     name, card = "sparnet", {"ASCEND_DEVICE_ID": "0"}
     done = child("newtrain.py", *arguments_of(name, "auto", "--train_steps", 2, "--eval_freq", 2,
@@ -93,7 +93,7 @@ def test_the_entries_work_as_processes_and_auto_takes_the_npu(pictures: Path,
                  "--dataset_name", "synthetic", "--max_dataset_size", 2)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "eval" / "run_synthetic" / "table.txt").is_file()
-    done = child("enhance.py", *run_of(run), "--device", "npu", "--npu_strict", "--input", pictures,
+    done = child("enhance.py", *run_of(run), "--device", "npu", "--npu_strict", "--input", images,
                  "--output", tmp_path / "enhanced")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "enhanced").glob("*.png"))) == 3

@@ -1,4 +1,4 @@
-"""NpuFusedAdam: each sharp edge exists, and none of them is met through our own classes.
+"""NpuFusedAdam: each of its defects exists, and our own classes avoid all of them.
 
 The first of a pair shows the optimizer by itself, the second how `Precision` and `Update` avoid it.
 """
@@ -43,7 +43,7 @@ def fused(params: object, **settings: object) -> torch.optim.Optimizer:
 
 def steps(net: nn.Module, optimizer: torch.optim.Optimizer, numbers: range,
           zero: Callable | None = None) -> None:
-    """Bare training steps, `zero` instead of the optimizer's own zero_grad."""
+    """Plain training steps, `zero` instead of the optimizer's own zero_grad."""
     device = next(net.parameters()).device
     for step in numbers:
         (zero or optimizer.zero_grad)()
@@ -108,7 +108,7 @@ def test_alone_it_steps_with_stale_gradients_after_the_modules_zero_grad(npu: to
 
 
 @pytest.mark.parametrize("level", ["O0", "O2"])
-def test_update_zeroes_through_the_optimiser(level: str, npu: torch.device) -> None:
+def test_update_zeroes_through_the_optimizer(level: str, npu: torch.device) -> None:
     """Gradients that somebody left behind before the step do not count either."""
     precision, net = prepared(network(npu), npu, opt_level=level, loss_scale=None)
     for step in range(5):
@@ -137,7 +137,7 @@ def test_alone_it_dies_of_a_late_first_gradient(npu: torch.device) -> None:
         optimizer.step()
 
 
-def test_precision_takes_adam_for_recipes_with_late_gradients(npu: torch.device) -> None:
+def test_precision_takes_adam_for_models_with_late_gradients(npu: torch.device) -> None:
     precision, _ = prepared(network(npu), npu, every_gradient=False)
     assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match=r"--optimizer fused.*--optimizer adam"):

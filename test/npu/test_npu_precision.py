@@ -130,7 +130,7 @@ def test_o1_runs_convolutions_in_fp16_and_skips_what_overflows(npu: torch.device
 
 
 @pytest.mark.parametrize("scaler, second_moves", [("torch", True), ("torch_npu", False)])
-def test_torch_npus_scaler_couples_its_optimisers_and_torchs_does_not(
+def test_torch_npus_scaler_couples_its_optimizers_and_torchs_does_not(
         scaler: str, second_moves: bool, npu: torch.device) -> None:
     """Why each optimizer gets a scaler of its own."""
     made = torch.amp.GradScaler("npu") if scaler == "torch" else torch.npu.amp.GradScaler()
@@ -145,7 +145,7 @@ def test_torch_npus_scaler_couples_its_optimisers_and_torchs_does_not(
     assert torch.equal(params[1].detach().cpu(), torch.ones(3)) is not second_moves
 
 
-def test_every_optimiser_has_a_scaler_of_its_own(npu: torch.device) -> None:
+def test_every_optimizer_has_a_scaler_of_its_own(npu: torch.device) -> None:
     precision = Precision(npu, opt_level="O1")
     plans = {name: ([name], lambda net: [{"params": list(net.parameters())}],
                     {"lr": 1e-3, "betas": (0.9, 0.99)}) for name in "GD"}

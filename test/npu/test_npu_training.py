@@ -10,12 +10,12 @@ from npu_suite import Run, differing, farthest, leaves, train
 
 import models
 
-RECIPES = pytest.mark.parametrize("name", models.names())
+MODELS = pytest.mark.parametrize("name", models.names())
 O0 = ("--opt_level", "O0", "--train_steps", 3)
 ADAM = ("--optimizer", "adam")
 
 
-@RECIPES
+@MODELS
 def test_o0_training_is_bit_identical_to_the_cpus(name: str, trained: Callable[..., Run]) -> None:
     npu, cpu = (trained(name, device, *O0, *ADAM) for device in ("npu", "cpu"))
     assert (npu.result["device"], cpu.result["device"]) == ("npu", "cpu")
@@ -23,19 +23,19 @@ def test_o0_training_is_bit_identical_to_the_cpus(name: str, trained: Callable[.
     assert differing(npu.weights, cpu.weights) == []
 
 
-@RECIPES
-def test_the_fused_optimiser_trains_as_adam_does(name: str, trained: Callable[..., Run]) -> None:
+@MODELS
+def test_the_fused_optimizer_trains_as_adam_does(name: str, trained: Callable[..., Run]) -> None:
     """Adam's first steps divide gradients by their own size, so that rounding of a gradient near
-    zero may move its weight by the rate (2e-4) the other way; the losses hardly see it."""
+    zero may move its weight by the learning rate (2e-4) the other way; the losses hardly see it."""
     if not models.find(name).every_gradient:
-        pytest.skip("NpuFusedAdam does not fit a recipe that leaves parameters without gradient")
+        pytest.skip("NpuFusedAdam does not fit a model that leaves parameters without gradient")
     fused, adam = trained(name, "npu", *O0), trained(name, "npu", *O0, *ADAM)
     for one, other in zip(fused.losses, adam.losses, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     assert farthest(fused.weights, adam.weights) < 3 * 2 * 2e-4 * 1.01
 
 
-@RECIPES
+@MODELS
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
                                              trained: Callable[..., Run]) -> None:
@@ -69,7 +69,7 @@ def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
     assert differing(again.weights, whole.weights) == []
 
 
-@RECIPES
+@MODELS
 @pytest.mark.parametrize("first, second", [("cpu", "npu"), ("npu", "cpu")])
 def test_a_run_goes_on_exactly_on_the_other_device(name: str, first: str, second: str,
                                                    tmp_path: Path,
@@ -81,11 +81,11 @@ def test_a_run_goes_on_exactly_on_the_other_device(name: str, first: str, second
     assert differing(again.weights, whole.weights) == []
 
 
-@RECIPES
-def test_a_cpu_runs_tensor_steps_go_on_under_the_fused_optimiser(
+@MODELS
+def test_a_cpu_runs_tensor_steps_go_on_under_the_fused_optimizer(
         name: str, tmp_path: Path, trained: Callable[..., Run]) -> None:
     """Steps that count double for a parameter change its bias correction from 2.9 to 4.7, and with
-    it the third step by more than half the rate everywhere in its buffer."""
+    it the third step by more than half the learning rate everywhere in its buffer."""
     train(tmp_path, name, "cpu", "--opt_level", "O0", "--train_steps", 2, *ADAM)
     again = train(tmp_path, name, "npu", *O0, "--continue_train")
     whole = trained(name, "cpu", *O0, *ADAM)
@@ -98,7 +98,7 @@ def test_a_cpu_runs_tensor_steps_go_on_under_the_fused_optimiser(
     assert steps == {3}
 
 
-@RECIPES
+@MODELS
 def test_checkpoints_hold_cpu_tensors_only(name: str, trained: Callable[..., Run]) -> None:
     run = trained(name, "npu", "--opt_level", "O2", "--train_steps", 3)
     assert {tensor.device.type for tensor in leaves([run.state, run.weights])} == {"cpu"}

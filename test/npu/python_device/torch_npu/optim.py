@@ -1,4 +1,4 @@
-"""`torch_npu.optim.NpuFusedAdam` as recorded: Adam's values, and every sharp edge of the real one.
+"""`torch_npu.optim.NpuFusedAdam` as recorded: Adam's values, and every defect of the real one.
 """
 from __future__ import annotations
 

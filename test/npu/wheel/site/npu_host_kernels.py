@@ -1,8 +1,8 @@
 """aten kernels of the simulated card: each operator's CPU kernel, run on the card's own bytes.
 
 `register` overrides every aten kernel that torch_npu has for its device and the CPU has as well.
-torch_npu's dispatch, autograd formulas, autocast lists, generators, streams and optimisers stay
-what they are. What the CPU kernel would allow and an Ascend card refuses is refused here: see
+torch_npu's dispatch, autograd formulas, autocast lists, generators, streams and optimizers are
+unchanged. What the CPU kernel would allow and an Ascend card refuses is refused here: see
 `check_devices`, `check_bfloat16` and `to_copy`.
 
 With the name of a first-generation chip (FACEZOO_NPU_SOC=Ascend910A) results saturate: NaN
@@ -152,7 +152,7 @@ def overflow_flag() -> ctypes.c_int32:
     return ctypes.c_int32.in_dll(ctypes.CDLL("libascendcl.so"), "host_runtime_overflow")
 
 
-@functools.cache     # asked at the first kernel: the answer needs an initialised card
+@functools.cache     # asked at the first kernel: the answer needs an initialized card
 def saturation() -> Callable[[Any], Any] | None:
     """What a chip without inf and NaN does to a result, or None on later ones."""
     if torch.npu.utils.is_support_inf_nan():
@@ -184,10 +184,10 @@ def accumulate(operator: Callable, args: tuple, kwargs: dict) -> Any:
     if not kinds or largest < MIN_ACCUMULATING_NUMEL:
         return operator(*args, **kwargs)
     kind = kinds.pop()
-    widened = [value.float() if isinstance(value, torch.Tensor) and value.dtype is kind else value
-               for value in args]
+    in_float32 = [value.float() if isinstance(value, torch.Tensor) and value.dtype is kind
+                  else value for value in args]
     return tree_map(lambda value: value.to(kind) if isinstance(value, torch.Tensor) else value,
-                    operator(*widened, **kwargs))
+                    operator(*in_float32, **kwargs))
 
 
 def make_kernel(operator: torch._ops.OpOverload, name: str) -> Callable:

@@ -45,7 +45,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(kind: str, card: torch.
     assert scaler.get_scale() == 512
 
 
-def test_torch_npus_scaler_couples_optimisers_and_torchs_does_not(card: torch.device) -> None:
+def test_torch_npus_scaler_couples_optimizers_and_torchs_does_not(card: torch.device) -> None:
     moved = {}
     for kind, make in SCALERS.items():
         scaler = make()

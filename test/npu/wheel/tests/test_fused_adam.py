@@ -1,4 +1,4 @@
-"""The real NpuFusedAdam: its sharp edges one by one, and that our code keeps away from each."""
+"""The real NpuFusedAdam: each of its defects, and that our code avoids it."""
 from __future__ import annotations
 
 import copy
@@ -235,7 +235,7 @@ def test_our_step_survives_gradients_cleared_behind_its_back(net: nn.Module,
     assert apart(net, reference()[0]) < EQUAL
 
 
-def test_a_recipe_with_late_gradients_gets_torch_adam(net: nn.Module, card: torch.device) -> None:
+def test_a_model_with_late_gradients_gets_torch_adam(net: nn.Module, card: torch.device) -> None:
     precision, _ = prepared(net, card, every_gradient=False)
     assert type(precision.steps["G"].optimizer) is torch.optim.Adam
     with pytest.raises(ValueError, match="without gradient"):
@@ -244,7 +244,7 @@ def test_a_recipe_with_late_gradients_gets_torch_adam(net: nn.Module, card: torc
 
 @pytest.mark.parametrize("source", ["adam", "fused"])
 @pytest.mark.parametrize("target", ["adam", "fused"])
-def test_resuming_across_optimisers_is_exact(source: str, target: str, net: nn.Module,
+def test_resuming_across_optimizers_is_exact(source: str, target: str, net: nn.Module,
                                              card: torch.device) -> None:
     precision, called = prepared(net, card, optimizer=source)
     our_steps(precision, called, count=5)

@@ -72,7 +72,7 @@ def test_the_null_runtime_imports_and_finds_no_card(fact: str, python: Callable)
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
-def test_with_torch_npu_in_the_process_even_a_cpu_optimiser_needs_a_card(
+def test_with_torch_npu_in_the_process_even_a_cpu_optimizer_needs_a_card(
         optimizer: str, python: Callable) -> None:
     done = python(f"""
 import torch, torch_npu

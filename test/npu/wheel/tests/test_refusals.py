@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[4]
-PICTURE = (2, 4, 8, 8)
+SHAPE = (2, 4, 8, 8)
 WITHOUT_KERNEL = {
     "huber_loss": "F.huber_loss(x, 2 * x)", "inv": "torch.linalg.inv(x)",
     "lstsq": "torch.linalg.lstsq(x, x)", "eigh": "torch.linalg.eigh(x)"}
@@ -21,11 +21,11 @@ WITHOUT_KERNEL = {
 @pytest.mark.parametrize("ask", [
     lambda x: x.to(memory_format=torch.channels_last),
     lambda x: x.contiguous(memory_format=torch.channels_last),
-    lambda x: torch.empty(PICTURE, device=x.device, memory_format=torch.channels_last)],
+    lambda x: torch.empty(SHAPE, device=x.device, memory_format=torch.channels_last)],
     ids=["to", "contiguous", "empty"])
 def test_channels_last_raises(ask: Callable, card: torch.device) -> None:
     with pytest.raises(RuntimeError, match="Contiguous"):
-        ask(torch.zeros(PICTURE, device=card))
+        ask(torch.zeros(SHAPE, device=card))
 
 
 def test_a_cast_to_float64_gives_float32_with_a_warning(card: torch.device) -> None:
@@ -56,14 +56,14 @@ NO_BFLOAT16 = {
 
 @pytest.mark.parametrize("name", NO_BFLOAT16)
 def test_bf16_raises_where_the_documents_list_no_kernel(name: str, card: torch.device) -> None:
-    x = torch.rand(PICTURE, device=card)
+    x = torch.rand(SHAPE, device=card)
     NO_BFLOAT16[name](x)
     with pytest.raises(RuntimeError, match="DT_BFLOAT16"):
         NO_BFLOAT16[name](x.bfloat16())
 
 
 def test_bf16_convolution_is_allowed(card: torch.device) -> None:
-    x = torch.rand(PICTURE, device=card).bfloat16()
+    x = torch.rand(SHAPE, device=card).bfloat16()
     assert F.conv2d(x, x.new_ones(2, 4, 3, 3)).dtype is torch.bfloat16
 
 
@@ -107,7 +107,7 @@ def test_an_operator_the_runtime_does_not_have_fails_with_its_name(card: torch.d
 
 
 def test_autocast_lists_are_torch_npus(card: torch.device) -> None:
-    x = torch.rand(PICTURE, device=card)
+    x = torch.rand(SHAPE, device=card)
     with torch.autocast("npu", dtype=torch.float16):
         assert F.conv2d(x, x.new_ones(2, 4, 3, 3)).dtype is torch.float16
         assert F.prelu(x, x.new_ones(1)).dtype is torch.float16
