@@ -13,6 +13,7 @@ from engine import checkpoint
 from models.networks.gfpgan import layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
 from utils.files import write_atomically
+from utils.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +32,10 @@ def run(opt: argparse.Namespace) -> int:
     """
     state = checkpoint.unwrap(checkpoint.read(opt.input), opt.input, "G")
     if layout_of(state) != "equalised":
-        raise ValueError(f"--input {opt.input} is not of a bilinear GFP-GAN network, but "
-                         f"{layout_of(state) or 'something else'}")
+        raise ValueError(f"--input must hold weights of a bilinear GFP-GAN network, got "
+                         f"{layout_of(state) or 'another network'} in {opt.input}")
     clean = {key: value.contiguous() for key, value in bilinear_to_clean(state).items()}
     write_atomically(Path(opt.output), lambda file: torch.save({"params_ema": clean}, file))
-    print(f"{len(clean)} tensors of a clean network in {opt.output}; use it with --preset 1.3")
+    print(f"wrote a clean network of {counted(len(clean), 'tensor')} to {opt.output}; "
+          "use it with --preset 1.3")
     return 0

@@ -109,8 +109,8 @@ def test_the_published_detector_decodes_its_surest_anchor(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("arguments, word", [
     (("dlib",), "--detector"), (("retinaface",), "--detector_weights"),
-    (("cascade", "x.pth"), "takes no --detector_weights"), (("yunet", "nowhere.onnx"), "nowhere.onnx"),
-    (("auto", "nowhere.pth"), "nowhere.pth")])
+    (("cascade", "x.pth"), "takes no --detector_weights"),
+    (("yunet", "nowhere.onnx"), "nowhere.onnx"), (("auto", "nowhere.pth"), "nowhere.pth")])
 def test_a_detector_that_cannot_be_had_is_one_line(arguments: tuple, word: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=word):
         detect.create(*arguments)
