@@ -11,7 +11,7 @@ import numpy as np
 
 from data.base_dataset import FileDataset
 from utils.images.image_list import is_list
-from utils.images.resize import CELEBA_CROP, bilinear, centre_crop, flip
+from utils.images.resize import CELEBA_CROP, bilinear, center_crop, flip
 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "val": "1", "test": "2"}
@@ -65,7 +65,7 @@ class CelebAAlignedDataset(FileDataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         image, size = self.read(index), self.settings.load_size
         augmented = self.settings.data_augment and self.split == "train"
-        gt = centre_crop(image, min(CELEBA_CROP, *image.shape[:2]))
+        gt = center_crop(image, min(CELEBA_CROP, *image.shape[:2]))
         if augmented and rng.random() < 0.5:
             gt = flip(gt)
         gt = bilinear(gt, size, size)

@@ -24,7 +24,7 @@ from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discrimi
 from models.networks.pretrained.vgg import VGGFeatures
 from models.ops.pyramid import pyramid
 from models.pfsrnet_checkpoint import COUNTER, reached, read_generator
-from utils.images.resize import CELEBA_CROP, centre_crop, downscale_through
+from utils.images.resize import CELEBA_CROP, center_crop, downscale_through
 
 # relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_LAYERS = (3, 8, 15, 22)
@@ -37,8 +37,8 @@ SMALLEST = 16
 # What enhance.py takes of an image.
 ALIGNMENTS = {
     "none": lambda image: image,
-    "center178": lambda image: centre_crop(image, min(CELEBA_CROP, *image.shape[:2])),
-    "square": lambda image: centre_crop(image, min(image.shape[:2]))}
+    "center178": lambda image: center_crop(image, min(CELEBA_CROP, *image.shape[:2])),
+    "square": lambda image: center_crop(image, min(image.shape[:2]))}
 
 
 class PFSRNetModel(BaseModel):

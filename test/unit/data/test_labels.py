@@ -130,8 +130,8 @@ def test_masks_are_what_the_network_says_and_are_not_made_twice(
                *TINY_PARSER)
     (faces / "broken.png").write_bytes(b"\x89PNG")
     done = run_script(*command)
-    assert done.returncode == 1 and "3 label maps written" in done.stdout
-    assert "no map" in done.stderr and "broken.png" in done.stderr
+    assert done.returncode == 1 and "wrote 3 label maps to" in done.stdout
+    assert "failed: " in done.stderr and "broken.png" in done.stderr
     network = ParseNet(base_channels=16, min_channels=16, res_depth=1).eval()
     network.load_state_dict(torch.load(parser_file, weights_only=True))
     face = to_tensor(bicubic(read_image(faces / "more" / "00002.png"), 32, 32))
@@ -143,7 +143,8 @@ def test_masks_are_what_the_network_says_and_are_not_made_twice(
     marked = np.full((32, 32), 7, np.uint8)
     write_image(tmp_path / "m" / "00000.png", marked)
     again = run_script(*command, "--format", "labels")
-    assert again.returncode == 0 and "1 label maps written, 2 were there" in again.stdout
+    assert again.returncode == 0
+    assert f"wrote 1 label map to {tmp_path / 'm'}; 2 label maps existed already" in again.stdout
     assert np.array_equal(read_image(tmp_path / "m" / "00000.png")[..., 0], marked)
     assert read_image(tmp_path / "m" / "00001.png").max() < NUM_LABELS
 
@@ -180,7 +181,8 @@ def test_part_masks_become_one_map_later_parts_on_top(tmp_path: Path,
     assert read_label_map(tmp_path / "maps" / "2001.png")[:, 0].tolist() == [0] * 4 + [2] + [0] * 3
     again = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
                       "--workers", 1)
-    assert "0 label maps written, 2 were there" in again.stdout
+    assert (f"wrote 0 label maps to {tmp_path / 'maps'}; 2 label maps existed already"
+            in again.stdout)
 
 
 def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
@@ -192,7 +194,7 @@ def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
                          str(tmp_path / "maps"), "--workers", "1"])
     assert merge_all(opt) == 1
     said = capsys.readouterr()
-    assert "2 label maps written" in said.out and said.err.count("00002_hair.png") == 1
+    assert "wrote 2 label maps to" in said.out and said.err.count("00002_hair.png") == 1
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1.png", "3.png"]
 
 
