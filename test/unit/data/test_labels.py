@@ -11,7 +11,7 @@ import torch
 import prepare
 from data.ffhq_dataset import FFHQDataset
 from data.labels import COLOURS, LABELS, NUM_LABELS, colour_map, read_label_map
-from metrics.segmentation import iou_per_picture, mean_iou, overlaps
+from metrics.segmentation import iou_per_image, mean_iou, overlaps
 from models.networks.parsenet import ParseNet, labels_of
 from preparation.labels import merge
 from preparation.labels import run as merge_all
@@ -47,13 +47,13 @@ def test_a_map_is_read_as_it_was_written(coloured: bool, tmp_path: Path,
 
 
 def test_no_two_labels_share_a_colour() -> None:
-    assert len({tuple(colour) for colour in COLOURS}) == len(LABELS) == 19
+    assert len({tuple(color) for color in COLOURS}) == len(LABELS) == 19
 
 
-@pytest.mark.parametrize("colour, word", [((204, 0, 1), "(204, 0, 1)"), ((19, 19, 19), "19")])
-def test_what_is_no_label_is_no_map(colour: tuple, word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("color, word", [((204, 0, 1), "(204, 0, 1)"), ((19, 19, 19), "19")])
+def test_what_is_no_label_is_no_map(color: tuple, word: str, tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
-    image[2, 3] = colour
+    image[2, 3] = color
     write_image(tmp_path / "a.png", image)
     with pytest.raises(BadImage, match="no label") as raised:
         read_label_map(tmp_path / "a.png")
@@ -224,7 +224,7 @@ def test_overlaps_count_pixels_of_each_picture() -> None:
 def test_the_mean_takes_the_regions_of_the_target() -> None:
     target = torch.tensor([[[0, 1], [1, 2]], [[2, 2], [2, 2]]])
     predicted = torch.tensor([[[0, 1], [2, 2]], [[2, 0], [2, 2]]])
-    assert iou_per_picture(predicted, target, 4) == [pytest.approx((1 + 0.5 + 0.5) / 3), 0.75]
+    assert iou_per_image(predicted, target, 4) == [pytest.approx((1 + 0.5 + 0.5) / 3), 0.75]
 
 
 def test_absent_regions_do_not_count() -> None:
