@@ -71,7 +71,7 @@ class SPARNetModel(BaseModel):
 
 
 def add_network_flags(parser: Any, norm: str) -> None:
-    """The flags that SPARNet and SPARNetHD share; `norm` is the default of --Gnorm."""
+    """The flags of SPARNet and SPARNetHD; `norm` is the default of --Gnorm."""
     parser.add_argument("--res_depth", type=int, default=10,
                         help="blocks of the body; 1 is the published light network")
     parser.add_argument("--att_name", default="spar", choices=ATTENTIONS,

@@ -31,7 +31,7 @@ def run(opt: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: no such file, or it is not of a bilinear network.
     """
     state = checkpoint.unwrap(checkpoint.read(opt.input), opt.input, "G")
-    if layout_of(state) != "equalised":
+    if layout_of(state) != "equalized":
         raise ValueError(f"--input must hold weights of a bilinear GFP-GAN network, got "
                          f"{layout_of(state) or 'another network'} in {opt.input}")
     clean = {key: value.contiguous() for key, value in bilinear_to_clean(state).items()}

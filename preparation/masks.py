@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from data.labels import colour_map
+from data.labels import color_map
 from data.loader import create_eval_loader
 from data.single_dataset import SingleDataset
 from engine import device as devices
@@ -72,7 +72,7 @@ def run(opt: argparse.Namespace) -> int:
                     maps = labels_of(network(batch["lq"])[0]).to(torch.uint8).cpu().numpy()
                 for name, labels in zip(batch["path"], maps, strict=True):
                     write_image(targets[name],
-                                colour_map(labels) if opt.format == "colours" else labels)
+                                color_map(labels) if opt.format == "colours" else labels)
             bar.update(len(batch["path"]) + len(batch["bad"]))
     print(_pictures.written(len(waiting) - len(failed), "label map", len(targets) - len(waiting),
                             folder))

@@ -10,7 +10,7 @@ import torch
 
 import prepare
 from data.ffhq_dataset import FFHQDataset
-from data.labels import COLOURS, LABELS, NUM_LABELS, colour_map, read_label_map
+from data.labels import COLORS, LABELS, NUM_LABELS, color_map, read_label_map
 from metrics.segmentation import iou_per_image, mean_iou, overlaps
 from models.networks.parsenet import ParseNet, labels_of
 from preparation.labels import merge
@@ -38,16 +38,16 @@ def faces(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 # ---- reading -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("coloured", [True, False])
-def test_a_map_is_read_as_it_was_written(coloured: bool, tmp_path: Path,
+@pytest.mark.parametrize("colored", [True, False])
+def test_a_map_is_read_as_it_was_written(colored: bool, tmp_path: Path,
                                          rng: np.random.Generator) -> None:
     labels = rng.integers(0, NUM_LABELS, (9, 7), dtype=np.uint8)
-    write_image(tmp_path / "a.png", colour_map(labels) if coloured else labels)
+    write_image(tmp_path / "a.png", color_map(labels) if colored else labels)
     assert np.array_equal(read_label_map(tmp_path / "a.png"), labels)
 
 
 def test_no_two_labels_share_a_colour() -> None:
-    assert len({tuple(color) for color in COLOURS}) == len(LABELS) == 19
+    assert len({tuple(color) for color in COLORS}) == len(LABELS) == 19
 
 
 @pytest.mark.parametrize("color, word", [((204, 0, 1), "(204, 0, 1)"), ((19, 19, 19), "19")])
@@ -61,7 +61,7 @@ def test_what_is_no_label_is_no_map(color: tuple, word: str, tmp_path: Path) -> 
 
 
 def test_a_resized_map_holds_labels_only(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", colour_map(np.array([[4, 18], [0, 9]], np.uint8)))
+    write_image(tmp_path / "a.png", color_map(np.array([[4, 18], [0, 9]], np.uint8)))
     found = read_label_map(tmp_path / "a.png", 5)
     assert found.shape == (5, 5) and set(np.unique(found)) == {0, 4, 9, 18}
 
@@ -77,7 +77,7 @@ def ffhq(faces: Path, **settings: object) -> FFHQDataset:
 def write_masks(folder: Path, faces: Path) -> None:
     for number, path in enumerate(sorted(faces.rglob("*.*"))):
         name = path.relative_to(faces).with_suffix(".png")
-        write_image(folder / name, colour_map(np.full((8, 8), number + 3, np.uint8)))
+        write_image(folder / name, color_map(np.full((8, 8), number + 3, np.uint8)))
 
 
 def test_the_published_layout_brings_maps_by_name(faces: Path) -> None:

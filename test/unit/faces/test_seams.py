@@ -188,9 +188,9 @@ def test_a_photograph_without_colour_keeps_none(astronaut: np.ndarray) -> None:
         faces = CascadeDetector()(grey)
         result = restore_photograph(grey, faces, tinted, Settings(keep_gray=keep)).picture
         assert bool(np.ptp(result, axis=2).max() == 0) is keep and not np.array_equal(result, grey)
-    coloured = restore_photograph(astronaut, CascadeDetector()(astronaut), tinted,
+    colored = restore_photograph(astronaut, CascadeDetector()(astronaut), tinted,
                                   Settings(keep_gray=True)).picture
-    assert np.array_equal(coloured, restore_photograph(
+    assert np.array_equal(colored, restore_photograph(
         astronaut, CascadeDetector()(astronaut), tinted, Settings()).picture)
 
 
