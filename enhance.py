@@ -32,7 +32,7 @@ from tqdm import tqdm
 import inference
 from engine import entry
 from faces import detect
-from faces.background import network_enlarger
+from faces.background import network_upscaler
 from faces.paste import upscale
 from faces.photograph import eight_bits, restore_photograph
 from faces.video import restore_video
@@ -220,7 +220,7 @@ class PhotographJob(Job):
                 strict=True)
         refuse_overwriting(self.inputs, list(self.target_of.values()))
         self.settings = inference.paste_settings(opt)
-        self.settings.keep_grey = opt.keep_gray
+        self.settings.keep_gray = opt.keep_gray
         self.found, self.without = 0, []
 
     def open(self) -> None:
@@ -230,12 +230,12 @@ class PhotographJob(Job):
                          else inference.open_detector(opt, device, opt.detect_size))
         self.mask = inference.open_mask(opt, device)
         if opt.background_weights:
-            self.settings.background = network_enlarger(opt.background_weights, device,
+            self.settings.background = network_upscaler(opt.background_weights, device,
                                                         opt.background_tile)
 
     def chosen(self, faces: list[detect.Face], shape: tuple[int, ...]) -> list[detect.Face]:
         return detect.select(faces, shape, min_size=self.opt.min_face, max_faces=self.opt.max_faces,
-                             only_centre=self.opt.only_center_face)
+                             only_center=self.opt.only_center_face)
 
     def count(self, path: Path, faces: int) -> None:
         self.found += faces

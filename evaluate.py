@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a network, or of a folder of results, next to bicubic enlargement.
+"""PSNR and SSIM of a network, or of a folder of results, next to bicubic upscaling.
 
 python evaluate.py --model sparnet --pretrain_model_path FILE --dataset_name folder --dataroot DIR
 python evaluate.py --restored DIR --gt DIR
@@ -49,6 +49,7 @@ from utils.files import sha256, to_json, write_text
 from utils.images.convert import image_grid
 from utils.images.io import BadImage, read_image, root_of, shown, write_image
 from utils.images.resize import bicubic
+from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 # Options that decide about a network's numbers, shown in report.html.
@@ -93,10 +94,11 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
     report["device"] = devices.name_of(device)
     dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
     if opt.dataset_name == "synthetic":
-        logger.info("evaluating on embedded synthetic faces; give your own with --dataroot DIR")
+        logger.info("evaluating on embedded synthetic faces; --dataroot DIR evaluates your own")
     if not dataset.has_targets:
-        raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to compare with; use "
-                         f"folder, or enhance.py to restore pictures without targets")
+        raise ValueError(f"--dataset_name must have targets to compare with, got "
+                         f"{opt.dataset_name}; use --dataset_name folder, or enhance.py to "
+                         f"restore images without targets")
     mine = torch.utils.data.Subset(dataset, distributed.share(len(dataset)))
     counter = BadImageCounter(opt.max_bad_images, len(mine))
     loader = create_eval_loader(mine, batch_size=opt.batch_size, num_threads=opt.num_threads,
@@ -108,10 +110,10 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
             bad.extend(batch["bad"])
             if batch["path"]:
                 yield batch
-    for row, pictures in evaluate_loader(model.restore, usable(), protocols, model.measure):
+    for row, images in evaluate_loader(model.restore, usable(), protocols, model.measure):
         row.digests = {f"{key}_pixels_sha256": pixel_digest(image)
-                       for key, image in pictures.items()}
-        yield row, pictures
+                       for key, image in images.items()}
+        yield row, images
 
 
 def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
@@ -127,18 +129,18 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
         if lq_of:
             paths["lq"] = lq_of[name]
         try:
-            pictures = {key: read_image(path) for key, path in paths.items()}
+            images = {key: read_image(path) for key, path in paths.items()}
         except BadImage as error:
             counter.add([str(error)])
             bad.append(str(error))
             continue
-        gt = pictures["gt"]
+        gt = images["gt"]
         if lq_of:
-            pictures["lq"] = bicubic(pictures["lq"], *gt.shape[:2])
+            images["lq"] = bicubic(images["lq"], *gt.shape[:2])
         roundings = [p.rounding for p in protocols]
-        candidates = {method: dict.fromkeys(roundings, pictures[key])
+        candidates = {method: dict.fromkeys(roundings, images[key])
                       for method, key in (("bicubic", "lq"), ("restored", "restored"))
-                      if key in pictures}
+                      if key in images}
         try:
             row = compare(name, gt, candidates, protocols)
         except ValueError as error:     # sizes that differ, or too small for SSIM
@@ -146,8 +148,8 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
             counter.add([message])
             bad.append(message)
             continue
-        row.digests = dict(digest(key, path, pictures[key]) for key, path in paths.items())
-        yield row, pictures
+        row.digests = dict(digest(key, path, images[key]) for key, path in paths.items())
+        yield row, images
 
 
 # ---- reports ------------------------------------------------------------------------------------
@@ -190,15 +192,15 @@ def evaluate(opt: Namespace) -> int:
     out = Path(opt.results_dir) / (Path(opt.restored).name if folders
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
     order = Column("restored", "psnr", protocols[-1].name)
-    for row, pictures in samples:
-        row.numbers |= measures.of(pictures)
+    for row, images in samples:
+        row.numbers |= measures.of(images)
         found.rows.append(row)
-        found.extremes.add(row.numbers[order], row.path, pictures)
+        found.extremes.add(row.numbers[order], row.path, images)
         if len(found.strip) < opt.strip:
-            found.strip.append([pictures[key] for key in ("lq", "restored", "gt")
-                                if key in pictures])
+            found.strip.append([images[key] for key in ("lq", "restored", "gt")
+                                if key in images])
         if opt.save_images and not folders:
-            write_image(out / "images" / Path(row.path).with_suffix(".png"), pictures["restored"])
+            write_image(out / "images" / Path(row.path).with_suffix(".png"), images["restored"])
     found.state = measures.state
     parts = distributed.gather_from_ranks(found)
     if distributed.is_main():
@@ -220,7 +222,8 @@ def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Metri
         device = entry.open_device(opt)
         distributed.start(device)
     elif os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("--restored and --gt are measured by one process; start without torchrun")
+        raise ValueError("--restored and --gt must be compared by one process, got "
+                         f"{os.environ['WORLD_SIZE']}; start without torchrun")
     elif any(METRICS[name][0] for name in opt.metrics):
         device = entry.open_device(opt)
     weights = {name: getattr(opt, flag.removeprefix("--"))
@@ -236,7 +239,8 @@ def write_reports(out: Path, found: Findings, report: dict[str, Any],
     """Print the table and write every file."""
     rows, bad, strip = found.rows, found.unreadable, found.strip[:report["options"]["strip"]]
     if not rows:
-        raise ValueError(f"nothing to evaluate: {'; '.join(bad[:3]) or 'the data set is empty'}")
+        raise ValueError(f"there is no image to evaluate: "
+                         f"{'; '.join(bad[:3]) or 'the data set is empty'}")
     of_the_set, remarks = measures.of_the_set()
     report["remarks"] |= remarks
     numbers = means(rows) | of_the_set
@@ -251,12 +255,13 @@ def write_reports(out: Path, found: Findings, report: dict[str, Any],
     if strip:
         labels = ["input", "restored", "target"] if len(strip[0]) == 3 else ["restored", "target"]
         write_image(out / "strip.png", image_grid(strip, labels=labels))
-    print(f"table, per_image.csv, report.json and strip.png are in {out}")
-    print(f"a page to look at: {out / 'report.html'}")
+    print(f"wrote table.txt, per_image.csv, report.json, report.html"
+          f"{' and strip.png' if strip else ''} to {out}")
     for name, remark in report["remarks"].items():
         print(f"--metrics {name}: {remark}")
     if bad:
-        print(f"warning: {len(bad)} unreadable picture(s) left out, see report.json")
+        print(f"warning: left out {counted(len(bad), 'unreadable image')}; report.json names "
+              f"{'it' if len(bad) == 1 else 'them'}")
 
 
 def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
@@ -265,14 +270,14 @@ def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
     title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
              f"{opt['name'] or opt['model']} on {opt['dataset_name']}")
     every = "".join(digest for row in found.rows for digest in row.digests.values())
-    facts = {**report["versions"], "unreadable pictures left out": len(report["unreadable"]),
-             "SHA-256 of all pictures' SHA-256 in per_image.csv":
+    facts = {**report["versions"], "unreadable images, left out": len(report["unreadable"]),
+             "SHA-256 of all images' SHA-256 in per_image.csv":
                  hashlib.sha256(every.encode()).hexdigest()}
     if folders:
         facts |= {f"--{key}": value for key, value in folders.items() if value}
     else:
         facts |= {"weights": report["weights"]["file"],
-                  "their SHA-256": report["weights"]["sha256"], "device": report["device"]}
+                  "SHA-256 of the weights": report["weights"]["sha256"], "device": report["device"]}
         facts |= {f"--{key}": opt[key] for key in SETTINGS}
     for name, described in report["metrics"].items():
         facts |= {f"{name}: {file}": digest for file, digest in described["files"].items()}

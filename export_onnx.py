@@ -29,6 +29,7 @@ from typing import Any
 from engine import device as devices
 from engine import entry
 from export import check_packages
+from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 
@@ -46,47 +47,50 @@ def export(opt: Namespace) -> int:
         raise ValueError(f"--output must end in .onnx, got {path}")
     device = entry.open_device(opt)
     devices.seed_everything(opt.seed, device)
-    recipe, weights = models.load_trained(opt, device)
-    write_graph(recipe, opt, path, weights)
+    model, weights = models.load_trained(opt, device)
+    write_graph(model, opt, path, weights)
     return 0
 
 
-def write_graph(recipe: Any, opt: Namespace, path: Path, weights: Path) -> None:
+def write_graph(model: Any, opt: Namespace, path: Path, weights: Path) -> None:
     """Export a model with its weights; nothing is written unless it is right."""
     # Only now: the packages they need are an extra.
     from export import graph, metadata, smaller
-    model, opset, away = graph.make(recipe, recipe.input_size(opt), batch=opt.batch_size,
-                                    dynamic=opt.dynamic_batch, opset=opt.opset)
-    further = {"max_relative_error": away}
-    logger.info("opset %d, largest difference from the network %.1e of the largest value", opset,
-                away)
+    proto, opset, max_error = graph.make(model, model.input_size(opt), batch=opt.batch_size,
+                                         dynamic=opt.dynamic_batch, opset=opt.opset)
+    extra = {"max_relative_error": max_error}
+    logger.info("the graph uses opset %d and differs from the network by a relative error of %.1e",
+                opset, max_error)
     if opt.fp16:
-        side = metadata.shape_of(model.graph.input[0])[2]
-        model, further["fp16_psnr"] = smaller.checked_half(model, side)
-        logger.info("fp16: PSNR %.1f dB against float32", further["fp16_psnr"])
-    metadata.stamp(model, options=metadata.network_options(opt, models.option_setter(opt.model)),
+        side = metadata.shape_of(proto.graph.input[0])[2]
+        proto, extra["fp16_psnr"] = smaller.checked_half(proto, side)
+        logger.info("the graph in half precision has a PSNR of %.1f dB against float32",
+                    extra["fp16_psnr"])
+    metadata.stamp(proto, options=metadata.network_options(opt, models.option_setter(opt.model)),
                    weights=str(weights),
-                   licence=opt.license or metadata.license_text(recipe.weights_license),
+                   licence=opt.license or metadata.license_text(model.weights_license),
                    precision="fp16" if opt.fp16 else "fp32")
-    metadata.save(model, path, **further)
-    print(f"{path} and {path.with_suffix('.json').name}: {len(model.graph.node)} operators, "
-          f"{path.stat().st_size / 2 ** 20:.1f} MiB, {recipe.forward_flops(opt) / 1e9:.1f} GFLOP "
+    metadata.save(proto, path, **extra)
+    print(f"wrote {path} and {path.with_suffix('.json').name}: "
+          f"{counted(len(proto.graph.node), 'operator')}, "
+          f"{path.stat().st_size / 2 ** 20:.1f} MiB, {model.forward_flops(opt) / 1e9:.1f} GFLOP "
           f"for one image")
-    print(f"for an Ascend chip: {metadata.atc_commands(model, path)[metadata.CHIPS[1]]}")
+    print(f"compile it for an Ascend chip with: "
+          f"{metadata.atc_commands(proto, path)[metadata.CHIPS[1]]}")
 
 
 def write_bins(opt: Namespace) -> int:
     from export import ais_bench
     preprocess = models.find(opt.model).preprocess
     made = ais_bench.to_bins(opt.to_bin, Path(opt.output), lambda image: preprocess(image, opt))
-    print(f"{len(made)} files of {made[0].stat().st_size} bytes in {opt.output}")
+    print(f"wrote {counted(len(made), 'file')} of {made[0].stat().st_size} bytes to {opt.output}")
     return 0
 
 
 def read_bins(opt: Namespace) -> int:
     from export import ais_bench
     restored = ais_bench.from_bins(opt.from_bin, Path(opt.output))
-    print(f"{len(restored)} pictures in {opt.output}")
+    print(f"wrote {counted(len(restored), 'image')} to {opt.output}")
     if opt.gt:
         print(f"mean PSNR in RGB {ais_bench.mean_psnr(restored, opt.gt):.4f} dB")
     return 0

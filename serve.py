@@ -43,7 +43,8 @@ def check_packages() -> None:
     """Raise ValueError where requirements-serve.txt is not installed."""
     missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} missing: pip install -r requirements-serve.txt")
+        raise ValueError(f"serve.py needs {' and '.join(missing)}; "
+                         "run pip install -r requirements-serve.txt")
 
 
 def is_loopback(host: str) -> bool:
@@ -66,8 +67,8 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', '') or error}"
-                         ) from error
+        raise ValueError(f"serve.py cannot listen on --host {host} --port {port}: "
+                         f"{getattr(error, 'strerror', '') or error}") from error
     return bound
 
 
@@ -115,8 +116,8 @@ def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
     local = is_loopback(opt.host)
     hosts = [*(opt.allowed_hosts or []), *([*LOOPBACK, "[::1]", opt.host] if local else [])]
     if not local:
-        logger.warning("--host %s lets other machines in, without passwords or encryption; put a "
-                       "proxy in front that has both", opt.host)
+        logger.warning("--host %s serves other machines without passwords or encryption; put a "
+                       "proxy with both in front", opt.host)
     with bind(opt.host, opt.port) as bound:     # before the networks, which take long
         service = open_service(opt, tables, share_cores(opt.workers))
         server = uvicorn.Server(uvicorn.Config(
@@ -132,15 +133,16 @@ def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
         try:
             bound.listen(2048)
         except OSError as error:
-            raise ValueError(f"--port {opt.port}: {error.strerror}") from error
+            raise ValueError(f"serve.py cannot listen on --port {opt.port}: "
+                             f"{error.strerror}") from error
         host, port = bound.getsockname()[:2]
-        logger.info("%s on http://%s:%d", ", ".join(tables), f"[{host}]" if ":" in host else host,
-                    port)
+        logger.info("serving %s on http://%s:%d", ", ".join(tables),
+                    f"[{host}]" if ":" in host else host, port)
         try:
             server.run(sockets=[bound])
         finally:
             service.close()
-    logger.info("stopped")
+    logger.info("the service has stopped")
     return 0
 
 

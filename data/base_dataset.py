@@ -1,4 +1,4 @@
-"""What every data set shares: reproducible samples, held-out images, unreadable files."""
+"""What all data sets have in common: reproducible samples, held-out images, unreadable files."""
 from __future__ import annotations
 
 import argparse
@@ -213,7 +213,7 @@ class BadImageCounter:
     """Counts the distinct unreadable files and ends the run when they are too many.
 
     Args:
-        limit_fraction: --max_bad_images, the share of the data set that may be unreadable.
+        limit_fraction: --max_bad_images, the fraction of the data set that may be unreadable.
         dataset_size: number of items.
     """
 
@@ -230,7 +230,7 @@ class BadImageCounter:
         """Take in the `bad` list of a batch; each file is logged once.
 
         Raises:
-            ValueError: more than the allowed share is unreadable.
+            ValueError: more than the allowed fraction is unreadable.
         """
         for message in messages:
             if message not in self.messages:
@@ -238,9 +238,8 @@ class BadImageCounter:
                 logger.warning("skipping an unreadable image: %s", message)
         if len(self) > self.limit_fraction * self.dataset_size:
             first = "; ".join(list(self.messages)[:3])
-            raise ValueError(f"--max_bad_images allows {self.limit_fraction:.3%} of "
-                             f"{self.dataset_size} images to be unreadable, found {len(self)} "
-                             f"so far: {first}")
+            raise ValueError(f"--max_bad_images allows {self.limit_fraction:.3%} unreadable images "
+                             f"of {self.dataset_size}, got {len(self)} so far: {first}")
 
 
 def relative_names(folder: str | Path) -> list[str]:
@@ -259,8 +258,8 @@ def relative_names(folder: str | Path) -> list[str]:
 def hold_out(names: Sequence[str], count: int) -> set[str]:
     """The names kept for validation: those with the smallest CRC-32.
 
-    The choice depends on the names only, not on their order. At most a tenth is taken, but at
-    least one of two or more; a count of 0 takes none.
+    The choice depends on the names only, not on their order. At most a tenth is taken, but
+    at least one where there are two or more; a count of 0 takes none.
     """
     if len(names) < 2 or count == 0:
         return set()

@@ -11,7 +11,7 @@ from utils.images.resize import bicubic
 
 
 class BicubicDegradation(BaseDegradation):
-    """Shrink by a whole factor, then enlarge to the old size, both on 8-bit images."""
+    """Shrink by a whole factor, then upscale to the old size, both on 8-bit images."""
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseDegradation.Settings):

@@ -1,4 +1,4 @@
-"""Blind degradation of SPARNetHD and PSFR-GAN: blur, shrink, noise, JPEG, enlarge."""
+"""Blind degradation of SPARNetHD and PSFR-GAN: blur, shrink, noise, JPEG, upscale."""
 from __future__ import annotations
 
 import argparse
@@ -102,10 +102,10 @@ class BlindDegradation(BaseDegradation):
         return quality_of(draw_int((_compression_of(high), _compression_of(low)), rng))
 
 
-def add_noise(image: np.ndarray, sigma: float, coloured: bool,
+def add_noise(image: np.ndarray, sigma: float, colored: bool,
               rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of `sigma` gray levels, rounded; the same in all channels unless colored."""
-    noise = rng.normal(0, sigma, (*image.shape[:2], 3 if coloured else 1))
+    noise = rng.normal(0, sigma, (*image.shape[:2], 3 if colored else 1))
     return add_values(image, noise)
 
 

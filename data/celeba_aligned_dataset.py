@@ -11,7 +11,7 @@ import numpy as np
 
 from data.base_dataset import FileDataset
 from utils.images.image_list import is_list
-from utils.images.resize import CELEBA_CROP, bilinear, centre_crop, flip
+from utils.images.resize import CELEBA_CROP, bilinear, center_crop, flip
 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "val": "1", "test": "2"}
@@ -58,19 +58,19 @@ class CelebAAlignedDataset(FileDataset):
         there = set(names)
         found = [name for name in sorted(part) if name in there]
         if part and not found:
-            raise ValueError(f"{partition} names {part[0]} and others, none of which is in "
-                             f"{self.root}")
+            raise ValueError(f"{partition} must name images of {self.root}, got {part[0]} and "
+                             "others that are not there")
         return found
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         image, size = self.read(index), self.settings.load_size
         augmented = self.settings.data_augment and self.split == "train"
-        gt = centre_crop(image, min(CELEBA_CROP, *image.shape[:2]))
+        gt = center_crop(image, min(CELEBA_CROP, *image.shape[:2]))
         if augmented and rng.random() < 0.5:
             gt = flip(gt)
         gt = bilinear(gt, size, size)
         if augmented:
-            gt = change_colours(rotated(gt, rng.uniform(-MAX_ROTATION, MAX_ROTATION)), rng)
+            gt = change_colors(rotated(gt, rng.uniform(-MAX_ROTATION, MAX_ROTATION)), rng)
         return {**self.pair(gt, rng), "path": self.items[index]}
 
 
@@ -95,7 +95,7 @@ def part_names(path: Path, part: str) -> list[str]:
         if not fields:
             continue
         if len(fields) != 2 or fields[1] not in PARTS.values():
-            raise ValueError(f"{path}, line {number}: expected a name and 0, 1 or 2, got {line!r}")
+            raise ValueError(f"{path}, line {number} must be a name and 0, 1 or 2, got {line!r}")
         if fields[1] == part:
             names.append(fields[0])
     return names
@@ -110,20 +110,20 @@ def rotated(image: np.ndarray, degrees: float) -> np.ndarray:
                           borderMode=cv2.BORDER_REFLECT_101)
 
 
-def change_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def change_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation by factors of 0.6 to 1.4 and hue by up to a tenth of the
     circle, in random order."""
     factors = rng.uniform(1 - JITTER, 1 + JITTER, 3)
     shift = rng.uniform(-MAX_HUE, MAX_HUE)
     x = image.astype(np.float32)
     for change in rng.permutation(4):
-        grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+        gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
         if change == 0:
             x = x * factors[0]
         elif change == 1:
-            x = grey.mean() + (x - grey.mean()) * factors[1]
+            x = gray.mean() + (x - gray.mean()) * factors[1]
         elif change == 2:
-            x = grey[..., None] + (x - grey[..., None]) * factors[2]
+            x = gray[..., None] + (x - gray[..., None]) * factors[2]
         else:
             hsv = cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
             hsv[..., 0] = (hsv[..., 0] + 360 * shift) % 360

@@ -35,8 +35,8 @@ class CelebADataset(FileDataset):
 def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Flip left-right half of the time, then cut out a random part; (H, W, 3) to (h, w, 3).
 
-    The published code also draws a scale s from [1, 1.3], meant to enlarge the image. It throws
-    the enlarged one away and crops the original; only when s is too small to add a column, about
+    The published code also draws a scale s from [1, 1.3], meant to upscale the image. It discards
+    the upscaled one and crops the original; only when s is too small to add a column, about
     once in 50 images, does it crop nothing.
     """
     if rng.random() < 0.5:

@@ -64,8 +64,8 @@ class CelebAHQMaskDataset(FileDataset):
     def find_items(self) -> list[str]:
         self.masks = root_of(self.source()).parent / MASKS
         if not self.masks.is_dir():
-            raise ValueError(f"{self.masks}: no such folder; label maps are expected there, as "
-                             "`prepare.py labels` writes them")
+            raise ValueError(f"{self.masks}: no such folder; `prepare.py labels` writes the label "
+                             "maps there")
         return super().find_items()
 
     @staticmethod

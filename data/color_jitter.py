@@ -31,7 +31,7 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the hue by a share of the full circle; gray pixels stay."""
+    """Turn the hue by a fraction of the full circle; gray pixels stay."""
     red, green, blue = np.moveaxis(image, -1, 0)
     high, low = image.max(-1), image.min(-1)
     spread = np.where(high == low, 1, high - low)
@@ -42,14 +42,14 @@ def hue(image: np.ndarray, turn: float) -> np.ndarray:
     sector = (sector + 6 * turn) % 6
     chroma = (high - low)[..., None]
     distance = (np.array((5, 3, 1)) + sector[..., None]) % 6
-    share = np.clip(np.minimum(distance, 4 - distance), 0, 1)
-    return (high[..., None] - chroma * share).astype(image.dtype)
+    fraction = np.clip(np.minimum(distance, 4 - distance), 0, 1)
+    return (high[..., None] - chroma * fraction).astype(image.dtype)
 
 
 FUNCTIONS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
 
 
-def colour_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """All four, in random order, by random factors of RANGES."""
     names = list(FUNCTIONS)
     for index in rng.permutation(len(names)):

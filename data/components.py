@@ -1,9 +1,9 @@
 """Files that say where eyes and mouth are in each image of a data set.
 
-Ours is JSON: {"size": 512, "parts": {NAME: {"left_eye": [x, y, half], "right_eye": ..., "mouth":
-...}}}, numbers in pixels of an image of that side, NAME the image's path below its folder. The
-published one (FFHQ_eye_mouth_landmarks_512.pth) is a pickled dict whose keys are numbers of eight
-digits; it is read without executing anything but NumPy's scalars.
+Own files are JSON: {"size": 512, "parts": {NAME: {"left_eye": [x, y, half], "right_eye": ...,
+"mouth": ...}}}, numbers in pixels of an image of that side, NAME the image's path below its folder.
+The published one (FFHQ_eye_mouth_landmarks_512.pth) is a pickled dict whose keys are numbers of
+eight digits; it is read without executing anything but NumPy's scalars.
 """
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
             pickle.UnpicklingError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"--component_file {path} is no file of eye and mouth positions "
+        raise ValueError(f"--component_file {path} must hold eye and mouth positions "
                          f"({first})") from error
     wrong = [name for name, value in parts.items()
              if value.shape != (3, 3) or not torch.isfinite(value).all()]
     if wrong or size < 1:
-        raise ValueError(f"--component_file {path}: {len(wrong)} entries are not three finite "
-                         f"numbers per part, size is {size}; first {wrong[:3]}")
+        raise ValueError(f"--component_file {path} must have three finite numbers per part and a "
+                         f"positive size, got size {size} and {len(wrong)} wrong, such as "
+                         f"{', '.join(wrong[:3]) or 'none'}")
     return parts, size
 
 
@@ -85,5 +86,5 @@ def parts_of_names(parts: Mapping[str, Tensor], names: Sequence[str],
             found.append(parts[key])
     if missing:
         raise ValueError(f"--component_file {path} has no entry for {len(missing)} of {len(names)} "
-                         f"pictures, e.g. {', '.join(missing[:3])}")
+                         f"images, such as {', '.join(missing[:3])}")
     return found

@@ -25,5 +25,6 @@ def degradation_grid(dataset: BaseDataset) -> np.ndarray:
         if pairs:
             rows.append([pairs[0]["gt"], *(sample["lq"] for sample in pairs)])
     if not rows:
-        raise ValueError("--preview_degradation: the data set gives no pairs of pictures")
+        raise ValueError("--preview_degradation needs a data set of image pairs; choose another "
+                         "--dataset_name")
     return image_grid(rows, labels=["target", *(f"epoch {i + 1}" for i in range(COLUMNS))])

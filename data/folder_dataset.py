@@ -37,8 +37,8 @@ class FolderDataset(FileDataset):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.lq_dataroot and self.val_dataroot:
-                raise ValueError("--lq_dataroot pairs with --dataroot only; drop --val_dataroot "
-                                 "and let --num_val_images hold pairs out")
+                raise ValueError("--lq_dataroot cannot be used with --val_dataroot; leave out "
+                                 "--val_dataroot and hold pairs out with --num_val_images")
 
     settings: Settings
 
@@ -85,12 +85,12 @@ def match_stems(folder: str | Path, lq_folder: str | Path,
     gt_names = _by_stem(folder, relative_names(folder))
     lq_names = _by_stem(lq_folder, relative_names(lq_folder))
     more = set() if is_list(folder) else lq_names.keys() - gt_names.keys()
-    missing = [f"{len(stems)} only in {where} ({', '.join(sorted(stems)[:3])})"
+    missing = [f"{len(stems)} only in {where} (such as {', '.join(sorted(stems)[:3])})"
                for where, stems in ((folder, gt_names.keys() - lq_names.keys()),
                                     (lq_folder, more)) if stems]
     if missing:
-        raise ValueError(f"{flags[1]} and {flags[0]} must hold images of the same names: "
-                         f"{', '.join(missing)}")
+        raise ValueError(f"{flags[1]} and {flags[0]} must hold images of the same names, got "
+                         f"{' and '.join(missing)}")
     lq_root = root_of(lq_folder)
     return {name: lq_root / lq_names[stem] for stem, name in gt_names.items()}
 
@@ -100,7 +100,7 @@ def _by_stem(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if stem in by_stem:
-            raise ValueError(f"{folder}: {by_stem[stem]} and {name} differ in the extension only, "
-                             f"so they cannot be paired by name")
+            raise ValueError(f"images in {folder} must differ in more than their extension to be "
+                             f"paired by name, got {by_stem[stem]} and {name}")
         by_stem[stem] = name
     return by_stem

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.base_dataset import BaseDegradation
 from data.blur import gaussian_kernel
-from data.color_jitter import colour_jitter
+from data.color_jitter import color_jitter
 
 # flag -> default, smallest and largest value, meaning
 RANGES = {
@@ -79,8 +79,8 @@ class GFPGANDegradation(BaseDegradation):
     def check(self, load_size: int) -> None:
         largest = self.settings.downsample_range[1]
         if load_size < largest:
-            raise ValueError(f"--downsample_range must not shrink a picture of --load_size "
-                             f"{load_size} to nothing, got {largest:g}")
+            raise ValueError(f"--downsample_range must leave a pixel of an image of --load_size "
+                             f"{load_size}, got {largest:g}")
 
     def __call__(self, gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return self.degrade(gt, rng)[0]
@@ -101,7 +101,7 @@ class GFPGANDegradation(BaseDegradation):
         if is_gray:
             lq = cv2.cvtColor(cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         if rng.random() < settings.jitter_prob:
-            lq = colour_jitter(lq, rng)
+            lq = color_jitter(lq, rng)
         return quantize(lq), is_gray
 
     def kernel(self, rng: np.random.Generator) -> np.ndarray:
@@ -120,7 +120,7 @@ def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
-    """Bilinear without antialiasing; a factor below 1 enlarges."""
+    """Bilinear without antialiasing; a factor below 1 upscales."""
     height, width = image.shape[:2]
     return cv2.resize(image, (int(width // factor), int(height // factor)),
                       interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""Degradation of GPEN: Gaussian blur, shrinking, noise, JPEG, enlarging."""
+"""Degradation of GPEN: Gaussian blur, shrinking, noise, JPEG, upscaling."""
 from __future__ import annotations
 
 import argparse
@@ -25,7 +25,7 @@ class GPENDegradation(BaseDegradation):
     """The degradation of GPEN's published training, in its order and ranges.
 
     Blur by a Gaussian, half of the time round, else elliptic and turned; bilinear shrinking (which
-    may enlarge a little); Gaussian noise in each channel; JPEG; bilinear enlargement.
+    may upscale a little); Gaussian noise in each channel; JPEG; bilinear upscaling.
 
     Source: yangxy/GPEN. The degradation of its paper was stronger and is not published.
     """

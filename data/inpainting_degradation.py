@@ -77,7 +77,7 @@ def zigzag(shape: tuple[int, int], rng: np.random.Generator) -> list[tuple[int, 
 
 
 def paint(image: np.ndarray, points: Sequence[tuple[int, int]], width: int) -> None:
-    """Draw a stroke with round joints, in place; at least a pixel wide."""
+    """Draw a stroke with round joints, in place; a pixel wide or more."""
     for start, end in pairwise(points):
         cv2.line(image, start, end, WHITE, max(1, width))
     for point in points:

@@ -16,7 +16,7 @@ LABELS = (
 )
 NUM_LABELS = len(LABELS)
 # What is seen of each in a colored map, RGB, as chaofengc/PSFRGAN writes them.
-COLOURS = np.array([
+COLORS = np.array([
     (0, 0, 0), (204, 0, 0), (76, 153, 0), (204, 204, 0), (51, 51, 255), (204, 0, 204),
     (0, 255, 255), (255, 204, 204), (102, 51, 0), (255, 0, 0), (102, 204, 0), (255, 255, 0),
     (0, 0, 153), (0, 0, 204), (255, 51, 153), (0, 204, 204), (0, 51, 0), (255, 153, 51),
@@ -25,13 +25,13 @@ COLOURS = np.array([
 SWAPS = ((4, 5), (6, 7), (8, 9))
 
 
-def colour_map(labels: np.ndarray) -> np.ndarray:
+def color_map(labels: np.ndarray) -> np.ndarray:
     """Label map (H, W) as a uint8 RGB image (H, W, 3)."""
-    return COLOURS[labels]
+    return COLORS[labels]
 
 
 def read_label_map(path: str | Path, size: int | None = None) -> np.ndarray:
-    """Label map of a file, uint8 (H, W): gray levels 0 to 18, or the colors of `colour_map`.
+    """Label map of a file, uint8 (H, W): gray levels 0 to 18, or the colors of `color_map`.
 
     Args:
         size: side of the square it is brought to, by the nearest label: their averages are none.
@@ -53,22 +53,23 @@ def mirrored(labels: np.ndarray) -> np.ndarray:
 
 
 def _decode(path: str | Path, image: np.ndarray) -> np.ndarray:
-    grey = image[..., 0]
-    if (image == grey[..., None]).all():
-        if grey.max(initial=0) >= NUM_LABELS:
-            raise BadImage(f"{path}: grey level {grey.max()} is no label, expected 0 to "
-                           f"{NUM_LABELS - 1}")
-        return np.ascontiguousarray(grey)
+    gray = image[..., 0]
+    if (image == gray[..., None]).all():
+        if gray.max(initial=0) >= NUM_LABELS:
+            raise BadImage(f"{path}: gray levels must be labels from 0 to {NUM_LABELS - 1}, got "
+                           f"{gray.max()}")
+        return np.ascontiguousarray(gray)
     codes = _codes(image)
-    known = np.sort(_codes(COLOURS))
-    order = np.argsort(_codes(COLOURS))
+    known = np.sort(_codes(COLORS))
+    order = np.argsort(_codes(COLORS))
     place = np.searchsorted(known, codes).clip(max=NUM_LABELS - 1)
     wrong = known[place] != codes
     if wrong.any():
-        raise BadImage(f"{path}: colour {tuple(map(int, image[wrong][0]))} stands for no label")
+        raise BadImage(f"{path}: colors must be those of labels, got "
+                       f"{tuple(map(int, image[wrong][0]))}")
     return order[place].astype(np.uint8)
 
 
-def _codes(colours: np.ndarray) -> np.ndarray:
+def _codes(colors: np.ndarray) -> np.ndarray:
     """One number for each color (..., 3)."""
-    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    return colors.astype(np.int32) @ np.array([65536, 256, 1], np.int32)

@@ -14,7 +14,7 @@ HALVINGS = 3
 
 
 class PyramidDegradation(BaseDegradation):
-    """An eighth of the target's side, as a small image; the network enlarges it.
+    """An eighth of the target's side, as a small image; the network upscales it.
 
     Source: DeokyunKim/Progressive-Face-Super-Resolution.
     """

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from utils.text import counted
+
 
 class StepBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) keys, one per optimizer step, across the borders of epochs.
@@ -31,14 +33,15 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
                  total_steps: int | None = None, shuffle: bool = True, rank: int = 0,
                  world_size: int = 1):
         if batch_size < 1 or not 0 <= rank < world_size or start_step < 0:
-            raise ValueError(f"--batch_size must be at least 1, 0 <= rank < world_size, start_step "
-                             f">= 0; got {batch_size}, {rank} of {world_size}, {start_step}")
+            raise ValueError(f"a sampler needs batch_size >= 1, 0 <= rank < world_size and "
+                             f"start_step >= 0, got {batch_size}, {rank} of {world_size} and "
+                             f"{start_step}")
         self.global_batch = batch_size * world_size
         if num_samples < self.global_batch:
             each = f" on each of {world_size} devices" if world_size > 1 else ""
-            raise ValueError(f"--batch_size {batch_size}{each} (--accumulate included) is more "
-                             f"than the {num_samples} training image(s); use at most "
-                             f"{num_samples // world_size}")
+            raise ValueError(f"--batch_size times --accumulate must be at most "
+                             f"{num_samples // world_size}{each} for "
+                             f"{counted(num_samples, 'training image')}, got {batch_size}")
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
         self.start_step, self.total_steps = start_step, total_steps
         self.slice = slice(rank * batch_size, (rank + 1) * batch_size)
@@ -58,7 +61,7 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
             TypeError: the sampler never ends.
         """
         if self.total_steps is None:
-            raise TypeError("a sampler without total_steps has no length")
+            raise TypeError("a sampler needs total_steps to have a length")
         return max(0, self.total_steps - self.start_step)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

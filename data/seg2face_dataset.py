@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from data.celebahqmask_dataset import CelebAHQMaskDataset
-from data.labels import colour_map
+from data.labels import color_map
 
 
 class Seg2FaceDataset(CelebAHQMaskDataset):
@@ -17,4 +17,4 @@ class Seg2FaceDataset(CelebAHQMaskDataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         found = super().sample(index, rng)
-        return {**found, "lq": colour_map(found["labels"])}
+        return {**found, "lq": color_map(found["labels"])}

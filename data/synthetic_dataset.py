@@ -56,7 +56,7 @@ class SyntheticDataset(BaseDataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         from data.synthetic.faces import render_face
-        person = self.items[index]
-        face = render_face(person, size=self.settings.load_size)
+        number = self.items[index]
+        face = render_face(number, size=self.settings.load_size)
         return {**self.pair(face.image, rng), "labels": face.labels,
-                "landmarks": face.landmarks68, "path": f"face_{person:06d}"}
+                "landmarks": face.landmarks68, "path": f"face_{number:06d}"}

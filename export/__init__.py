@@ -13,4 +13,5 @@ def check_packages() -> None:
     """Raise ValueError where requirements-export.txt is not installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} missing: pip install -r requirements-export.txt")
+        raise ValueError(f"ONNX graphs need {' and '.join(missing)}; "
+                         "run pip install -r requirements-export.txt")

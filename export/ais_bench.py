@@ -29,7 +29,8 @@ def to_bins(source: str | Path, folder: Path,
     targets = [folder / f"{path.stem}.bin" for path in paths]
     twice = next((name for name in targets if targets.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"--to_bin: several pictures would become {twice.name}; rename them")
+        raise ValueError(f"--to_bin must name images that differ in more than folder and "
+                         f"extension, got several for {twice.name}; rename them")
     for path, target in zip(paths, targets, strict=True):
         values = to_tensor(preprocess(read_image(path)))[0].numpy().astype("<f4").tobytes()
         write_atomically(target, lambda file, values=values: file.write(values) and None)
@@ -40,7 +41,7 @@ def from_bins(source: str | Path, folder: Path) -> dict[str, Path]:
     """Write every result of ais_bench, .bin or .npy, as a PNG; by the input's name.
 
     ais_bench adds the number of the output to the name: first_0.bin is the restored `first`, and
-    first_1.bin, a further output, is left out.
+    first_1.bin, a second output, is left out.
 
     Raises:
         ValueError: no results, or some that are no square RGB images.
@@ -53,17 +54,17 @@ def from_bins(source: str | Path, folder: Path) -> dict[str, Path]:
         if match[2] in (None, "0"):
             names[match[1]] = path
     if not names:
-        raise ValueError(f"--from_bin {source}: no .bin or .npy file there")
-    return {name: _picture(path, folder / f"{name}.png") for name, path in names.items()}
+        raise ValueError(f"--from_bin must have .bin or .npy files, got none in {source}")
+    return {name: _image(path, folder / f"{name}.png") for name, path in names.items()}
 
 
-def _picture(path: Path, target: Path) -> Path:
+def _image(path: Path, target: Path) -> Path:
     values = (np.load(path, allow_pickle=False) if path.suffix == ".npy"
               else np.fromfile(path, "<f4")).astype(np.float32).ravel()
     side = round((values.size / 3) ** 0.5)
     if not side or 3 * side * side != values.size:
-        raise ValueError(f"{path}: {values.size} numbers are not one square RGB picture; use "
-                         f"--batchsize 1")
+        raise ValueError(f"{path} must hold one square RGB image, got {values.size} numbers; "
+                         f"run ais_bench with --batchsize 1")
     write_image(target, to_image(torch.from_numpy(values.reshape(3, side, side))))
     return target
 
@@ -78,10 +79,11 @@ def mean_psnr(restored: dict[str, Path], gt: str | Path) -> float:
     values = []
     for name, path in restored.items():
         if name not in targets:
-            raise ValueError(f"--gt {gt}: no target for {name}")
-        ours, theirs = read_image(path), read_image(targets[name])
-        if ours.shape != theirs.shape:
-            raise ValueError(f"{path} is {ours.shape[1]}x{ours.shape[0]}, its target "
-                             f"{theirs.shape[1]}x{theirs.shape[0]}")
-        values.append(psnr(ours, theirs))
+            raise ValueError(f"--gt {gt} has no target for {name}")
+        image, target = read_image(path), read_image(targets[name])
+        if image.shape != target.shape:
+            raise ValueError(f"{path} must have its target's size, "
+                             f"{target.shape[1]}x{target.shape[0]}, got "
+                             f"{image.shape[1]}x{image.shape[0]}")
+        values.append(psnr(image, target))
     return float(np.mean(values))

@@ -42,7 +42,7 @@ class OnnxModel:
             raise ValueError(f"--onnx {path} does not exist")
         try:
             self.session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
-        except Exception as error:      # onnxruntime's own errors share no base class
+        except Exception as error:      # onnxruntime's own errors have no common base class
             raise ValueError(f"--onnx {path} cannot be read as a graph ({error})") from error
         given, = self.session.get_inputs()
         self.input, (self.batch, *self.shape) = given.name, given.shape
@@ -50,11 +50,11 @@ class OnnxModel:
         self._check(self.session.get_modelmeta().custom_metadata_map)
 
     def _check(self, about: dict[str, str]) -> None:
-        """A foreign graph says nothing; ours must fit."""
+        """A graph of another program says nothing; one of export_onnx.py must fit."""
         made = json.loads(about.get("options", "{}"))
         for name in ("model", "load_size"):
             if name in made and made[name] != getattr(self.opt, name):
-                raise ValueError(f"--onnx {self.path} was made with --{name} {made[name]}, not "
+                raise ValueError(f"--{name} must be {made[name]} for --onnx {self.path}, got "
                                  f"{getattr(self.opt, name)}; give that flag, or put the JSON of "
                                  f"the export beside the graph")
 
@@ -65,7 +65,7 @@ class OnnxModel:
         """Restored faces of (B, 3, H, W) in [-1, 1]; in parts where the graph's batch is fixed."""
         x = lq.cpu().numpy()
         if list(x.shape[1:]) != list(self.shape):
-            raise ValueError(f"--onnx {self.path} takes pictures of shape {self.shape}, got "
+            raise ValueError(f"--onnx {self.path} takes images of shape {self.shape}, got "
                              f"{list(x.shape[1:])}")
         step = self.batch if isinstance(self.batch, int) else len(x)
         made = [self._run(x[start:start + step], step) for start in range(0, len(x), step)]

@@ -32,21 +32,21 @@ from models.ops.spectral import spectral_hooks
 
 OPSETS = tuple(range(11, 18))
 INPUT = "input"
-# The largest difference, as a share of the largest value.
+# The largest difference, as a fraction of the largest value.
 TOLERANCE = 1e-4
 # Labels may differ where two regions are equally likely up to rounding.
 LABELS_DIFFER = 1e-3
 logger = logging.getLogger("facezoo")
 
 
-class Restorer(nn.Module):
-    """A model's way from (B, 3, H, W) in [-1, 1] to the restored face and what else it tells."""
+class InferenceNetwork(nn.Module):
+    """A model's way from (B, 3, H, W) in [-1, 1] to the restored face and its other outputs."""
 
-    def __init__(self, recipe: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(recipe.unwrapped)
-        self.outputs: dict[str, Callable[[Tensor], Tensor]] = {"output": recipe.restore} | {
-            name: getattr(recipe, method) for name, method in recipe.extra_outputs.items()}
+        self.networks = nn.ModuleDict(model.unwrapped)
+        self.outputs: dict[str, Callable[[Tensor], Tensor]] = {"output": model.restore} | {
+            name: getattr(model, method) for name, method in model.extra_outputs.items()}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(compute(x) for compute in self.outputs.values())
@@ -76,7 +76,7 @@ def samples(batch: int, side: int) -> Tensor:
     return (smooth + 0.05 * torch.randn(smooth.shape, generator=draws)).clamp(-1, 1)
 
 
-def make(recipe: Any, side: int, *, batch: int = 1, dynamic: bool = False,
+def make(model: Any, side: int, *, batch: int = 1, dynamic: bool = False,
          opset: int | None = None) -> tuple[onnx.ModelProto, int, float]:
     """The graph of a model that is ready to restore; it is not good for training afterwards.
 
@@ -93,27 +93,27 @@ def make(recipe: Any, side: int, *, batch: int = 1, dynamic: bool = False,
         ValueError: no opset works, or the graph computes something else.
     """
     # In channels-last order torch's group norm on the CPU loses digits that the graph keeps.
-    restorer = Restorer(recipe).eval().to(memory_format=torch.contiguous_format)
+    network = InferenceNetwork(model).eval().to(memory_format=torch.contiguous_format)
     inputs = [samples(count, side) for count in ((1, 3) if dynamic else (batch,))]
     with torch.no_grad():
-        expected = [[y.cpu().numpy() for y in restorer(x.to(recipe.device))] for x in inputs]
-    fold_spectral_norms(restorer)
-    names, failures = list(restorer.outputs), []
-    example = samples(2 if dynamic else batch, side).to(recipe.device)
+        expected = [[y.cpu().numpy() for y in network(x.to(model.device))] for x in inputs]
+    fold_spectral_norms(network)
+    names, failures = list(network.outputs), []
+    example = samples(2 if dynamic else batch, side).to(model.device)
     for version in OPSETS if opset is None else (opset,):
         try:
-            graph = fold_constants(traced(restorer, example, names, version, dynamic))
+            graph = fold_constants(traced(network, example, names, version, dynamic))
             break
         except torch.onnx.errors.OnnxExporterError as error:
             failures.append(f"opset {version}: {str(error).splitlines()[0]}")
     else:
-        raise ValueError(f"--model {recipe.opt.model} cannot be exported; {failures[-1]}")
+        raise ValueError(f"--model {model.opt.model} cannot be exported: {failures[-1]}")
     onnx.checker.check_model(graph, full_check=True)
-    away = compare(graph, names, inputs, expected)
-    if not away <= TOLERANCE:
-        raise ValueError(f"the graph of --model {recipe.opt.model} differs from the network by "
-                         f"{away:.1e} of the largest value, more than {TOLERANCE:.0e}")
-    return graph, version, away
+    max_error = compare(graph, names, inputs, expected)
+    if not max_error <= TOLERANCE:
+        raise ValueError(f"the graph of --model {model.opt.model} must give the network's result, "
+                         f"got a relative error of {max_error:.1e}; the limit is {TOLERANCE:.0e}")
+    return graph, version, max_error
 
 
 def fold_spectral_norms(network: nn.Module) -> None:
@@ -123,7 +123,7 @@ def fold_spectral_norms(network: nn.Module) -> None:
             remove_spectral_norm(module, hook.name)
 
 
-def traced(restorer: Restorer, example: Tensor, names: list[str], opset: int,
+def traced(network: InferenceNetwork, example: Tensor, names: list[str], opset: int,
            dynamic: bool) -> bytes:
     """The graph as torch exports it.
 
@@ -133,7 +133,7 @@ def traced(restorer: Restorer, example: Tensor, names: list[str], opset: int,
     axes = {name: {0: "batch"} for name in (INPUT, *names)} if dynamic else None
     file = io.BytesIO()
     with torch.no_grad(), RandomIsConstant(), quiet():
-        torch.onnx.export(restorer, (example,), file, opset_version=opset, dynamo=False,
+        torch.onnx.export(network, (example,), file, opset_version=opset, dynamo=False,
                           input_names=[INPUT], output_names=names, dynamic_axes=axes)
     return file.getvalue()
 
@@ -174,19 +174,19 @@ def session(model: onnx.ModelProto | bytes) -> onnxruntime.InferenceSession:
 
 def compare(model: onnx.ModelProto, names: list[str], inputs: list[Tensor],
             expected: list[list[np.ndarray]]) -> float:
-    """Run the graph: its largest difference as a share of the largest value, over all outputs.
+    """Run the graph: its largest difference as a fraction of the largest value, over all outputs.
 
     Infinite where shapes differ, values are not finite, or too many labels are others.
     """
-    run, away = session(model), 0.0
+    run, max_error = session(model), 0.0
     for x, wanted in zip(inputs, expected, strict=True):
-        for ours, theirs in zip(run.run(names, {INPUT: x.numpy()}), wanted, strict=True):
-            if ours.shape != theirs.shape:
+        for found, target in zip(run.run(names, {INPUT: x.numpy()}), wanted, strict=True):
+            if found.shape != target.shape:
                 return float("inf")
-            if np.issubdtype(theirs.dtype, np.integer):
-                wrong = float((ours != theirs).mean())
-                away = max(away, 0.0 if wrong <= LABELS_DIFFER else float("inf"))
+            if np.issubdtype(target.dtype, np.integer):
+                wrong = float((found != target).mean())
+                max_error = max(max_error, 0.0 if wrong <= LABELS_DIFFER else float("inf"))
                 continue
-            apart = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
-            away = max(away, apart if np.isfinite(apart) else float("inf"))
-    return away
+            apart = float(np.abs(found - target).max() / max(np.abs(target).max(), 1e-30))
+            max_error = max(max_error, apart if np.isfinite(apart) else float("inf"))
+    return max_error

@@ -72,11 +72,11 @@ def atc_commands(model: onnx.ModelProto, path: Path) -> dict[str, str]:
             for chip in CHIPS}
 
 
-def save(model: onnx.ModelProto, path: Path, **further: Any) -> None:
+def save(model: onnx.ModelProto, path: Path, **extra: Any) -> None:
     """Write the graph, and beside it a JSON that describes it.
 
     Args:
-        further: more entries of the JSON.
+        extra: more entries of the JSON.
     """
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
@@ -86,6 +86,6 @@ def save(model: onnx.ModelProto, path: Path, **further: Any) -> None:
     inputs, outputs = ({value.name: shape_of(value) for value in values}
                        for values in (model.graph.input, model.graph.output))
     text = to_json({**about, "options": json.loads(about["options"]), "opset": opset,
-                    "inputs": inputs, "outputs": outputs, **further, "sha256": sha256(path),
+                    "inputs": inputs, "outputs": outputs, **extra, "sha256": sha256(path),
                     "size_bytes": len(content), "atc": atc_commands(model, path)})
     write_text(path.with_suffix(".json"), text + "\n")

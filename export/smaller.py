@@ -26,14 +26,14 @@ from metrics.psnr_ssim import psnr
 KEPT_FLOAT = ("Div", "Gemm", "InstanceNormalization", "MatMul", "Pow", "Reciprocal", "ReduceMean",
               "ReduceSum", "Sqrt")
 # dB against the float32 graph, of the built-in sample images; less means that it overflowed.
-HALF_AT_LEAST = 35.0
+MIN_HALF_PSNR = 35.0
 QUANTIZED = ("Conv", "ConvTranspose")
 PER_CHANNEL_OPSET = 13
 
 
-def bytes_of(pictures: np.ndarray) -> np.ndarray:
+def bytes_of(images: np.ndarray) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] as gray levels 0 to 255, float64."""
-    return np.clip(np.round((pictures.astype(np.float64) + 1) * 127.5), 0, 255)
+    return np.clip(np.round((images.astype(np.float64) + 1) * 127.5), 0, 255)
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,17 +76,18 @@ def checked_half(model: onnx.ModelProto, side: int) -> tuple[onnx.ModelProto, fl
     """
     made, batch = half(model), model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     x = samples(batch or 1, side).numpy()
-    ours, theirs = (session(each).run(None, {INPUT: x})[0] for each in (made, model))
-    near = psnr(bytes_of(ours), bytes_of(theirs)) if np.isfinite(ours).all() else 0.0
-    if near < HALF_AT_LEAST:
-        raise ValueError(f"--fp16: the graph in half precision is only {near:.1f} dB near the one "
-                         f"in float32, less than {HALF_AT_LEAST:g}; it overflows or underflows")
-    return made, near
+    restored, target = (session(each).run(None, {INPUT: x})[0] for each in (made, model))
+    half_psnr = psnr(bytes_of(restored), bytes_of(target)) if np.isfinite(restored).all() else 0.0
+    if half_psnr < MIN_HALF_PSNR:
+        raise ValueError(f"the graph in half precision must reach {MIN_HALF_PSNR:g} dB PSNR "
+                         f"against float32, got {half_psnr:.1f} dB; its values overflow or "
+                         f"underflow, so use float32")
+    return made, half_psnr
 
 
 # ---- 8-bit integers -----------------------------------------------------------------------------
 
-class Pictures(CalibrationDataReader):
+class CalibrationImages(CalibrationDataReader):
     """Inputs that show onnxruntime which values occur.
 
     Args:
@@ -124,8 +125,8 @@ def sensitive(model: onnx.ModelProto, patterns: Iterable[str] = ()) -> list[str]
     for pattern in patterns:
         fitting = {node.name for node in convs if pattern in node.name}
         if not fitting:
-            raise ValueError(f"--keep_float {pattern}: no convolution is called so; there are "
-                             f"{', '.join(node.name for node in convs[:5])}, ...")
+            raise ValueError(f"--keep_float must be part of a convolution's name such as "
+                             f"{', '.join(node.name for node in convs[:5])}, got {pattern}")
         kept |= fitting
     return sorted(kept)
 
@@ -151,20 +152,20 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray],
     Args:
         model: in float32.
         inputs: arrays of the graph's input shape, like those it will see.
-        keep_float: parts of names of further convolutions that stay float, see `sensitive`.
+        keep_float: parts of names of more convolutions that stay float, see `sensitive`.
 
     Raises:
         ValueError: no inputs, or a name fits nothing.
     """
     inputs = list(inputs)
     if not inputs:
-        raise ValueError("calibration needs at least one picture")
+        raise ValueError("calibration needs images, got none")
     kept = sensitive(model, keep_float)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     with tempfile.TemporaryDirectory() as folder, silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        quantize_static(source, target, Pictures(inputs), quant_format=QuantFormat.QDQ,
+        quantize_static(source, target, CalibrationImages(inputs), quant_format=QuantFormat.QDQ,
                         op_types_to_quantize=list(QUANTIZED), nodes_to_exclude=kept,
                         per_channel=opset >= PER_CHANNEL_OPSET, activation_type=QuantType.QUInt8,
                         weight_type=QuantType.QInt8)

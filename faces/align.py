@@ -30,7 +30,7 @@ def template(name: str, size: int) -> np.ndarray:
         ValueError: no such template.
     """
     if name not in TEMPLATES:
-        raise ValueError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
+        raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {name!r}")
     side, points = TEMPLATES[name]
     return points * (size / side)
 
@@ -39,7 +39,7 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The rotation, scaling and shift that takes `points` nearest to `target`, in least squares.
 
     Args:
-        points, target: (N, 2), two different points at least.
+        points, target: (N, 2), with two different points or more.
 
     Returns:
         float64 (2, 3), never a reflection.
@@ -50,14 +50,14 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     Source: Umeyama, IEEE TPAMI 13(4), 1991; in the plane the solution is a complex division.
     """
     points, target = np.asarray(points, np.float64), np.asarray(target, np.float64)
-    centre, goal = points.mean(axis=0), target.mean(axis=0)
-    source = (points - centre) @ (1, 1j)
+    center, goal = points.mean(axis=0), target.mean(axis=0)
+    source = (points - center) @ (1, 1j)
     spread = float((np.abs(source) ** 2).sum())
     if not spread > 0:
-        raise ValueError("a similarity transform needs two different points")
+        raise ValueError("a similarity transform needs two different points, got one")
     factor = (np.conj(source) * ((target - goal) @ (1, 1j))).sum() / spread
     linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    return np.column_stack([linear, goal - linear @ centre])
+    return np.column_stack([linear, goal - linear @ center])
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:

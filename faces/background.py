@@ -1,4 +1,4 @@
-"""Enlarge a whole photograph with a network, in tiles, for what lies around its faces."""
+"""Upscale a whole photograph with a network, in tiles, for what lies around its faces."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faces.photograph import Enlarge
-from models.networks.pretrained.rrdbnet import RRDBNet, enlarging_network
+from faces.photograph import Upscale
+from models.networks.pretrained.rrdbnet import RRDBNet, upscaling_network
 
 # Pixels around a tile that the network sees too. Published tools take 10; seams vanish with more.
 MARGIN = 32
 
 
-def network_enlarger(weights: str | Path, device: torch.device, tile: int = 400) -> Enlarge:
-    """A function that enlarges a photograph by any factor: by the network's own, then Lanczos.
+def network_upscaler(weights: str | Path, device: torch.device, tile: int = 400) -> Upscale:
+    """A function that upscales a photograph by any factor: by the network's own, then Lanczos.
 
     Args:
         weights: Real-ESRGAN's or GPEN's published file, see `models.networks.pretrained.rrdbnet`.
@@ -27,7 +27,7 @@ def network_enlarger(weights: str | Path, device: torch.device, tile: int = 400)
     Raises:
         FileNotFoundError, ValueError: no such file, or one of another network.
     """
-    network = enlarging_network(weights).to(device, memory_format=torch.channels_last)
+    network = upscaling_network(weights).to(device, memory_format=torch.channels_last)
 
     def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
         size = (int(photo.shape[1] * scale), int(photo.shape[0] * scale))
@@ -44,7 +44,7 @@ def in_tiles(network: RRDBNet, photo: np.ndarray, device: torch.device, tile: in
 
     Args:
         photo: uint8 or uint16 RGB (H, W, 3).
-        tile: see `network_enlarger`.
+        tile: see `network_upscaler`.
     """
     scale, white = network.scale, np.iinfo(photo.dtype).max
     height, width = photo.shape[:2]

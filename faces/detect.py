@@ -60,7 +60,7 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
     Args:
         kind: one of KINDS; auto takes what the weight file is for, without one OpenCV's cascades.
         weights: RetinaFace's published file, or YuNet's ONNX file.
-        threshold: least score; the published one of each detector where None.
+        threshold: minimum score; the published one of each detector where None.
         longest: longer side, in pixels, of the copy that faces are looked for in; each detector's
             own where None.
 
@@ -74,7 +74,7 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
                 else "yunet" if Path(weights).suffix == ".onnx" else "retinaface")
     if kind == "cascade":
         if weights is not None:
-            raise ValueError("--detector_weights: the cascade needs no file; it comes with OpenCV")
+            raise ValueError("--detector cascade comes with OpenCV and takes no --detector_weights")
         return CascadeDetector(longest or 1000)
     if weights is None:
         raise ValueError(f"--detector {kind} needs --detector_weights FILE")
@@ -144,7 +144,7 @@ class YuNetDetector:
     def _face(row: np.ndarray, scale: float) -> Face:
         x, y, width, height = row[:4] / scale
         points = row[4:14].reshape(5, 2) / scale
-        # Its points are the person's right eye first, which is on the image's left.
+        # Its points start with the right eye, which is on the image's left.
         return Face(np.array([x, y, x + width, y + height], np.float32), points, float(row[14]))
 
 
@@ -157,10 +157,10 @@ class CascadeDetector:
     Args:
         longest: images with a longer side are looked at in a reduced copy.
     """
-    # Where the eyes are in a box, as a share of its side: measured on aligned faces.
+    # Where the eyes are in a box, as a fraction of its side: measured on aligned faces.
     eyes = np.array([[0.317, 0.388], [0.686, 0.388]])
-    reach = 0.13        # how far from there an eye is believed, as a share of the box's side
-    neighbours = 5
+    reach = 0.13        # how far from there an eye is believed, as a fraction of the box's side
+    neighbors = 5
 
     def __init__(self, longest: int = 1000) -> None:
         self.longest = longest
@@ -172,14 +172,14 @@ class CascadeDetector:
         image, scale = downscale_to(image, self.longest)
         plain = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         # In front of a large even ground the spread levels leave nothing of a face.
-        for grey in (cv2.equalizeHist(plain), plain):
-            least = max(20, min(*grey.shape, 1000) // 25)
+        for gray in (cv2.equalizeHist(plain), plain):
+            min_size = max(20, min(*gray.shape, 1000) // 25)
             boxes, _, scores = self.faces.detectMultiScale3(
-                grey, 1.08, self.neighbours, minSize=(least, least), outputRejectLevels=True)
+                gray, 1.08, self.neighbors, minSize=(min_size, min_size), outputRejectLevels=True)
             if len(boxes):
                 break
         found = [Face(np.array([x, y, x + side, y + side], np.float32) / scale,
-                      (self._points(grey, x, y, side) / scale).astype(np.float32), float(score))
+                      (self._points(gray, x, y, side) / scale).astype(np.float32), float(score))
                  for (x, y, side, _), score in zip(boxes, np.ravel(scores), strict=True)]
         return sorted(found, key=lambda face: -face.score)
 
@@ -200,28 +200,28 @@ class CascadeDetector:
                 and 0.5 * side < face.side < 1.6 * side]
         if near:
             return (near[0].points / scale + (left, top)).astype(np.float32)
-        grey = cv2.equalizeHist(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY))
+        gray = cv2.equalizeHist(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY))
         x, y = np.rint(middle - side / 2).astype(int)
-        return (self._points(grey, x, y, round(side)) / scale + (left, top)).astype(np.float32)
+        return (self._points(gray, x, y, round(side)) / scale + (left, top)).astype(np.float32)
 
-    def _points(self, grey: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
-        eyes = np.array([self._eye(grey, np.array([x, y]) + side * place, side)
+    def _points(self, gray: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
+        eyes = np.array([self._eye(gray, np.array([x, y]) + side * place, side)
                          for place in self.eyes])
         template = align.template("ffhq", 512)
         matrix = align.similarity(template[:2], eyes)
         return template @ matrix[:, :2].T + matrix[:, 2]
 
-    def _eye(self, grey: np.ndarray, expected: np.ndarray, side: int) -> np.ndarray:
+    def _eye(self, gray: np.ndarray, expected: np.ndarray, side: int) -> np.ndarray:
         """Center of the eye nearest to where one is expected; that place if none is near."""
         window = 0.22 * side
         left, top = np.maximum(expected - window, 0).astype(int)
         right, bottom = (expected + window).astype(int)
-        part = grey[top:bottom, left:right]
+        part = gray[top:bottom, left:right]
         if min(part.shape, default=0) < 20:
             return expected
         found = self.eye.detectMultiScale(part, 1.05, 3, minSize=(max(12, side // 8),) * 2)
-        centres = [np.array([left + x + w / 2, top + y + h / 2]) for x, y, w, h in found]
-        near = [c for c in centres if np.linalg.norm(c - expected) < self.reach * side]
+        centers = [np.array([left + x + w / 2, top + y + h / 2]) for x, y, w, h in found]
+        near = [c for c in centers if np.linalg.norm(c - expected) < self.reach * side]
         return min(near, key=lambda c: np.linalg.norm(c - expected), default=expected)
 
 
@@ -238,25 +238,26 @@ def read_faces(path: str | Path) -> dict[str, list[Face]]:
         table: dict[str, list[dict[str, Any]]] = json.loads(Path(path).read_text())
         return {name: [_marked(entry) for entry in entries] for name, entries in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--faces {path}: expected JSON {{NAME: [{{\"points\": five [x, y], "
+        raise ValueError(f"--faces {path} must hold JSON {{NAME: [{{\"points\": five [x, y], "
                          f"\"box\": [x1, y1, x2, y2]}}]}} with points or a box, got "
                          f"{type(error).__name__}: {error}") from error
 
 
 def _marked(entry: dict[str, Any]) -> Face:
     if "points" not in entry and "box" not in entry:
-        raise ValueError(f"a face with neither points nor box: {entry}")
+        raise ValueError(f"a face needs points or a box, got {entry}")
     points = np.array(entry.get("points", np.zeros((0, 2))), np.float32)
     if "points" in entry and points.shape != (5, 2):
-        raise ValueError(f"points of shape {points.shape} instead of (5, 2)")
+        raise ValueError(f"points must have shape (5, 2), got {points.shape}")
     box = np.array(entry["box"] if "box" in entry
                    else [*points.min(axis=0), *points.max(axis=0)], np.float32)
     if box.shape != (4,):
-        raise ValueError(f"a box of shape {box.shape} instead of (4,)")
+        raise ValueError(f"a box must have shape (4,), got {box.shape}")
     if not (np.isfinite(points).all() and np.isfinite(box).all()):
-        raise ValueError("a number that is not finite")
+        raise ValueError("points and boxes must be finite numbers")
     if "box" in entry and not (box[2:] > box[:2]).all():
-        raise ValueError(f"the box {box.tolist()} is empty; its corners are x1, y1, x2, y2")
+        raise ValueError(f"a box must be x1, y1, x2, y2 with x1 < x2 and y1 < y2, "
+                         f"got {box.tolist()}")
     return Face(box, points, 1.0)
 
 
@@ -277,21 +278,21 @@ def with_points(faces: list[Face], image: np.ndarray) -> list[Face]:
 
 
 def select(faces: list[Face], shape: tuple[int, ...], *, min_size: float = 0,
-           max_faces: int | None = None, only_centre: bool = False) -> list[Face]:
+           max_faces: int | None = None, only_center: bool = False) -> list[Face]:
     """Leave out faces.
 
     Args:
         shape: (H, W) of the photograph.
         min_size: smallest shorter side of a box, in pixels.
         max_faces: so many of the largest are kept.
-        only_centre: of those large enough keep the one nearest to the middle of the photograph,
+        only_center: of those large enough keep the one nearest to the middle of the photograph,
             whatever `max_faces` says.
 
     Returns:
         The rest, in the order given.
     """
     kept = [face for face in faces if face.side >= min_size]
-    if only_centre and kept:
+    if only_center and kept:
         middle = np.array([shape[1], shape[0]]) / 2
         return [min(kept, key=lambda f: np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - middle))]
     if max_faces is not None and len(kept) > max_faces:

@@ -1,4 +1,4 @@
-"""The outline of a face, by a parsing network."""
+"""The mask of a face, by a parsing network."""
 from __future__ import annotations
 
 import numpy as np
@@ -24,9 +24,9 @@ def open_parsing_mask(weights: str, device: torch.device) -> Mask:
     """
     network = parsing_network(weights, "--mask_weights").to(device)
 
-    def outline(face: np.ndarray) -> np.ndarray:
+    def mask(face: np.ndarray) -> np.ndarray:
         x = to_tensor(torch.from_numpy(bicubic(face, PARSING_SIZE, PARSING_SIZE)).to(device))
         with torch.inference_mode():
             labels = labels_of(network(x)[0])[0].cpu().numpy()
         return parsing_mask(labels, len(face))
-    return outline
+    return mask

@@ -20,10 +20,10 @@ def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
                       interpolation=cv2.INTER_LANCZOS4)
 
 
-def to_enlarged(matrix: np.ndarray, scale: float) -> np.ndarray:
+def to_upscaled(matrix: np.ndarray, scale: float) -> np.ndarray:
     """A transform from crop to photograph, turned into one to the photograph of `upscale`.
 
-    Pixel centers are what is enlarged: x becomes scale (x + 1/2) - 1/2. The published tools shift
+    Pixel centers are what is scaled: x becomes scale (x + 1/2) - 1/2. The published tools shift
     by scale / 2 instead, half a pixel too far.
     """
     moved = matrix * scale

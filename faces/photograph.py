@@ -9,14 +9,14 @@ import numpy as np
 
 from faces import align
 from faces.detect import Face
-from faces.paste import paste_into, to_enlarged, upscale
+from faces.paste import paste_into, to_upscaled, upscale
 
 # Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
 Restore = Callable[[np.ndarray], np.ndarray]
 # Restored face (S, S, 3) to how much of it is taken, (S, S) in 0..1.
 Mask = Callable[[np.ndarray], np.ndarray]
 # Photograph (H, W, 3) and factor to the photograph of int(H factor) x int(W factor).
-Enlarge = Callable[[np.ndarray, float], np.ndarray]
+Upscale = Callable[[np.ndarray, float], np.ndarray]
 
 
 @dataclass
@@ -28,19 +28,19 @@ class Settings:
         template: five-point template the network's faces are aligned to.
         scale: the result is so many times as large.
         strength: 0 keeps the crop, 1 takes the restored face.
-        match_colours: give the restored face the crop's mean and spread of color.
+        match_colors: give the restored face the crop's mean and spread of color.
         batch_size: faces at a time.
-        keep_grey: a restored face becomes gray where its crop has no color.
-        background: enlarges what lies around the faces, see `faces.background`; None is Lanczos.
+        keep_gray: a restored face becomes gray where its crop has no color.
+        background: upscales what lies around the faces, see `faces.background`; None is Lanczos.
     """
     size: int = 512
     template: str = "ffhq"
     scale: float = 1.0
     strength: float = 1.0
-    match_colours: bool = False
+    match_colors: bool = False
     batch_size: int = 4
-    keep_grey: bool = False
-    background: Enlarge | None = None
+    keep_gray: bool = False
+    background: Upscale | None = None
 
 
 @dataclass
@@ -87,19 +87,19 @@ def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> l
 def paste_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
              restored: list[np.ndarray], settings: Settings,
              mask: Mask | None = None) -> np.ndarray:
-    """A copy of the photograph, enlarged by `scale`, with restored faces over what was cropped."""
-    picture = upscale_photograph(photo, settings)
+    """A copy of the photograph, upscaled by `scale`, with restored faces over what was cropped."""
+    result = upscale_photograph(photo, settings)
     # A network's surroundings are no longer what the crop was cut from: a change does not fit them.
     whole = settings.background is not None
     for matrix, crop, face in zip(matrices, crops, restored, strict=True):
-        if settings.match_colours:
-            face = with_colours_of(face, crop)
-        if settings.keep_grey and is_grey(crop):
+        if settings.match_colors:
+            face = with_colors_of(face, crop)
+        if settings.keep_gray and is_gray(crop):
             face = np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        back = to_enlarged(align.inverse(matrix), settings.scale)
-        paste_into(picture, face, back, mask(face) if mask else None, settings.strength,
+        back = to_upscaled(align.inverse(matrix), settings.scale)
+        paste_into(result, face, back, mask(face) if mask else None, settings.strength,
                    edge=max(2, round(2 * settings.scale)), crop=None if whole else crop)
-    return picture
+    return result
 
 
 def upscale_photograph(photo: np.ndarray, settings: Settings) -> np.ndarray:
@@ -115,21 +115,21 @@ def eight_bits(photo: np.ndarray) -> np.ndarray:
     return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
 
 
-def is_grey(image: np.ndarray) -> bool:
+def is_gray(image: np.ndarray) -> bool:
     """Whether a uint8 RGB image is without color, but for what JPEG adds."""
     return float((image.max(axis=2) - image.min(axis=2)).mean()) < 4
 
 
-def with_colours_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+def with_colors_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The image with the other's mean and standard deviation of each channel, in CIE Lab.
 
     Source: Reinhard et al., Color Transfer between Images, IEEE CG&A 2001.
     """
-    ours, theirs = (cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-                    for x in (image, other))
+    source, target = (cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+                      for x in (image, other))
     axes = (0, 1)
-    spread = ours.std(axes)
-    factor = np.where(spread > 1e-3, theirs.std(axes) / np.maximum(spread, 1e-3), 1)
-    moved = (ours - ours.mean(axes)) * factor + theirs.mean(axes)
+    spread = source.std(axes)
+    factor = np.where(spread > 1e-3, target.std(axes) / np.maximum(spread, 1e-3), 1)
+    moved = (source - source.mean(axes)) * factor + target.mean(axes)
     back = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(back * 255).clip(0, 255).astype(np.uint8)

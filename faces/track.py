@@ -12,7 +12,7 @@ import numpy as np
 
 from faces.detect import Face
 
-OVERLAP = 0.3       # least intersection over union of a face with itself one frame later
+OVERLAP = 0.3       # minimum intersection over union of a face with itself one frame later
 CUT = 25.0          # mean difference of two small gray frames, in gray levels, that ends all tracks
 _SMALL = (64, 36)
 
@@ -47,7 +47,7 @@ def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     """Local straight lines through values over time, weighted by a Gaussian.
 
     Steady motion comes out as it is, at both ends, too; white noise comes out weaker by
-    sqrt(1 / (3.5 sigma)) away from the ends.
+    sqrt(1 / (3.5 sigma)) in the middle.
 
     Args:
         values: (T, N), one row per frame.
@@ -65,8 +65,8 @@ def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
         mean = weight @ t / weight.sum()
         spread = max(weight @ (t - mean) ** 2, 1e-12)
         # The line's value at t = 0, as weights of the rows.
-        share = weight / weight.sum() - weight * (t - mean) * mean / spread
-        result[at] = share @ values[first:last]
+        row_weights = weight / weight.sum() - weight * (t - mean) * mean / spread
+        result[at] = row_weights @ values[first:last]
     return result
 
 

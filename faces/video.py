@@ -53,8 +53,8 @@ def restore_video(source: str | Path, target: str | Path, find: Callable[[np.nda
     with VideoWriter(target, reader.fps, codec) as writer:
 
         def flush() -> None:
-            for picture in restored_frames(waiting, restore, settings, mask):
-                writer.write(picture)
+            for frame in restored_frames(waiting, restore, settings, mask):
+                writer.write(frame)
                 bar.update()
             waiting.clear()
         for frame, faces in zip(reader, faces_of, strict=False):

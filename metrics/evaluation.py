@@ -98,15 +98,15 @@ def evaluate_loader(restore: Callable[[Tensor], Tensor], batches: Iterable[dict[
         for i, path in enumerate(batch["path"]):
             candidates = {"bicubic": dict.fromkeys(names, lq[i]),
                           "restored": {rounding: images[i] for rounding, images in made.items()}}
-            pictures = {"lq": lq[i], "restored": made["round"][i], "gt": gt[i]}
+            images = {"lq": lq[i], "restored": made["round"][i], "gt": gt[i]}
             row = compare(path, gt[i], candidates, protocols)
             row.numbers |= {Column("restored", metric, MODEL): values[i]
                             for metric, values in extra.items()}
-            yield row, pictures
+            yield row, images
 
 
 def upscale_to(lq: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image at the target's size; networks that enlarge by themselves get smaller ones."""
+    """An image at the target's size; networks that upscale by themselves get smaller ones."""
     return lq if lq.shape[:2] == (height, width) else bicubic(lq, height, width)
 
 

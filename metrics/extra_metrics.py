@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engine import checkpoint
 from metrics import ms_ssim
-from metrics.segmentation import iou_per_picture
+from metrics.segmentation import iou_per_image
 from models.networks import fan
 from models.networks.parsenet import NUM_LABELS, labels_of, parsing_network
 from models.networks.pretrained import arcface
@@ -48,8 +48,8 @@ def resize(x: Tensor, side: int) -> Tensor:
 
 
 def structure_metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
-    """MS-SSIM of images of at least 16 x 16 pixels; no network."""
-    restored, gt = ms_ssim.float_pictures(restored), ms_ssim.float_pictures(gt)
+    """MS-SSIM of images of 16 x 16 pixels or more; no network."""
+    restored, gt = ms_ssim.float_images(restored), ms_ssim.float_images(gt)
     return {"ms_ssim": ms_ssim.ms_ssim(restored, gt.expand_as(restored)).tolist()}
 
 
@@ -110,16 +110,16 @@ def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Metric:
     """The metric of a network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w).
 
     `landmark_pixels` is the mean distance in pixels of the images' height, `landmark_nme` in
-    distances between the target's outer eye corners, at least one pixel.
+    distances between the target's outer eye corners, or one pixel where that is less.
     """
     def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
         maps = maps_of(resize(0.5 * torch.cat([restored, gt]) + 0.5, side)).float().cpu()
         scale = torch.tensor([gt.shape[3] / maps.shape[3], gt.shape[2] / maps.shape[2]])
         points = fan.peaks(maps) * scale                        # (M + 1, 68, 2)
-        away = (points[:-1] - points[-1:]).norm(dim=2).mean(dim=1)
+        distance = (points[:-1] - points[-1:]).norm(dim=2).mean(dim=1)
         first, second = points[-1, list(EYE_CORNERS)]
         unit = float((first - second).norm().clamp(min=1))
-        return {"landmark_pixels": away.tolist(), "landmark_nme": (away / unit).tolist()}
+        return {"landmark_pixels": distance.tolist(), "landmark_nme": (distance / unit).tolist()}
     return metric
 
 
@@ -141,5 +141,5 @@ def parsing_of(network: Callable[[Tensor], tuple[Tensor, Tensor]], side: int) ->
     def metric(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
         labels = labels_of(network(resize(torch.cat([restored, gt]), side))[0])
         target = labels[-1:].expand(len(restored), -1, -1)
-        return {"parsing_iou": iou_per_picture(labels[:-1], target, NUM_LABELS)}
+        return {"parsing_iou": iou_per_image(labels[:-1], target, NUM_LABELS)}
     return metric

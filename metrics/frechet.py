@@ -53,10 +53,10 @@ class Moments:
         if not self.count:
             self.count, self.mean, self._scatter = count, mean, scatter
             return
-        total, away = self.count + count, mean - self.mean
-        self.mean = self.mean + away * (count / total)
+        total, offset = self.count + count, mean - self.mean
+        self.mean = self.mean + offset * (count / total)
         self._scatter = (self._scatter + scatter
-                         + np.outer(away, away) * (self.count * count / total))
+                         + np.outer(offset, offset) * (self.count * count / total))
         self.count = total
 
     def merge(self, other: Moments) -> None:
@@ -74,7 +74,7 @@ class Moments:
         """
         self._fold()
         if self.count < 2:
-            raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
+            raise ValueError(f"a covariance needs two or more images, got {self.count}")
         return self.mean, self._scatter / (self.count - 1)
 
 
@@ -89,14 +89,14 @@ def frechet_distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.nd
         ValueError: features of different length.
     """
     if mean_1.shape != mean_2.shape:
-        raise ValueError(f"features of {mean_1.size} and of {mean_2.size} dimensions cannot be "
-                         f"compared; they come from different networks")
+        raise ValueError(f"both features must have the same number of dimensions, got "
+                         f"{mean_1.size} and {mean_2.size}; use the same network for both")
     values, vectors = np.linalg.eigh(covariance_1)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ covariance_2 @ root)
     between = np.sqrt(product.clip(min=0)).sum()
-    away = mean_1 - mean_2
-    return float(max(0.0, away @ away + np.trace(covariance_1) + np.trace(covariance_2)
+    offset = mean_1 - mean_2
+    return float(max(0.0, offset @ offset + np.trace(covariance_1) + np.trace(covariance_2)
                      - 2 * between))
 
 
@@ -115,7 +115,7 @@ def read_statistics(path: str | Path, flag: str = "--fid_stats") -> tuple[np.nda
     try:
         content = _tensors(path) if Path(path).suffix in (".pth", ".pt") else _archive(path)
     except (ValueError, OSError, EOFError, AttributeError) as error:
-        raise ValueError(f"{flag}: {path} is no file with mu and sigma, or mean and cov ({error})"
+        raise ValueError(f"{flag}: {path} must hold mu and sigma, or mean and cov ({error})"
                          ) from error
     mean, covariance = content
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not (
@@ -203,8 +203,8 @@ def feature_network(path: str | Path, flag: str = "--fid_weights"
         network = PooledVGG(arch, relu)
         network.vgg.load_published(path, flag)
         return f"fd_{arch}", network, 512
-    raise ValueError(f"{flag}: {path} is none of pt_inception-2015-12-05-6726825d.pth (for FID), "
-                     f"torchvision's vgg16 and vgg19, arcface_resnet18.pth, an ONNX graph")
+    raise ValueError(f"{flag}: {path} must be pt_inception-2015-12-05-6726825d.pth (for FID), "
+                     f"torchvision's vgg16 or vgg19, arcface_resnet18.pth or an ONNX graph")
 
 
 def _last_index(keys: Iterable[str]) -> int:

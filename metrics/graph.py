@@ -39,11 +39,11 @@ class GraphFeatures:
         self.shape = given[0].shape if given else []
         if len(given) != 1 or given[0].type != "tensor(float)" or len(self.shape) != 4 or (
                 isinstance(self.shape[1], int) and self.shape[1] != 3):
-            raise ValueError(f"{flag}: {path} must take one float32 picture (B, 3, H, W), it takes "
+            raise ValueError(f"{flag}: {path} must take one float32 input (B, 3, H, W), got "
                              f"{', '.join(f'{x.name} {x.type} {x.shape}' for x in given)}")
         if isinstance(self.shape[0], int) and self.shape[0] > 1:
-            raise ValueError(f"{flag}: {path} takes {self.shape[0]} pictures at a time; export it "
-                             f"for one, or for any number")
+            raise ValueError(f"{flag}: {path} must take one image or any number, got a batch of "
+                             f"{self.shape[0]}; export it again")
         self.input, self.output = given[0].name, self.session.get_outputs()[0].name
         self.dimensions = self(torch.zeros(1, 3, _ANY, _ANY)).shape[1]
 
@@ -51,7 +51,7 @@ class GraphFeatures:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
-            raise ValueError(f"{self.flag} with an ONNX graph needs the package onnxruntime: pip "
+            raise ValueError(f"{self.flag} needs onnxruntime for an ONNX graph; run pip "
                              f"install -r requirements-export.txt") from error
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4
@@ -59,7 +59,7 @@ class GraphFeatures:
         try:
             self.session = onnxruntime.InferenceSession(str(self.path), settings,
                                                         providers=providers)
-        except Exception as error:      # onnxruntime's own errors share no base class
+        except Exception as error:      # onnxruntime's own errors have no common base class
             raise ValueError(f"{self.flag}: {self.path} cannot be read as a graph "
                              f"({' '.join(str(error).split())})") from error
 
@@ -82,12 +82,12 @@ class GraphFeatures:
         try:
             made = [self.session.run([self.output], {self.input: part})[0] for part in parts]
         except Exception as error:      # as above
-            raise ValueError(f"{self.flag}: {self.path} fails on pictures of {width}x{height} "
+            raise ValueError(f"{self.flag}: {self.path} fails on images of {width}x{height} "
                              f"({' '.join(str(error).split())})") from error
         features = torch.from_numpy(np.concatenate(made)).float()
         if features.ndim == 4:
             features = features.mean(dim=(2, 3))
         if features.ndim != 2 or len(features) != len(images):
-            raise ValueError(f"{self.flag}: {self.path} must give (B, D) or (B, D, h, w), it gives "
+            raise ValueError(f"{self.flag}: {self.path} must give (B, D) or (B, D, h, w), got "
                              f"{tuple(features.shape)}")
         return features

@@ -32,12 +32,13 @@ from metrics.frechet import (
 from metrics.psnr_ssim import pooled_psnr
 from utils.files import sha256
 from utils.images.convert import to_tensor
+from utils.text import counted
 
 # By the name --metrics takes: the flag of its weights, and how it is measured.
 METRICS = {
     "ms_ssim": (None, "MS-SSIM over RGB, five scales"),
-    "psnr_pooled": (None, "PSNR of RGB, squared errors of all pictures pooled first"),
-    "lpips": ("--lpips_weights", "LPIPS 0.1, mean over pictures, lower is better"),
+    "psnr_pooled": (None, "PSNR of RGB, squared errors of all images pooled first"),
+    "lpips": ("--lpips_weights", "LPIPS 0.1, mean over images, lower is better"),
     "fid": ("--fid_weights", "Frechet distance of features between the set and its targets, or "
                              "the statistics of --fid_stats; lower is better"),
     "id": ("--arcface_weights", "cosine and angle of ArcFace's vectors of result and target"),
@@ -117,7 +118,7 @@ class MetricSet:
         self.pooled, self.device = pooled, device
         self.errors: dict[str, list[tuple[float, int]]] = {}
 
-    def of(self, pictures: dict[str, np.ndarray]) -> Numbers:
+    def of(self, images: dict[str, np.ndarray]) -> Numbers:
         """Numbers of an image, those of the input before those of the result.
 
         Args:
@@ -125,26 +126,26 @@ class MetricSet:
                 which counts as bicubic.
         """
         methods = {"bicubic": "lq", "restored": "restored"}
-        methods = {method: key for method, key in methods.items() if key in pictures}
+        methods = {method: key for method, key in methods.items() if key in images}
         if self.pooled:
-            self._pool(pictures, methods)
+            self._pool(images, methods)
         if not (self.metrics or self.frechet):
             return {}
         found: dict[str, list[float]] = {}
-        stacked = np.stack([pictures[key] for key in (*methods.values(), "gt")])
+        stacked = np.stack([images[key] for key in (*methods.values(), "gt")])
         with torch.inference_mode():
-            images = to_tensor(torch.from_numpy(stacked).to(self.device))
+            batch = to_tensor(torch.from_numpy(stacked).to(self.device))
             for metric in self.metrics:
-                found |= metric(images[:-1], images[-1:])
+                found |= metric(batch[:-1], batch[-1:])
             if self.frechet:
-                self.frechet.add([*methods, "target"], images)
+                self.frechet.add([*methods, "target"], batch)
         return {Column(method, name): values[at] for at, method in enumerate(methods)
                 for name, values in found.items()}
 
-    def _pool(self, pictures: dict[str, np.ndarray], methods: dict[str, str]) -> None:
-        gt = pictures["gt"].astype(np.float64)
+    def _pool(self, images: dict[str, np.ndarray], methods: dict[str, str]) -> None:
+        gt = images["gt"].astype(np.float64)
         for method, key in methods.items():
-            error = float(np.mean((pictures[key] - gt) ** 2))
+            error = float(np.mean((images[key] - gt) ** 2))
             self.errors.setdefault(method, []).append((error, gt.size))
 
     @property
@@ -167,12 +168,13 @@ class MetricSet:
         try:
             found |= self.frechet.distances()
         except ValueError as error:
-            return found, {"fid": f"left out, {error}"}
+            return found, {"fid": f"FID was left out: {error}"}
         count, dimensions = self.frechet.size()
         if count > dimensions:
             return found, {}
-        return found, {"fid": f"{count} pictures are too few for {dimensions} dimensions: it comes "
-                              f"out too high; compare it at equal numbers of pictures only"}
+        return found, {"fid": f"FID is too high, since {counted(count, 'image')} are too few for "
+                              f"{dimensions} dimensions; compare it only between sets of the same "
+                              "number of images"}
 
 
 def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
@@ -197,14 +199,14 @@ def create(names: Iterable[str], weights: dict[str, Any], fid_stats: str | None,
         flag, text = METRICS[name]
         given = weights.get(name)
         if flag and not given:
-            remarks[name] = f"left out, it needs {flag} FILE"
+            remarks[name] = f"the metric was left out; it needs {flag} FILE"
             continue
         if name == "fid":
             number, network, dimensions = feature_network(given)
             reference = read_statistics(fid_stats) if fid_stats else None
             if reference and reference[0].size != dimensions:
-                raise ValueError(f"--fid_stats: {fid_stats} has {reference[0].size} dimensions, "
-                                 f"the network of --fid_weights {dimensions}")
+                raise ValueError(f"--fid_stats must have {dimensions} dimensions as the network "
+                                 f"of --fid_weights, got {reference[0].size} in {fid_stats}")
             frechet = Frechet(number, network.to(device), reference)
             text = f"{number}: {text}"
         elif name != "psnr_pooled":

@@ -18,7 +18,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
 
 
-def float_pictures(x: Tensor) -> Tensor:
+def float_images(x: Tensor) -> Tensor:
     """[-1, 1] on any device to float64 on the CPU, black 0, white 1, not limited."""
     return 0.5 * x.detach().cpu().double() + 0.5
 
@@ -34,7 +34,7 @@ def batch_psnr(restored: Tensor, gt: Tensor) -> float:
 
 
 def _window(side: int) -> Tensor:
-    # Centered at side // 2, hence off-centre for even sides, which only small scales have.
+    # Centered at side // 2, hence off-center for even sides, which only small scales have.
     x = torch.arange(side, dtype=torch.float64) - side // 2
     weights = (-x.square() / (2 * SIGMA ** 2)).exp()
     return weights / weights.sum()
@@ -80,7 +80,7 @@ def scale_factors(restored: Tensor, gt: Tensor, guess_range: bool = False) -> Te
         ValueError: a side below 16 pixels, which cannot be halved four times.
     """
     if min(restored.shape[2:]) < 2 ** (len(WEIGHTS) - 1):
-        raise ValueError(f"MS-SSIM needs pictures of at least 16x16 pixels, got "
+        raise ValueError(f"MS-SSIM needs images of 16x16 pixels or more, got "
                          f"{restored.shape[3]}x{restored.shape[2]}")
     found = []
     for index in range(len(WEIGHTS)):
@@ -131,7 +131,7 @@ def quality(restored: Tensor, gt: Tensor) -> dict[str, list[float]]:
     for each of its images; published figures are means over batches of 16 in the data set's
     order. `psnr_picture`, `ssim_picture` and `ms_ssim_picture` are standard.
     """
-    restored, gt = float_pictures(restored), float_pictures(gt)
+    restored, gt = float_images(restored), float_images(gt)
     batch = {"psnr": batch_psnr(restored, gt), "ssim": published_ssim(restored, gt),
              "ms_ssim": published_ms_ssim(restored, gt)}
     found = {f"{name}_published": [value] * len(gt) for name, value in batch.items()}

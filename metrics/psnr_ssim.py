@@ -64,7 +64,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     Source: Wang et al. 2004.
     """
     if min(first.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got "
+        raise ValueError(f"SSIM needs images of 11x11 pixels or more, got "
                          f"{first.shape[1]}x{first.shape[0]}")
     x, y = first.astype(np.float64), second.astype(np.float64)
     mean_x, mean_y = _smooth(x), _smooth(y)
@@ -97,8 +97,9 @@ class Protocol:
             ValueError: the sizes differ.
         """
         if restored.shape != gt.shape:
-            raise ValueError(f"restored is {restored.shape[1]}x{restored.shape[0]}, its target "
-                             f"{gt.shape[1]}x{gt.shape[0]}")
+            raise ValueError(f"the restored image must have its target's size "
+                             f"{gt.shape[1]}x{gt.shape[0]}, got "
+                             f"{restored.shape[1]}x{restored.shape[0]}")
         first, second = self.view(restored), self.view(gt)
         return {"psnr": psnr(first, second), "ssim": ssim(first, second)}
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from metrics.evaluation import Numbers, Row, by_method
 from metrics.published import Figure
+from utils.text import counted
 
 THUMBNAIL = 192
 NUM_BINS = 24
@@ -33,7 +34,7 @@ figure { margin: 0; min-width: 0; } figure div { display: flex; gap: 2px; } figu
 figure img { width: 100%; display: block; } figcaption, small { font-size: .8rem; color: #56607a; }
 .plots { display: flex; flex-wrap: wrap; gap: 1.2rem; }
 """
-_COLOURS = {"bicubic": "#b8862b", "restored": "#2b62b8"}
+_COLORS = {"bicubic": "#b8862b", "restored": "#2b62b8"}
 _OTHER = "#1c2330"
 
 
@@ -59,11 +60,11 @@ class Extremes:
         self.worst: list[Case] = []
         self.best: list[Case] = []
 
-    def add(self, value: float, path: str, pictures: dict[str, np.ndarray]) -> None:
+    def add(self, value: float, path: str, images: dict[str, np.ndarray]) -> None:
         """Take an image with its uint8 RGB arrays "lq", "restored", "gt"; larger is better."""
         new = Case(value, path, {})
         if self._keep([new]):
-            new.thumbnails = {key: data_uri(pictures[key]) for key in _TITLES if key in pictures}
+            new.thumbnails = {key: data_uri(images[key]) for key in _TITLES if key in images}
 
     def merge(self, other: Extremes) -> None:
         """Take what another one has kept."""
@@ -82,10 +83,10 @@ class Extremes:
 
 def data_uri(image: np.ndarray, side: int = THUMBNAIL) -> str:
     """A uint8 RGB image as a JPEG inside a URI, shrunk to at most side x side."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88, subsampling=0)
+    thumbnail.save(file, "JPEG", quality=88, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -94,7 +95,7 @@ def data_uri(image: np.ndarray, side: int = THUMBNAIL) -> str:
 def histogram(title: str, series: dict[str, Sequence[float]]) -> str:
     """How numbers are distributed, as an SVG with one stepped line per series.
 
-    Infinite numbers and NaN are left out and counted in the title; nothing left gives "".
+    Infinite numbers and NaN are left out and counted in the title; "" if no number is left.
     """
     finite = {name: [v for v in values if math.isfinite(v)] for name, values in series.items()}
     everything = [v for values in finite.values() for v in values]
@@ -119,9 +120,9 @@ def histogram(title: str, series: dict[str, Sequence[float]]) -> str:
     for name, found in counts.items():
         steps = "".join(f"V{base - n * scale_y:.1f}H{left + (i + 1) * scale_x:.1f}"
                         for i, n in enumerate(found))
-        colour = _COLOURS.get(name, _OTHER)
-        parts.append(f'<path d="M{left} {base}{steps}V{base}" fill="{colour}" fill-opacity=".18" '
-                     f'stroke="{colour}" stroke-width="1.5"/>')
+        color = _COLORS.get(name, _OTHER)
+        parts.append(f'<path d="M{left} {base}{steps}V{base}" fill="{color}" fill-opacity=".18" '
+                     f'stroke="{color}" stroke-width="1.5"/>')
     return "".join(parts) + "</svg>"
 
 
@@ -133,7 +134,7 @@ def plots(rows: list[Row]) -> str:
             for title, value in numbers.items():
                 found.setdefault(title, {}).setdefault(method, []).append(value)
     methods = dict.fromkeys(method for series in found.values() for method in series)
-    legend = " ".join(f'<b style="color: {_COLOURS.get(method, _OTHER)}">{html.escape(method)}</b>'
+    legend = " ".join(f'<b style="color: {_COLORS.get(method, _OTHER)}">{html.escape(method)}</b>'
                       for method in methods)
     drawn = "".join(histogram(title, series) for title, series in found.items())
     return f'<p>{legend}</p><div class="plots">{drawn}</div>'
@@ -169,9 +170,9 @@ def figures_table(figures: Sequence[Figure]) -> str:
     lines = ([figure.model, *(f"{figure.numbers[name]:g}" if name in figure.numbers else None
                               for name in names), figure.protocol, figure.source]
              for figure in figures)
-    return ("<h2>Published figures</h2><p>As their sources report them; comparable only on the "
-            "same pictures, degraded and measured the same way.</p><div class=\"left\">"
-            + html_table(["", *names, "pictures and protocol", "source"], lines) + "</div>")
+    return ("<h2>Published figures</h2><p>These are the figures of the sources. Compare them only "
+            "on the same images, degraded and measured the same way.</p><div class=\"left\">"
+            + html_table(["", *names, "images and protocol", "source"], lines) + "</div>")
 
 
 def gallery(title: str, cases: list[Case], unit: str) -> str:
@@ -201,15 +202,17 @@ def page(*, title: str, rows: list[Row], numbers: Numbers, protocols: dict[str, 
     """
     notes = "".join(f"<p>{html.escape(f'{name}: {remark}')}.</p>"
                     for name, remark in remarks.items())
-    ending = "These are all pictures." if len(rows) <= 2 * extremes.count else ""
+    ending = " All images are shown." if len(rows) <= 2 * extremes.count else ""
     return "".join([
         f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style>',
-        f"<h1>{html.escape(title)}</h1><p>{len(rows)} pictures.</p>", results(numbers), notes,
+        f"<h1>{html.escape(title)}</h1><p>{counted(len(rows), 'image')}.</p>",
+        results(numbers), notes,
         figures_table(figures) if figures else "",
         f"<h2>Distributions</h2>{plots(rows)}",
         gallery("Worst cases", extremes.worst, "dB"), gallery("Best cases", extremes.best, "dB"),
-        f"<p><small>Ordered by {html.escape(order)}; thumbnails are JPEG. {ending}</small></p>",
+        f"<p><small>The images are ordered by {html.escape(order)}. The thumbnails are JPEG."
+        f"{ending}</small></p>",
         "<h2>How it was measured</h2>", html_table(["", ""], protocols.items()),
         "<h2>Files and settings</h2>",
         html_table(["", ""], ((name, "-" if value is None else value)

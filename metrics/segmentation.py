@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def overlaps(predicted: Tensor, target: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
-    """Pixels that both maps give to a region, and that at least one does.
+    """Pixels that both maps give to a region, and that one or both do.
 
     Args:
         predicted, target: labels (B, H, W) of any integer type, from 0 to num_labels - 1.
@@ -29,7 +29,7 @@ def mean_iou(intersections: Tensor, unions: Tensor, present: Tensor) -> Tensor:
     return (iou * present).sum(-1) / present.sum(-1)
 
 
-def iou_per_picture(predicted: Tensor, target: Tensor, num_labels: int) -> list[float]:
+def iou_per_image(predicted: Tensor, target: Tensor, num_labels: int) -> list[float]:
     """Mean intersection over union of each image, over the regions its target has."""
     both, either = overlaps(predicted, target, num_labels)
     present = torch.stack([torch.bincount(each.flatten().cpu(), minlength=num_labels) > 0

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from metrics.evaluation import CHOSEN, MODEL, Numbers, Row, extra_metrics
+from utils.text import counted
 
 
 def json_layout(numbers: Numbers) -> dict[str, dict[str, Any]]:
@@ -38,7 +39,7 @@ def table(numbers: Numbers, count: int) -> str:
     layout = json_layout(numbers)
     mean, extra, chosen = (layout[key] for key in ("mean", "further", "measured"))
     names = [(protocol, metric) for protocol, pair in mean["restored"].items() for metric in pair]
-    head = f"{f'{count} pictures':<16}" + "".join(
+    head = f"{counted(count, 'image'):<16}" + "".join(
         f"{f'{metric.upper()} {protocol}':>18}" for protocol, metric in names)
     lines = [f"{method:<16}" + "".join(
         f"{values[protocol][metric]:>18.4f}" for protocol, metric in names)

@@ -40,8 +40,8 @@ class BaseModel(ModelEngine):
         makes_samples: it makes images out of codes (`draw_codes`, `sample`), see tools.sample.
         figures: what others report of it, shown beside what is measured.
         weights_license: of its published weights; empty where their authors say nothing.
-        gradients: how ranks share them. "ddp" overlaps that with the backward pass; "average" does
-            it after, for networks with parameters that a step does not use or whose gradients
+        gradients: how ranks exchange them. "ddp" overlaps that with the backward pass; "average"
+            does it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
 
     Its constructor calls `add_network`, `add_ema` and `add_optimizer`; then there are

@@ -113,8 +113,8 @@ class FanModel(BaseModel):
                                   align_corners=False)
             return self.networks["T"](large)[-1]
         if not self._has_landmarks(batch):
-            raise ValueError(f"--model fan needs a dataset with {fan.NUM_LANDMARKS} landmarks, "
-                             f"such as synthetic, or --fan_teacher; got --dataset_name "
+            raise ValueError(f"--model fan needs --fan_teacher or a dataset with "
+                             f"{fan.NUM_LANDMARKS} landmarks such as synthetic, got --dataset_name "
                              f"{self.opt.dataset_name}")
         return gaussian_maps(batch["landmarks"].to(gt.dtype), gt.shape[2], self.opt.fan_sigma)
 
@@ -132,13 +132,13 @@ class FanModel(BaseModel):
         return peaks(self.heatmaps(images))
 
     def measure(self, batch: dict[str, Any], restored: Tensor) -> dict[str, list[float]]:
-        """Mean distance of maps' maxima from known landmarks, in pixels, and the share of those
+        """Mean distance of maps' maxima from known landmarks, in pixels, and the fraction of those
         that lie within a 20th of the side."""
         if not self._has_landmarks(batch):
             return {}
-        away = (self.landmarks(batch["gt"]) - batch["landmarks"]).float().norm(dim=2)
-        near = away <= batch["gt"].shape[2] / 20
-        return {"landmark_error": away.mean(dim=1).tolist(),
+        distance = (self.landmarks(batch["gt"]) - batch["landmarks"]).float().norm(dim=2)
+        near = distance <= batch["gt"].shape[2] / 20
+        return {"landmark_error": distance.mean(dim=1).tolist(),
                 "landmarks_found": near.float().mean(dim=1).tolist()}
 
     def restore(self, lq: Tensor) -> Tensor:

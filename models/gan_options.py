@@ -1,4 +1,4 @@
-"""Flags of the adversarial training that SPARNetHD and PSFR-GAN share."""
+"""Flags of the adversarial training of SPARNetHD and PSFR-GAN."""
 from __future__ import annotations
 
 import argparse

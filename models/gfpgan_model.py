@@ -169,7 +169,7 @@ class GFPGANModel(BaseModel):
     def load_weights(self, name: str, path: str | Path) -> None:
         """As BaseModel's; a file of the other architecture is refused with the option to change."""
         super().load_weights(name, path)
-        logger.info("network %s: all %d entries of %s match, --preset %s%s", name,
+        logger.info("network %s: all %d entries of %s match --preset %s%s", name,
                     len(self.unwrapped[name].state_dict()), path, self.opt.preset,
                     f"; discriminators start fresh and train alone for {self.warmup} steps"
                     if self.is_train else "")
@@ -220,17 +220,19 @@ class GFPGANModel(BaseModel):
         opt, losses = self.opt, {}
         if opt.lambda_pcp or opt.lambda_style:
             with torch.no_grad():
-                theirs = self.networks["VGG"](gt)
-            ours = self.networks["VGG"](restored)
+                gt_features = self.networks["VGG"](gt)
+            restored_features = self.networks["VGG"](restored)
             if opt.lambda_pcp:
-                losses["PCP"] = opt.lambda_pcp * feature_l1(ours, theirs, VGG_WEIGHTS)
+                losses["PCP"] = opt.lambda_pcp * feature_l1(restored_features, gt_features,
+                                                           VGG_WEIGHTS)
             if opt.lambda_style:
-                losses["Style"] = opt.lambda_style * gram_l1(ours, theirs, VGG_WEIGHTS)
+                losses["Style"] = opt.lambda_style * gram_l1(restored_features, gt_features,
+                                                           VGG_WEIGHTS)
         if opt.lambda_id:
             with torch.no_grad():
-                person = self.networks["ID"](gray_input(gt))
+                gt_embedding = self.networks["ID"](gray_input(gt))
             losses["ID"] = opt.lambda_id * F.l1_loss(self.networks["ID"](gray_input(restored)),
-                                                     person)
+                                                     gt_embedding)
         return losses
 
     def _adversarial_losses(self, restored: Tensor, crops: dict[str, tuple[Tensor, Tensor]],
@@ -309,7 +311,7 @@ def load_decoder(generator: GFPGAN, path: str | Path) -> None:
     decoder = generator.stylegan_decoder
     with checkpoint.named_by("--decoder_weights"):
         decoder.load_state_dict(checkpoint.load_weights(path, decoder.state_dict()))
-    logger.info("decoder: weights from %s", path)
+    logger.info("the decoder starts from the weights in %s", path)
 
 
 def in_float32(network: nn.Module, *inputs: Tensor) -> Tensor:

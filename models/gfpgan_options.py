@@ -103,7 +103,7 @@ def settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     config = config_of(state)
     found = {"load_size": config["size"], **{name: config[name] for name in (
         "narrow", "style_dim", "num_mlp")}}
-    if layout_of(state) == "equalised":
+    if layout_of(state) == "equalized":
         # The width is left to the preset: it tells published files of the two apart in loading.
         return {"preset": ("1", "bilinear"), **found}
     if config["size"] > WITHOUT_MULTIPLIER:

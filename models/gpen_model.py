@@ -83,7 +83,8 @@ class GPENModel(StyleTraining):
             raise ValueError("--id_weights is missing: give model_ir_se50.pth, or leave the "
                              "identity loss out with --lambda_id 0")
         if opt.prior and opt.pretrain_model_path:
-            raise ValueError("--prior and --pretrain_model_path both start G; give one of them")
+            raise ValueError("--prior and --pretrain_model_path must not be given together, since "
+                             "both start G")
 
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class GPENModel(StyleTraining):
             network.load_published(opt.id_weights)
             self.add_network("ID", network, saved=False)
 
-    def _groups(self, share: float) -> Callable[[nn.Module], list[dict]] | None:
+    def _groups(self, factor: float) -> Callable[[nn.Module], list[dict]] | None:
         if self.opt.decoder_lr is None:
             return None
 
@@ -106,7 +107,7 @@ class GPENModel(StyleTraining):
             decoder = [p for key, p in network.named_parameters() if key.startswith("generator.")]
             encoder = [p for key, p in network.named_parameters()
                        if not key.startswith("generator.")]
-            return [{"params": encoder}, {"params": decoder, "lr": self.opt.decoder_lr * share}]
+            return [{"params": encoder}, {"params": decoder, "lr": self.opt.decoder_lr * factor}]
         return groups
 
     def setup(self, state: dict[str, Any] | None = None) -> None:
@@ -160,7 +161,7 @@ def load_prior(network: nn.Module, path: str) -> None:
 
     Args:
         network: the Generator inside a FullGenerator.
-        path: bare weights of a generator, a training checkpoint that holds them as g_ema, or
+        path: plain weights of a generator, a training checkpoint that holds them as g_ema, or
             weights of a FullGenerator, whose encoder is left aside.
 
     Raises:
@@ -175,5 +176,4 @@ def load_prior(network: nn.Module, path: str) -> None:
             inner = {key: value for key, value in state.items() if not key.startswith("noises.")}
         checkpoint.check_match(inner, network.state_dict(), path)
     network.load_state_dict(inner)
-    logger.info("prior: %d entries from %s, %d left aside", len(inner), path,
-                len(state) - len(inner))
+    logger.info("the prior starts from %d of %d entries in %s", len(inner), len(state), path)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrics.segmentation import iou_per_picture
+from metrics.segmentation import iou_per_image
 from models.base_model import BaseModel
 from models.networks.parsenet import NUM_LABELS, ParseNet, labels_of
 from models.ops.blocks import NORMS
@@ -91,7 +91,7 @@ class ParseModel(BaseModel):
         """Mean intersection over union over the regions of each image, where it has labels."""
         if "labels" not in batch:
             return {}
-        return {"mIoU": iou_per_picture(self.parse(batch["lq"]), batch["labels"], NUM_LABELS)}
+        return {"mIoU": iou_per_image(self.parse(batch["lq"]), batch["labels"], NUM_LABELS)}
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.networks["P"](lq)[1]

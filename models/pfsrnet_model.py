@@ -24,7 +24,7 @@ from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discrimi
 from models.networks.pretrained.vgg import VGGFeatures
 from models.ops.pyramid import pyramid
 from models.pfsrnet_checkpoint import COUNTER, reached, read_generator
-from utils.images.resize import CELEBA_CROP, centre_crop, downscale_through
+from utils.images.resize import CELEBA_CROP, center_crop, downscale_through
 
 # relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_LAYERS = (3, 8, 15, 22)
@@ -37,8 +37,8 @@ SMALLEST = 16
 # What enhance.py takes of an image.
 ALIGNMENTS = {
     "none": lambda image: image,
-    "center178": lambda image: centre_crop(image, min(CELEBA_CROP, *image.shape[:2])),
-    "square": lambda image: centre_crop(image, min(image.shape[:2]))}
+    "center178": lambda image: center_crop(image, min(CELEBA_CROP, *image.shape[:2])),
+    "square": lambda image: center_crop(image, min(image.shape[:2]))}
 
 
 class PFSRNetModel(BaseModel):
@@ -99,11 +99,11 @@ class PFSRNetModel(BaseModel):
             raise ValueError(f"--stage_steps must be three numbers from 0 on, not all 0, got "
                              f"{' '.join(map(str, opt.stage_steps))}")
         if opt.batch_size < 2:
-            raise ValueError(f"--batch_size must be at least 2, got {opt.batch_size}: the "
-                             f"discriminator looks at the deviation among a card's pictures")
+            raise ValueError(f"--batch_size must be at least 2, got {opt.batch_size}; the "
+                             f"discriminator needs the standard deviation over a card's images")
         if opt.amp_backend == "apex":
-            raise ValueError("--amp_backend apex casts the discriminator too, whose penalty needs "
-                             "fp32; use native")
+            raise ValueError("--amp_backend must be native, got apex, which casts the "
+                             "discriminator although its penalty needs float32")
         if not 0 <= opt.beta2 < 1:
             raise ValueError(f"--beta2 must be from 0 to below 1, got {opt.beta2}")
         if opt.preview_degradation:     # which needs no network
@@ -182,7 +182,7 @@ class PFSRNetModel(BaseModel):
         opt, lq, at = self.opt, batch["lq"], self.stage - 1
         self._check_sizes(lq, batch["gt"])
         gt = pyramid(batch["gt"])[at]
-        restored = self._enlarge(lq)
+        restored = self._upscale(lq)
         with frozen(self.unwrapped["D"]):
             adversarial = -self._logits(restored).mean()
         pixel = F.l1_loss if opt.pix_loss == "l1" else F.mse_loss
@@ -191,7 +191,7 @@ class PFSRNetModel(BaseModel):
                   **self._feature_losses(restored, gt)}
         self.optimize("G", sum(losses.values()))
         with torch.no_grad():       # in train mode: batch norms see each batch twice, as published
-            restored = self._enlarge(lq)
+            restored = self._upscale(lq)
         losses |= self._step_discriminator(restored, gt, batch["place"])
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -205,24 +205,24 @@ class PFSRNetModel(BaseModel):
         opt = self.opt
         distance = wasserstein_loss(self._logits(gt), self._logits(restored), opt.lambda_drift)
         penalty = opt.lambda_gp * gradient_penalty(self._logits, restored, gt,
-                                                   self._shares(gt, place), opt.gp)
+                                                   self._fractions(gt, place), opt.gp)
         self.optimize("D", distance, penalty)
         return {"D": distance, "GP": penalty}
 
-    def _shares(self, gt: Tensor, place: list[int]) -> Tensor:
+    def _fractions(self, gt: Tensor, place: list[int]) -> Tensor:
         """How much of each target is in the penalty's mixture, (B, 1, 1, 1); the same numbers
         on every device, for a step is to repeat exactly after resuming anywhere."""
         chance = np.random.default_rng([self.opt.seed, distributed.rank(), self.step])
-        share = torch.from_numpy(chance.random((max(place) + 1, 1, 1, 1))[place])
-        return share.to(gt.dtype).to(gt.device)     # an NPU takes no float64
+        fraction = torch.from_numpy(chance.random((max(place) + 1, 1, 1, 1))[place])
+        return fraction.to(gt.dtype).to(gt.device)     # an NPU takes no float64
 
     def _check_sizes(self, lq: Tensor, gt: Tensor) -> None:
         if SCALE * lq.shape[2] != gt.shape[2]:
-            raise ValueError(f"--model pfsrnet enlarges {SCALE} times: for targets of side "
-                             f"{gt.shape[2]} its input has side {gt.shape[2] // SCALE}, got "
+            raise ValueError(f"--model pfsrnet upscales by {SCALE} and needs inputs of side "
+                             f"{gt.shape[2] // SCALE} for targets of side {gt.shape[2]}, got "
                              f"{lq.shape[2]}; use --degradation pyramid")
 
-    def _enlarge(self, lq: Tensor) -> Tensor:
+    def _upscale(self, lq: Tensor) -> Tensor:
         return self.networks["G"](lq, self.stage, self.alpha)
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class PFSRNetModel(BaseModel):
 
     def restore(self, lq: Tensor) -> Tensor:
         """Faces of --load_size, at the stage that training or the weights have reached; earlier
-        stages are enlarged."""
+        stages are upscaled."""
         stage, alpha = self.stage, self.alpha
         if self.is_train and self.step:     # what the weights after this step have reached
             stage, alpha = position(self.step, self.opt.stage_steps, self.opt.fade, stage)

@@ -118,8 +118,8 @@ class PSFRGANModel(BaseModel):
         if "const_input" not in state:
             raise ValueError("holds no generator of PSFR-GAN")
         if any(key.startswith("to_rgb") for key in state):
-            raise ValueError("is of PSFR-GAN's design before March 2021, which is not built here; "
-                             "psfrgan_epoch15_net_G.pth is the later one")
+            raise ValueError("is of PSFR-GAN's design before March 2021, which is not supported; "
+                             "use psfrgan_epoch15_net_G.pth")
         stages = {key.split(".")[1] for key in state if key.startswith("body.")}
         return {"load_size": FEAT_SIZE * 2 ** len(stages),
                 "max_channels": state["const_input"].shape[1],
@@ -157,8 +157,8 @@ class PSFRGANModel(BaseModel):
         fake_logits, _ = self.networks["D"](restored.detach(), mask)
         with frozen(self.unwrapped["D"]):
             logits, features = self.networks["D"](restored, mask)
-        matching = [feature_mse(ours, theirs)
-                    for ours, theirs in zip(features, gt_features, strict=True)]
+        matching = [feature_mse(restored_features, target)
+                    for restored_features, target in zip(features, gt_features, strict=True)]
         losses = {
             "Pix": opt.lambda_pix * F.l1_loss(restored, gt),
             "FM": opt.lambda_fm * torch.stack(matching).mean(),
@@ -175,13 +175,14 @@ class PSFRGANModel(BaseModel):
         if not (opt.lambda_ss or opt.lambda_pcp):
             return losses
         with torch.no_grad():
-            theirs = self.networks["VGG"](gt)
-        ours = self.networks["VGG"](restored)
+            gt_features = self.networks["VGG"](gt)
+        restored_features = self.networks["VGG"](restored)
         if opt.lambda_ss:
-            losses["SS"] = opt.lambda_ss * style_loss(ours[STYLE_FROM:], theirs[STYLE_FROM:],
-                                                      labels, NUM_LABELS)
+            losses["SS"] = opt.lambda_ss * style_loss(
+                restored_features[STYLE_FROM:], gt_features[STYLE_FROM:], labels, NUM_LABELS)
         if opt.lambda_pcp:
-            losses["PCP"] = opt.lambda_pcp * feature_mse(ours, theirs, PCP_WEIGHTS)
+            losses["PCP"] = opt.lambda_pcp * feature_mse(restored_features, gt_features,
+                                                        PCP_WEIGHTS)
         return losses
 
     @torch.no_grad()

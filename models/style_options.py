@@ -85,10 +85,10 @@ def resolve_size(opt: argparse.Namespace) -> None:
     """
     preset = PRESETS[opt.preset or DEFAULT_PRESET]
     if opt.preset and opt.load_size not in (None, preset["load_size"]):
-        raise ValueError(f"--preset {opt.preset} means --load_size {preset['load_size']}, got "
-                         f"{opt.load_size}" + (f", which {opt.pretrain_model_path} needs"
-                                               if opt.pretrain_model_path else "")
-                         + "; leave one of them out")
+        raise ValueError(f"--load_size must be {preset['load_size']} for --preset {opt.preset}, "
+                         f"got {opt.load_size}" + (f", which {opt.pretrain_model_path} needs"
+                                                   if opt.pretrain_model_path else "")
+                         + "; leave out one of the two flags")
     values = {"style_dim": 512, "n_mlp": 8, "noise": "concat", **preset}
     for name, value in values.items():
         if getattr(opt, name) is None:
@@ -103,8 +103,8 @@ def resolve_discriminator(opt: argparse.Namespace) -> None:
     """
     config = discriminator_config(read_d_file(opt.d_weights, checkpoint.peek))
     if config["size"] != opt.load_size:
-        raise ValueError(f"--d_weights {opt.d_weights} is for --load_size {config['size']}, got "
-                         f"{opt.load_size}")
+        raise ValueError(f"--load_size must be {config['size']} for --d_weights {opt.d_weights}, "
+                         f"got {opt.load_size}")
     opt.d_multiplier = opt.d_multiplier or config["channel_multiplier"]
     opt.d_narrow = opt.d_narrow or config["narrow"]
 
@@ -170,4 +170,4 @@ def read_discriminator(network: Discriminator, path: str) -> None:
     state = read_d_file(path, checkpoint.read)
     checkpoint.check_match(state, network.state_dict(), f"--d_weights {path}")
     network.load_state_dict(state)
-    logger.info("network D: weights from %s", path)
+    logger.info("network D starts from the weights in %s", path)

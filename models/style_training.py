@@ -34,7 +34,7 @@ logger = logging.getLogger("facezoo")
 
 
 class StyleTraining(BaseModel):
-    """What the prior and GPEN share; a subclass builds G and makes images with it.
+    """What the prior and GPEN have in common; a subclass builds G and makes images with it.
 
     A step consists of up to four phases, each a step of an optimizer: D's loss, R1 every so many
     steps, G's losses, path lengths every so many. H, the moving average of G, follows at the end.
@@ -93,14 +93,14 @@ class StyleTraining(BaseModel):
             return
         self.add_ema("H", of="G")
         self.path_mean = torch.zeros((), device=device)
-        share = lazy_reg_scale(opt.g_reg_every if opt.path_regularize else 0)
-        self.add_optimizer("G", lr=opt.lr * share, betas=(opt.beta1 ** share, BETA2 ** share),
-                           groups=self._groups(share))
-        share = lazy_reg_scale(opt.d_reg_every if opt.r1 else 0)
-        self.add_optimizer("D", lr=(opt.lr if opt.d_lr is None else opt.d_lr) * share,
-                           betas=(opt.beta1 ** share, BETA2 ** share))
+        factor = lazy_reg_scale(opt.g_reg_every if opt.path_regularize else 0)
+        self.add_optimizer("G", lr=opt.lr * factor, betas=(opt.beta1 ** factor, BETA2 ** factor),
+                           groups=self._groups(factor))
+        factor = lazy_reg_scale(opt.d_reg_every if opt.r1 else 0)
+        self.add_optimizer("D", lr=(opt.lr if opt.d_lr is None else opt.d_lr) * factor,
+                           betas=(opt.beta1 ** factor, BETA2 ** factor))
 
-    def _groups(self, share: float) -> Callable[[nn.Module], list[dict]] | None:
+    def _groups(self, factor: float) -> Callable[[nn.Module], list[dict]] | None:
         """Parameter groups of G; all alike."""
         return None
 
@@ -134,7 +134,7 @@ class StyleTraining(BaseModel):
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
                                self.describe(state) if name != "D" else "")
         network.load_state_dict(state)
-        logger.info("network %s: weights from %s", name, path)
+        logger.info("network %s starts from the weights in %s", name, path)
 
     def _finish_training_file(self) -> None:
         """What of a training checkpoint belongs into what `setup` has built meanwhile."""
@@ -146,8 +146,8 @@ class StyleTraining(BaseModel):
                 continue
             groups = self.precision.steps[name].optimizer.param_groups
             if len(groups) != len(content[key]["param_groups"]):
-                logger.warning("optimizer %s starts anew: that of %s has other parameter groups",
-                               name, path)
+                logger.warning("optimizer %s starts without a state, since that of %s has other "
+                               "parameter groups", name, path)
                 continue
             self.precision.load_optimizer(name, content[key])
         self._training_file = {}

@@ -32,7 +32,7 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
     """A record of each file, in any order; what the cache holds of unchanged ones is not read.
 
     Args:
-        jobs: kind, `picture` or `mask`, and path.
+        jobs: kind, `image` or `mask`, and path.
         cache: file that gets a line per record as it is made, or None.
 
     Yields:
@@ -66,10 +66,10 @@ def fingerprint(image: np.ndarray) -> bytes:
     """256 bits: whether brightness grows to the right, on a grid of means over areas.
 
     Like the difference hash of N. Krawetz. Of ten FFHQ faces JPEG of quality 30 and halving change
-    6 bits at most; two of them differ in 91 at least.
+    6 bits at most; two of them differ in 91 or more.
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(grey, (GRID + 1, GRID), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    small = cv2.resize(gray, (GRID + 1, GRID), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1] + STEP).tobytes()
 
 
@@ -81,12 +81,12 @@ def describe(path: Path) -> tuple[str, list[str]]:
         warnings.simplefilter("ignore")
         with Image.open(path, formats=READ_FORMATS) as image:
             unusual = {
-                "grey": image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"),
+                "gray": image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"),
                 "alpha, which is dropped": "A" in image.mode or "transparency" in image.info,
                 "CMYK": image.mode == "CMYK",
                 "16 bits or floating point": image.mode == "F" or image.mode.startswith("I"),
-                "several pictures, the first counts": _frames(image) > 1,
-                "turned by EXIF": orientation_of(image) in range(2, 9)}
+                "several images in one file, of which the first is used": _frames(image) > 1,
+                "rotated or mirrored by EXIF": orientation_of(image) in range(2, 9)}
             # Images of some cameras are JPEGs with more behind them.
             kind = "JPEG" if image.format == "MPO" else str(image.format)
     return kind, [note for note, holds in unusual.items() if holds]
@@ -108,9 +108,9 @@ def _inspect_one(job: tuple[str, Path]) -> Record:
         else:
             image = read_image(path, verify=True)
             record["format"], record["notes"] = describe(path)
-            if record["format"] and (image == image[..., :1]).all() and "grey" not in (
+            if record["format"] and (image == image[..., :1]).all() and "gray" not in (
                     record["notes"]):
-                record["notes"].append("grey as colour")
+                record["notes"].append("gray saved as color")
             digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
             digest.update(np.ascontiguousarray(image))
             record |= {"pixels": digest.hexdigest(), "look": fingerprint(image).hex()}

@@ -26,13 +26,13 @@ def parts_of_maps(maps: Tensor) -> tuple[Tensor, Tensor]:
     for part, (x, y, _) in zip(PARTS, TEMPLATE, strict=True):
         reach, at = REACH[part], POINTS[part]
         inside = ((rows - y).abs() <= reach)[:, None] & ((columns - x).abs() <= reach)
-        found, score = _centres(maps[:, at].masked_fill(~inside, 0), rows, columns)
+        found, score = _centers(maps[:, at].masked_fill(~inside, 0), rows, columns)
         points[:, at] = found
         scores.append(score)
     return parts_of_landmarks(points, REFERENCE), torch.cat(scores, dim=1).mean(dim=1)
 
 
-def _centres(maps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _centers(maps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Where each map is highest, as the mean of the 3 x 3 pixels around weighed by it; and how
     high."""
     score, flat = maps.flatten(2).max(dim=2)

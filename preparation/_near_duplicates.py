@@ -17,12 +17,12 @@ def same(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {other: names[0] for names in map(sorted, groups.values()) for other in names[1:]}
 
 
-def near(names: Sequence[str], looks: np.ndarray, most: int) -> dict[str, tuple[str, int]]:
+def near(names: Sequence[str], looks: np.ndarray, max_bits: int) -> dict[str, tuple[str, int]]:
     """For each name that has one, the nearest earlier name within so many bits, and the distance.
 
     Args:
         looks: (N, B) bytes, the fingerprints.
-        most: greatest number of differing bits.
+        max_bits: greatest number of differing bits.
 
     All pairs are compared, as products of matrices of 1 and -1: 70,000 images take half a minute
     on two cores.
@@ -35,13 +35,13 @@ def near(names: Sequence[str], looks: np.ndarray, most: int) -> dict[str, tuple[
         nearest, best = np.full(len(rows), -1), np.full(len(rows), bits + 1)
         for left in range(0, top + len(rows), BLOCK):
             columns = signs[left:left + BLOCK]
-            away = (bits - rows @ columns.T) / 2            # exact: whole numbers below 2**24
+            distances = (bits - rows @ columns.T) / 2            # exact: whole numbers below 2**24
             if left == top:                                 # earlier ones only
-                away[np.triu_indices(len(rows), m=len(columns))] = bits + 1
-            column = away.argmin(axis=1)
-            distance = away[np.arange(len(rows)), column]
+                distances[np.triu_indices(len(rows), m=len(columns))] = bits + 1
+            column = distances.argmin(axis=1)
+            distance = distances[np.arange(len(rows)), column]
             closer = distance < best
             best[closer], nearest[closer] = distance[closer], left + column[closer]
-        for row in np.flatnonzero(best <= most):
+        for row in np.flatnonzero(best <= max_bits):
             found[names[top + row]] = names[nearest[row]], int(best[row])
     return found

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from options.parser import positive_int
 from utils.files import write_text
 from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.text import counted
 
 SOME_FAILED = 1
 CHUNK, CHUNKS_AHEAD = 4, 4      # items a worker takes at once; chunks per worker under way
@@ -48,28 +49,33 @@ def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray])
     waiting = [pair for pair in targets.items() if not pair[1].exists()]
     failed = [message for message in spread(partial(_convert_one, change), waiting, opt.workers)
               if message]
-    print(f"{len(waiting) - len(failed)} written, {len(targets) - len(waiting)} were there, in "
-          f"{opt.output}")
+    print(written(len(waiting) - len(failed), "image", len(targets) - len(waiting), opt.output))
     return conclude(failed)
+
+
+def written(new: int, noun: str, old: int, folder: str | Path) -> str:
+    """The last line of a command: how many results are new, and how many it found."""
+    return (f"wrote {counted(new, noun)} to {folder}"
+            + (f"; {counted(old, noun)} existed already" if old else ""))
 
 
 def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
     """The result of each image: its path below the source, in `folder`, with the extension."""
-    root, pictures = find_images(source)
+    root, images = find_images(source)
     targets = {path: (folder / path.relative_to(root)).with_suffix(f".{ext}")
-               for path in pictures}
+               for path in images}
     if len(set(targets.values())) < len(targets):
-        raise ValueError(f"{root}: pictures that differ in their extension only would share a "
-                         "result")
-    originals = {os.path.realpath(path) for path in pictures}   # resolve() raises at circular links
+        raise ValueError(f"images in {root} must differ in more than their extension, "
+                         "since their results would have the same name")
+    originals = {os.path.realpath(path) for path in images}     # resolve() raises at circular links
     clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
                  None)
     if clash is not None:
-        raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
+        raise ValueError(f"--output would overwrite the image {clash}; choose another folder")
     return targets
 
 
-def spread(task: Callable, items: list, workers: int, unit: str = "picture") -> Iterator:
+def spread(task: Callable, items: list, workers: int, unit: str = "image") -> Iterator:
     """task(item) of every item, in order, by several processes, with progress.
 
     Processes wait for a slow reader of the results: these never pile up.
@@ -106,7 +112,7 @@ def complete_lines(path: Path) -> list[str]:
 def conclude(failed: list[str]) -> int:
     """Name the images that failed; returns the exit status."""
     for message in failed:
-        print(f"not done: {message}", file=sys.stderr)
+        print(f"failed: {message}", file=sys.stderr)
     return SOME_FAILED if failed else 0
 
 

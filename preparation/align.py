@@ -11,6 +11,7 @@ from faces import align, detect
 from options.parser import count, fraction, positive_int
 from preparation import _pictures
 from utils.images.io import BadImage, read_image, write_image
+from utils.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +57,10 @@ def run(opt: argparse.Namespace) -> int:
             empty += not note["faces"]
             file.write(json.dumps(note) + "\n")
             file.flush()
-    print(f"{written} faces of {len(waiting) - len(failed)} photographs written; "
-          f"{empty} photographs without a face, {len(done)} done before; see {notes}")
+    print(f"wrote {counted(written, 'face')} of "
+          f"{counted(len(waiting) - len(failed), 'photograph')}; {notes} lists them"
+          + (f"; {counted(empty, 'photograph')} had no face" if empty else "")
+          + (f"; {counted(len(done), 'photograph')} had been done before" if done else ""))
     return _pictures.conclude(failed)
 
 

@@ -22,18 +22,21 @@ from preparation._inspect import Record
 from utils.files import to_json, write_text
 from utils.images.image_list import is_list, write_list
 from utils.images.io import root_of, shown
+from utils.text import counted
 
 # Kind of finding: what it means.
 KINDS = {
-    "unreadable": "cannot be decoded",
-    "size": "another size than asked for",
-    "extension": "content of another format than the name says",
-    "duplicate": "same pixels as another picture",
-    "near": "looks like another picture",
-    "mask_missing": "no label map", "mask_bad": "label map unreadable, or with other labels",
-    "mask_size": "label map of another size", "mask_extra": "label map without picture",
-    "lq_missing": "no low-quality picture", "lq_bad": "low-quality picture unreadable",
-    "lq_extra": "low-quality picture without target"}
+    "unreadable": "the image cannot be decoded",
+    "size": "the image does not have the requested size",
+    "extension": "the content has another format than the name says",
+    "duplicate": "another image has the same pixels",
+    "near": "another image looks alike",
+    "mask_missing": "the image has no label map",
+    "mask_bad": "the label map cannot be read or has other labels",
+    "mask_size": "the label map has another size", "mask_extra": "the label map has no image",
+    "lq_missing": "the image has no low-quality image",
+    "lq_bad": "the low-quality image cannot be read",
+    "lq_extra": "the low-quality image has no target"}
 FOUND = 1       # exit status
 
 
@@ -83,21 +86,21 @@ def run(opt: argparse.Namespace) -> int:
     root, names = root_of(opt.input), relative_names(opt.input)
     others = {kind: _counterparts(kind, source, names, is_list(opt.input))
               for kind, source in (("mask", opt.masks), ("lq", opt.lq_dataroot)) if source}
-    jobs = [("picture", root / name) for name in names]
+    jobs = [("image", root / name) for name in names]
     for kind, (paths, _) in others.items():
-        jobs += [("mask" if kind == "mask" else "picture", path) for path in paths.values()]
+        jobs += [("mask" if kind == "mask" else "image", path) for path in paths.values()]
     cache = Path(opt.output) / "cache.jsonl" if opt.output else None
     records = {(record["kind"], record["path"]): record
                for record in _inspect.inspect(jobs, cache, opt.workers)}
-    pictures = {name: records["picture", str(root / name)] for name in names}
-    found = [finding for name in names for finding in _of_picture(name, pictures[name], opt)]
-    found += _alike_ones(pictures, opt.near)
+    images = {name: records["image", str(root / name)] for name in names}
+    found = [finding for name in names for finding in _of_image(name, images[name], opt)]
+    found += _alike_ones(images, opt.near)
     for kind, (paths, extra) in others.items():
-        of_kind = {name: records["mask" if kind == "mask" else "picture", str(path)]
+        of_kind = {name: records["mask" if kind == "mask" else "image", str(path)]
                    for name, path in paths.items()}
-        found += _of_counterparts(kind, pictures, of_kind, opt.mask_size)
+        found += _of_counterparts(kind, images, of_kind, opt.mask_size)
         found += [Finding(name, f"{kind}_extra", KINDS[f"{kind}_extra"]) for name in extra]
-    notes = {name: record["notes"] for name, record in pictures.items() if record.get("notes")}
+    notes = {name: record["notes"] for name, record in images.items() if record.get("notes")}
     show(opt.input, len(names), found, notes, opt.show)
     if opt.output:
         write_reports(Path(opt.output), opt.input, root, names, found, notes)
@@ -106,36 +109,41 @@ def run(opt: argparse.Namespace) -> int:
 
 # ---- findings ------------------------------------------------------------------------------------
 
-def _of_picture(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Finding]:
+def _of_image(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Finding]:
     if "error" in record:
         yield Finding(name, "unreadable", _reason(record))
         return
     height, width = record["height"], record["width"]
-    wanted = [f"a side of {opt.size}"] if opt.size and (height, width) != (opt.size,) * 2 else []
+    wrong = []
+    if opt.size and (height, width) != (opt.size, opt.size):
+        wrong.append(f"not {opt.size}x{opt.size}")
     if opt.min_size and min(height, width) < opt.min_size:
-        wanted.append(f"at least {opt.min_size}")
+        wrong.append(f"smaller than {opt.min_size}x{opt.min_size}")
     if opt.square and height != width:
-        wanted.append("a square")
-    if wanted:
-        yield Finding(name, "size", f"{width}x{height}, expected {', '.join(wanted)}")
+        wrong.append("not square")
+    if wrong:
+        yield Finding(name, "size", f"the image has {width}x{height} pixels, "
+                                    f"which is {' and '.join(wrong)}")
     suffix, extensions = PurePosixPath(name).suffix, _inspect.EXTENSIONS.get(record["format"])
     if extensions and suffix.lower() not in extensions:
-        yield Finding(name, "extension", f"{record['format']} content, named {suffix or 'without'}")
+        yield Finding(name, "extension", f"the content is {record['format']}, the extension is "
+                                         f"{suffix or 'missing'}")
 
 
-def _alike_ones(pictures: dict[str, Record], most: int | None) -> Iterator[Finding]:
-    good = {name: record for name, record in pictures.items() if "error" not in record}
+def _alike_ones(images: dict[str, Record], max_bits: int | None) -> Iterator[Finding]:
+    good = {name: record for name, record in images.items() if "error" not in record}
     copies = _near_duplicates.same((name, record["pixels"]) for name, record in good.items())
-    yield from (Finding(name, "duplicate", f"same pixels as {shown(first)}")
+    yield from (Finding(name, "duplicate", f"the pixels are those of {shown(first)}")
                 for name, first in sorted(copies.items()))
     names = [name for name in good if name not in copies]
-    if most is None or not names:
+    if max_bits is None or not names:
         return
     looks = np.frombuffer(bytes.fromhex("".join(good[name]["look"] for name in names)), np.uint8)
-    close = _near_duplicates.near(names, looks.reshape(len(names), -1), most)
-    yield from (Finding(name, "near", f"{away} of {8 * looks.size // len(names)} bits from "
-                                      f"{shown(other)}")
-                for name, (other, away) in close.items())
+    close = _near_duplicates.near(names, looks.reshape(len(names), -1), max_bits)
+    num_bits = 8 * looks.size // len(names)
+    yield from (Finding(name, "near", f"the fingerprint differs in {distance} of {num_bits} bits "
+                                      f"from {shown(other)}")
+                for name, (other, distance) in close.items())
 
 
 def _counterparts(kind: str, source: str, names: list[str], is_choice: bool
@@ -149,22 +157,23 @@ def _counterparts(kind: str, source: str, names: list[str], is_choice: bool
     return paths, [] if is_choice else [name for name in there if root / name not in used]
 
 
-def _of_counterparts(kind: str, pictures: dict[str, Record], others: dict[str, Record],
+def _of_counterparts(kind: str, images: dict[str, Record], others: dict[str, Record],
                      mask_size: int | None) -> Iterator[Finding]:
-    for name, picture in pictures.items():
+    for name, image in images.items():
         other = others.get(name)
         if other is None:
             yield Finding(name, f"{kind}_missing", KINDS[f"{kind}_missing"])
         elif "error" in other:
             yield Finding(name, f"{kind}_bad", shown(other["error"]))
-        elif kind == "mask" and "error" not in picture:
+        elif kind == "mask" and "error" not in image:
             height, width = other["height"], other["width"]
             fits = ((height, width) == (mask_size,) * 2 if mask_size
-                    else height * picture["width"] == width * picture["height"])
+                    else height * image["width"] == width * image["height"])
             if not fits:
-                wanted = (f"a side of {mask_size}" if mask_size else
-                          f"the shape of {picture['width']}x{picture['height']}")
-                yield Finding(name, "mask_size", f"{width}x{height}, expected {wanted}")
+                wanted = (f"{mask_size}x{mask_size} (--mask_size)" if mask_size else
+                          f"the aspect ratio of the image, {image['width']}x{image['height']}")
+                yield Finding(name, "mask_size", f"the label map has {width}x{height} pixels and "
+                                                 f"must have {wanted}")
 
 
 def _stem(name: str) -> str:
@@ -178,28 +187,29 @@ def _reason(record: Record) -> str:
 # ---- reports -------------------------------------------------------------------------------------
 
 def excluded(found: list[Finding]) -> set[str]:
-    """Images that something is wrong with; counterparts without image are none."""
+    """Images that something is wrong with; counterparts without an image are not among them."""
     return {finding.name for finding in found if not finding.kind.endswith("_extra")}
 
 
 def show(source: str, total: int, found: list[Finding], notes: dict[str, list[str]],
-         most: int) -> None:
+         max_shown: int) -> None:
     """Print the table, then the first findings of each kind."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in found:
         by_kind[finding.kind].append(finding)
-    print(f"{total} pictures in {shown(source)}")
+    print(f"checked {counted(total, 'image')} in {shown(source)}")
     for kind, meaning in KINDS.items():
         if kind in by_kind:
             print(f"  {kind:<14}{len(by_kind[kind]):>8}  {meaning}")
-    print(f"  {'usable':<14}{total - len(excluded(found)):>8}  pictures without any of these")
+    print(f"  {'usable':<14}{total - len(excluded(found)):>8}  no finding")
     for note, number in sorted(Counter(note for each in notes.values() for note in each).items()):
-        print(f"  note: {number} {note}")
+        print(f"  note: {counted(number, 'image')}: {note}")
     for kind, findings in by_kind.items():
-        for finding in findings[:most]:
+        for finding in findings[:max_shown]:
             print(f"{kind}: {shown(finding.name)}: {finding.detail}")
-        if len(findings) > most:
-            print(f"{kind}: and {len(findings) - most} more; see --show and --output")
+        if len(findings) > max_shown:
+            print(f"{kind}: {len(findings) - max_shown} more are not shown; "
+                  "--show and --output list more")
 
 
 def write_reports(folder: Path, source: str, root: Path, names: list[str], found: list[Finding],
@@ -222,4 +232,4 @@ def write_reports(folder: Path, source: str, root: Path, names: list[str], found
             write_list(folder / file, root, chosen)
         else:
             (folder / file).unlink(missing_ok=True)
-    print(f"report.json, report.csv and lists of pictures are in {folder}")
+    print(f"wrote report.json, report.csv and lists of images to {folder}")

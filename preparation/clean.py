@@ -9,6 +9,7 @@ import argparse
 from engine import checkpoint
 from models.networks.gfpgan import layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
+from utils.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +27,11 @@ def run(opt: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: no such file, or it is not of a bilinear network.
     """
     state = checkpoint.unwrap(checkpoint.read(opt.input), opt.input, "G")
-    if layout_of(state) != "equalised":
-        raise ValueError(f"--input {opt.input} is not of a bilinear GFP-GAN network, but "
-                         f"{layout_of(state) or 'something else'}")
+    if layout_of(state) != "equalized":
+        raise ValueError(f"--input must hold weights of a bilinear GFP-GAN network, got "
+                         f"{layout_of(state) or 'another network'} in {opt.input}")
     clean = {key: value.contiguous() for key, value in bilinear_to_clean(state).items()}
     checkpoint.write(opt.output, {"params_ema": clean})
-    print(f"{len(clean)} tensors of a clean network in {opt.output}; use it with --preset 1.3")
+    print(f"wrote a clean network of {counted(len(clean), 'tensor')} to {opt.output}; "
+          "use it with --preset 1.3")
     return 0

@@ -33,6 +33,7 @@ from utils.files import sha256
 from utils.images.convert import to_tensor
 from utils.images.io import shown
 from utils.images.pack import stamp_or_none
+from utils.text import counted
 
 NUM_POINTS = 68
 
@@ -67,12 +68,14 @@ def run(opt: argparse.Namespace) -> int:
         ValueError: options that do not go together; as `convert` and `find`.
     """
     if bool(opt.input) != bool(opt.weights):
-        raise ValueError("--input and --weights go together")
+        raise ValueError("--input and --weights must be given together")
     parts, failed = find(opt) if opt.input else (convert(opt.landmarks, opt.size), [])
     if not parts:
-        raise ValueError(f"--input {opt.input}: no face found; first: {'; '.join(failed[:3])}")
+        raise ValueError(f"no face was found in --input {opt.input}; "
+                         f"the first failure is {' '.join(failed[:1])}")
     write_components(opt.output, parts, REFERENCE)
-    print(f"eyes and mouth of {len(parts)} pictures, in pixels of {REFERENCE}, in {opt.output}")
+    print(f"wrote eyes and mouth of {counted(len(parts), 'image')} to {opt.output}, in pixels of "
+          f"{REFERENCE} x {REFERENCE} images")
     return _pictures.conclude(failed)
 
 
@@ -86,7 +89,7 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
         ValueError: no images, --size, or weights that do not fit.
     """
     if opt.size is not None:
-        raise ValueError("--size belongs to --landmarks; pictures of --input may have any size")
+        raise ValueError("--size has no effect with --input; it is the size of --landmarks")
     device = devices.open_device(opt.device)
     maps, side = landmark_maps(opt.weights, device, "--weights")
     dataset = SingleDataset(SingleDataset.Settings(dataroot=opt.input, load_size=side),
@@ -116,8 +119,8 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
                 file.flush()
             bar.update(len(batch["path"]) + len(batch["bad"]))
     unsure = {name for name, note in done.items() if note["score"] < opt.min_score}
-    failed += [f"{shown(dataset.root / name)}: no clear face (score {done[name]['score']:.2f}, "
-               f"--min_score {opt.min_score:g})" for name in sorted(unsure)]
+    failed += [f"{shown(dataset.root / name)}: the face's score {done[name]['score']:.2f} is below "
+               f"--min_score {opt.min_score:g}" for name in sorted(unsure)]
     return {name: torch.tensor(note["parts"], dtype=torch.float64)
             for name, note in done.items() if name not in unsure}, failed
 
@@ -140,7 +143,7 @@ def convert(path: str | Path, size: int | None = None) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         raise ValueError(f"--landmarks {path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"--landmarks {path} must hold points by picture name, got "
+        raise ValueError(f"--landmarks {path} must hold points by image name, got "
                          f"{type(content).__name__}")
     return dict(_entry(path, key, value, size) for key, value in content.items())
 
@@ -157,6 +160,6 @@ def _entry(path: str | Path, key: str, value: Any, size: int | None) -> tuple[st
     except (TypeError, ValueError, RuntimeError):
         points = torch.zeros(0)
     if points.shape != (NUM_POINTS, 2) or not torch.isfinite(points).all():
-        raise ValueError(f"--landmarks {path}: {key} must have {NUM_POINTS} points x y, got "
-                         f"{tuple(points.shape)}")
+        raise ValueError(f"--landmarks {path}: {key} must have {NUM_POINTS} finite points (x, y), "
+                         f"got shape {tuple(points.shape)}")
     return name, parts_of_landmarks(points * (REFERENCE / (size or REFERENCE)), REFERENCE)

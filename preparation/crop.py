@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(opt: argparse.Namespace) -> int:
     """Crop every image that has no result yet; smaller ones are reported."""
-    return _pictures.convert(opt, partial(centre_crop, size=opt.size, resize=opt.resize))
+    return _pictures.convert(opt, partial(center_crop, size=opt.size, resize=opt.resize))
 
 
-def centre_crop(image: np.ndarray, size: int, resize: int | None = None) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int, resize: int | None = None) -> np.ndarray:
     """The middle (size, size, 3) of an image, offsets rounded half to even, as published.
 
     Raises:
@@ -32,7 +32,8 @@ def centre_crop(image: np.ndarray, size: int, resize: int | None = None) -> np.n
     """
     height, width = image.shape[:2]
     if min(height, width) < size:
-        raise ValueError(f"{width}x{height} pixels, less than the {size} of --size")
+        raise ValueError(f"the image must have {size}x{size} pixels (--size) or more, got "
+                         f"{width}x{height}")
     top, left = round((height - size) / 2), round((width - size) / 2)
     cut = np.ascontiguousarray(image[top:top + size, left:left + size])
     return cut if resize is None else bicubic(cut, resize, resize)

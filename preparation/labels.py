@@ -38,7 +38,7 @@ def run(opt: argparse.Namespace) -> int:
     for path in list_images(opt.input):
         match = NAME.fullmatch(path.stem)
         if match is None or match[2] not in LABELS[1:]:
-            raise ValueError(f"{path}: expected NUMBER_PART.png with PART one of "
+            raise ValueError(f"{path}: the name must be NUMBER_PART.png with PART one of "
                              f"{', '.join(LABELS[1:])}")
         faces[int(match[1])][match[2]] = path
     folder = Path(opt.output)
@@ -46,8 +46,8 @@ def run(opt: argparse.Namespace) -> int:
                if not (folder / f"{number}.png").exists()]
     failed = [message for message in _pictures.spread(_merge_one, waiting, opt.workers, "face")
               if message]
-    print(f"{len(waiting) - len(failed)} label maps written, {len(faces) - len(waiting)} were "
-          f"there, in {folder}")
+    print(_pictures.written(len(waiting) - len(failed), "label map", len(faces) - len(waiting),
+                            folder))
     return _pictures.conclude(failed)
 
 
@@ -74,7 +74,7 @@ def merge(parts: dict[str, Path]) -> np.ndarray:
         if labels is None:
             labels = np.zeros(mask.shape, np.uint8)
         if mask.shape != labels.shape:
-            raise BadImage(f"{parts[part]}: {mask.shape[1]}x{mask.shape[0]} pixels, other parts of "
-                           f"this face have {labels.shape[1]}x{labels.shape[0]}")
+            raise BadImage(f"{parts[part]}: the part has {mask.shape[1]}x{mask.shape[0]} pixels, "
+                           f"other parts of this face have {labels.shape[1]}x{labels.shape[0]}")
         labels[mask] = number
     return labels

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from data.labels import colour_map
+from data.labels import color_map
 from data.loader import create_eval_loader
 from data.single_dataset import SingleDataset
 from engine import device as devices
@@ -19,10 +18,9 @@ from engine.prefetch import Prefetcher
 from models.networks.parsenet import labels_of, parsing_network
 from models.parse_model import add_parse_flags, parse_settings
 from options.parser import count, positive_int
+from preparation import _pictures
 from utils.images.convert import to_tensor
 from utils.images.io import write_image
-
-SOME_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +50,7 @@ def run(opt: argparse.Namespace) -> int:
             that would overwrite an image, weights that do not fit.
     """
     if opt.size % 16 or opt.size < 32:
-        raise ValueError(f"--size must be a multiple of 16 and at least 32, got {opt.size}")
+        raise ValueError(f"--size must be a multiple of 16 from 32 on, got {opt.size}")
     dataset = SingleDataset(SingleDataset.Settings(dataroot=opt.input, load_size=opt.size),
                             split="test")
     folder = Path(opt.output)
@@ -73,13 +71,11 @@ def run(opt: argparse.Namespace) -> int:
                     maps = labels_of(network(batch["lq"])[0]).to(torch.uint8).cpu().numpy()
                 for name, labels in zip(batch["path"], maps, strict=True):
                     write_image(targets[name],
-                                colour_map(labels) if opt.format == "colors" else labels)
+                                 color_map(labels) if opt.format == "colors" else labels)
             bar.update(len(batch["path"]) + len(batch["bad"]))
-    print(f"{len(waiting) - len(failed)} label maps written, {len(targets) - len(waiting)} were "
-          f"there, in {folder}")
-    for message in failed:
-        print(f"no map: {message}", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+    print(_pictures.written(len(waiting) - len(failed), "label map", len(targets) - len(waiting),
+                            folder))
+    return _pictures.conclude(failed)
 
 
 def prepare(batch: dict[str, Any]) -> dict[str, Any]:
@@ -90,11 +86,11 @@ def targets_of(dataset: SingleDataset, folder: Path) -> dict[str, Path]:
     """The map each image gets: its path below the data set's root, in `folder`, as PNG."""
     targets = {name: (folder / name).with_suffix(".png") for name in dataset.items}
     if len(set(targets.values())) < len(targets):
-        raise ValueError(f"{dataset.root}: pictures that differ in their extension only would "
-                         "share a map")
+        raise ValueError(f"images in {dataset.root} must differ in more than their extension, "
+                         "since their label maps would have the same name")
     originals = {os.path.realpath(dataset.root / name) for name in dataset.items}
     clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
                  None)
     if clash is not None:
-        raise ValueError(f"--output would overwrite the picture {clash}; choose another folder")
+        raise ValueError(f"--output would overwrite the image {clash}; choose another folder")
     return targets

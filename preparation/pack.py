@@ -56,7 +56,7 @@ def run(opt: argparse.Namespace) -> int:
     root, paths = find_images(opt.input)
     folder = Path(opt.output)
     if folder.resolve() == root.resolve():
-        raise ValueError("--output must be another folder than that of the pictures")
+        raise ValueError(f"--output must be another folder than --input, got {folder} for both")
     # A link that leads nowhere has no stamp; it is named with the unreadable ones.
     sources = {path.relative_to(root).as_posix(): tuple(stamp_or_none(path) or (0, 0))
                for path in paths}
@@ -69,7 +69,7 @@ def run(opt: argparse.Namespace) -> int:
     # A list is a choice itself, for which CelebA's own does not hold.
     if not is_list(opt.input) and (partition := find_partition(root)) is not None:
         shutil.copyfile(partition, folder / PARTITION)
-    print(f"{packed} pictures packed, {len(sources) - packed - len(bad)} were there, in {folder}")
+    print(_pictures.written(packed, "image", len(sources) - packed - len(bad), folder))
     return _pictures.conclude([f"{shown(root / name)}: {reason}" for name, reason in bad.items()])
 
 

@@ -23,18 +23,19 @@ from preparation import _inspect, _near_duplicates, _pictures
 from utils.files import write_atomically
 from utils.images.image_list import write_list
 from utils.images.io import list_images, root_of, shown
+from utils.text import counted
 
 REST = "rest"
 Parts = dict[str, list[str]]
 
 
 def part(text: str) -> tuple[str, str]:
-    """NAME=NUMBER, a whole number of images, a share below 1, or `rest`."""
+    """NAME=NUMBER, a whole number of images, a fraction below 1, or `rest`."""
     name, _, size = text.partition("=")
-    is_share = re.fullmatch(r"0?\.\d+", size) and float(size) > 0
-    if not re.fullmatch(r"\w[\w-]*", name) or not (size == REST or is_share or size.isdecimal()):
-        raise argparse.ArgumentTypeError("expected NAME=NUMBER with a whole number, a share such "
-                                         f"as 0.1, or `rest`, got {text!r}")
+    is_fraction = re.fullmatch(r"0?\.\d+", size) and float(size) > 0
+    if not re.fullmatch(r"\w[\w-]*", name) or not (size == REST or is_fraction or size.isdecimal()):
+        raise argparse.ArgumentTypeError("a part must be NAME=NUMBER with a whole number, a "
+                                         f"fraction such as 0.1, or `rest`, got {text!r}")
     return name, size
 
 
@@ -88,19 +89,20 @@ def run(opt: argparse.Namespace) -> int:
         if source:
             label = _label(source)
             if label in sources:
-                raise ValueError(f"{flag} {source}: a folder called {label} is divided already; "
-                                 "folders keep their names")
+                raise ValueError(f"{flag} {source} must not have the same folder name as another "
+                                 f"input, got {label} twice; rename one")
             sources[label] = root_of(source), counterparts(names, source, suffix, flag)
     if opt.form == "lists":
         _write_lists(Path(opt.output), parts, sources)
     else:
         _write_folders(Path(opt.output), parts, sources, opt.form, opt.workers)
     for name, members in parts.items():
-        print(f"{name:>8}: {len(members)} pictures, {100 * len(members) / len(names):.1f} %, in "
-              f"{len({groups[member] for member in members})} groups")
+        print(f"{name:>8}: {counted(len(members), 'image')}, "
+              f"{100 * len(members) / len(names):.1f} %, in "
+              f"{counted(len({groups[member] for member in members}), 'group')}")
     left_out = len(names) - sum(map(len, parts.values()))
-    print(f"{opt.form} are in {opt.output}" + (f"; {left_out} pictures are in no part" if left_out
-                                                else ""))
+    print(f"wrote {opt.form} to {opt.output}" + (
+        f"; left out {counted(left_out, 'image')} that no part takes" if left_out else ""))
     return 0
 
 
@@ -111,7 +113,7 @@ def groups_of(names: list[str], root: Path, opt: argparse.Namespace) -> dict[str
     group = {name: name for name in names}
 
     def join(keys: Iterable[tuple[str, str]]) -> None:
-        """Merge the groups of all images that share a key."""
+        """Merge the groups of all images that have a key in common."""
         first: dict[str, str] = {}
         for name, key in keys:
             one, other = _top(group, name), _top(group, first.setdefault(key, name))
@@ -119,9 +121,9 @@ def groups_of(names: list[str], root: Path, opt: argparse.Namespace) -> dict[str
     if opt.group:
         join(_matches(names, opt.group))
     if opt.identities:
-        join(_persons(names, opt.identities))
+        join(_identities(names, opt.identities))
     if opt.duplicates:
-        records = _inspect.inspect([("picture", root / name) for name in names], None, opt.workers)
+        records = _inspect.inspect([("image", root / name) for name in names], None, opt.workers)
         digests = {record["path"]: record.get("pixels") for record in records}
         pixels = [(name, digests[str(root / name)]) for name in names]
         # What cannot be read equals nothing; `prepare.py check` names it.
@@ -141,32 +143,38 @@ def _matches(names: list[str], pattern: str) -> list[tuple[str, str]]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--group {pattern!r} is no regular expression ({error})") from error
+        raise ValueError(f"--group must be a regular expression, got {pattern!r} "
+                         f"({error})") from error
     found = {name: compiled.search(name) for name in names}
     without = [name for name, match in found.items() if match is None]
     if without:
-        raise ValueError(f"--group {pattern!r} does not match {len(without)} of {len(names)} "
-                         f"names, e.g. {', '.join(map(shown, without[:3]))}")
+        raise ValueError(f"--group {pattern!r} must match every name, got no match for "
+                         f"{_some_of(without, names)}")
     return [(name, (match.group(1) or "") if compiled.groups else match.group())
             for name, match in found.items()]
 
 
-def _persons(names: list[str], path: str) -> list[tuple[str, str]]:
+def _some_of(without: list[str], names: list[str]) -> str:
+    return f"{len(without)} of {len(names)} images, such as {', '.join(map(shown, without[:3]))}"
+
+
+def _identities(names: list[str], path: str) -> list[tuple[str, str]]:
     """Who is in each image; found by its name, or by that without folder, up to the extension."""
-    person: dict[str, str] = {}
+    identity: dict[str, str] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         fields = line.rsplit(maxsplit=1)
         if not fields:
             continue
         if len(fields) != 2:
-            raise ValueError(f"--identities {path}, line {number}: expected a name and a person, "
-                             f"got {line!r}")
-        person[_stem(fields[0].strip())] = fields[1]
-    found = {name: person.get(_stem(name), person.get(PurePosixPath(name).stem)) for name in names}
+            raise ValueError(f"--identities {path}, line {number} must be an image name and an "
+                             f"identity, got {line!r}")
+        identity[_stem(fields[0].strip())] = fields[1]
+    found = {name: identity.get(_stem(name), identity.get(PurePosixPath(name).stem))
+             for name in names}
     without = [name for name, who in found.items() if who is None]
     if without:
-        raise ValueError(f"--identities {path} does not know {len(without)} of {len(names)} "
-                         f"pictures, e.g. {', '.join(map(shown, without[:3]))}")
+        raise ValueError(f"--identities {path} must list every image, got no identity for "
+                         f"{_some_of(without, names)}")
     return list(found.items())
 
 
@@ -184,12 +192,14 @@ def by_number(names: list[str], groups: dict[str, str], wanted: list[tuple[str, 
     """
     sizes = dict(wanted)
     if len(sizes) < len(wanted) or sum(size == REST for size in sizes.values()) > 1:
-        raise ValueError("--parts must have different names, and one `rest` at most")
+        raise ValueError("--parts must have different names and `rest` only once, got "
+                         f"{' '.join(f'{name}={size}' for name, size in wanted)}")
     lacks = {name: len(names) if size == REST else int(size) if size.isdecimal() else
              round(float(size) * len(names)) for name, size in sizes.items()}
     fixed = sum(lacks[name] for name, size in sizes.items() if size != REST)
     if fixed > len(names):
-        raise ValueError(f"--parts ask for {fixed} pictures, there are {len(names)}")
+        raise ValueError(f"--parts must not ask for more than the "
+                         f"{counted(len(names), 'image')} of --input, got {fixed}")
     members: dict[str, list[str]] = defaultdict(list)
     for name in names:
         members[groups[name]].append(name)
@@ -202,9 +212,10 @@ def by_number(names: list[str], groups: dict[str, str], wanted: list[tuple[str, 
             lacks[fits] -= len(members[group])
     empty = [name for name, found in parts.items() if not found]
     if empty:
-        raise ValueError(f"--parts: no picture for {', '.join(empty)}; there are {len(names)} in "
-                         f"{len(members)} groups, the smallest of "
-                         f"{min(map(len, members.values()))}")
+        raise ValueError(f"--parts leave no image for {', '.join(empty)}; "
+                         f"{counted(len(names), 'image')} are in "
+                         f"{counted(len(members), 'group')} with "
+                         f"{counted(min(map(len, members.values())), 'image')} or more")
     return {name: sorted(found) for name, found in parts.items()}
 
 
@@ -221,13 +232,14 @@ def by_partition(names: list[str], groups: dict[str, str], path: str) -> Parts:
              for name in names}
     without = [name for name, part in found.items() if part is None]
     if without:
-        raise ValueError(f"--partition {path} does not know {len(without)} of {len(names)} "
-                         f"pictures, e.g. {', '.join(map(shown, without[:3]))}")
+        raise ValueError(f"--partition {path} must list every image, got no part for "
+                         f"{_some_of(without, names)}")
     torn = [name for name in names if found[name] != found[groups[name]]]
     if torn:
-        raise ValueError(f"--partition {path} has {shown(torn[0])} in {found[torn[0]]} and "
-                         f"{shown(groups[torn[0]])}, of the same group, in "
-                         f"{found[groups[torn[0]]]}; {len(torn)} such pictures")
+        raise ValueError(f"--partition {path} must keep groups together, got "
+                         f"{shown(torn[0])} in {found[torn[0]]} and {shown(groups[torn[0]])} of "
+                         f"the same group in {found[groups[torn[0]]]}, "
+                         f"{counted(len(torn), 'such image')} in all")
     parts = {part: [name for name in names if found[name] == part] for part in PARTITION_PARTS}
     return {part: members for part, members in parts.items() if members}
 
@@ -242,8 +254,8 @@ def counterparts(names: list[str], source: str, suffix: str | None, flag: str) -
              if suffix is None or name.lower().endswith(suffix)}
     without = [name for name in names if _stem(name) not in there]
     if without:
-        raise ValueError(f"{flag} {source} has nothing for {len(without)} of {len(names)} "
-                         f"pictures, e.g. {', '.join(map(shown, without[:3]))}")
+        raise ValueError(f"{flag} {source} must have a file for every image, got none for "
+                         f"{_some_of(without, names)}")
     return {name: there[_stem(name)] for name in names}
 
 
@@ -281,20 +293,21 @@ def _write_folders(folder: Path, parts: Parts, sources: dict[str, tuple[Path, di
         for label, (root, names) in sources.items():
             below = folder / part_name / label if len(sources) > 1 else folder / part_name
             targets = {below / names[member]: root / names[member] for member in members}
-            if strangers := _pictures_in(below) - targets.keys():
-                raise ValueError(f"--output {below} holds {len(strangers)} pictures of another "
-                                 f"split, e.g. {shown(min(strangers).name)}; choose another folder")
+            if strangers := _images_in(below) - targets.keys():
+                raise ValueError(f"--output {below} holds {counted(len(strangers), 'image')} of "
+                                 f"another split, such as {shown(min(strangers).name)}; "
+                                 "choose another folder")
             jobs |= targets
     absent = next((source for source in jobs.values() if not os.path.lexists(source)), None)
     if absent is not None:
-        raise ValueError(f"{shown(absent)} is no file of its own; pictures of a pack can be "
-                         "divided into lists only")
+        raise ValueError(f"--as must be lists for the images of a pack, got {form}; "
+                         f"{shown(absent)} is not a file")
     waiting = [pair for pair in jobs.items() if not os.path.lexists(pair[0])]
     for _ in _pictures.spread(partial(_put, form), waiting, workers if form == "copies" else 1):
         pass
 
 
-def _pictures_in(folder: Path) -> set[Path]:
+def _images_in(folder: Path) -> set[Path]:
     try:
         return set(list_images(folder))
     except ValueError:      # none

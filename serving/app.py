@@ -22,8 +22,8 @@ from serving.metrics import CONTENT_TYPE
 from serving.request_error import RequestError
 from serving.restore_request import (
     FORMATS,
-    LEAST_UPSCALE,
-    MOST_UPSCALE,
+    MAX_UPSCALE,
+    MIN_UPSCALE,
     RestoreRequest,
     read_request,
 )
@@ -80,7 +80,7 @@ def routes(service: Service) -> list[Route]:
             "default": names[0], "formats": list(FORMATS),
             "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels,
                        "max_result_pixels": limits.max_result_pixels,
-                       "least_upscale": LEAST_UPSCALE, "most_upscale": MOST_UPSCALE}})
+                       "least_upscale": MIN_UPSCALE, "most_upscale": MAX_UPSCALE}})
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -132,7 +132,7 @@ def refuse_other_sites(request: Request) -> None:
     """Browsers let any page post an image here; only the service's own page may."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise RequestError(403, "pages of other sites may not use this service")
+        raise RequestError(403, "only this service's own page may send requests from a browser")
 
 
 async def within(seconds: float, request: Request, work: Awaitable[Answer]) -> Answer:
@@ -145,7 +145,7 @@ async def within(seconds: float, request: Request, work: Awaitable[Answer]) -> A
             return working.result()
         if leaving.done():
             raise ClientDisconnect
-        raise RequestError(504, f"not done within {seconds:g} s")
+        raise RequestError(504, f"the request was not finished within {seconds:g} s")
     finally:
         for task in (working, leaving):
             task.cancel()
@@ -175,7 +175,7 @@ async def gone(request: Request, error: Exception) -> Response:
 
 
 async def fail(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the service failed; its log says why"}, 500)
+    return JSONResponse({"error": "the service failed; its log has the reason"}, 500)
 
 
 class AccessMiddleware:

@@ -30,8 +30,8 @@ class Batcher:
 
     Args:
         restore: called in the batcher's own thread only.
-        batch_size: most images at a time.
-        wait: seconds a smaller batch waits for further images.
+        batch_size: maximum number of images at a time.
+        wait: seconds a smaller batch waits for more images.
         observe: told the size of each batch.
     """
 
@@ -45,7 +45,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, images: Sequence[np.ndarray]) -> Future[list[np.ndarray]]:
-        """Restored faces in the order given; a future that is cancelled costs no further batch."""
+        """Restored faces in the order given; a future that is canceled costs no more batches."""
         job = _Job(images)
         if not images:
             job.future.set_result([])
@@ -84,7 +84,7 @@ class Batcher:
                     self._changed.wait(left)
                 while self._jobs and len(batch) < self.batch_size:
                     job = self._jobs.popleft()
-                    if job.future.done():       # cancelled, or failed in an earlier batch
+                    if job.future.done():       # canceled, or failed in an earlier batch
                         continue
                     batch.append((job, job.given))
                     job.given += 1
@@ -112,7 +112,7 @@ class Batcher:
 
 
 def _settle(future: Future, outcome: list[np.ndarray] | Exception) -> None:
-    # From here on it cannot be cancelled, which would make setting it an error.
+    # From here on it cannot be canceled, which would make setting it an error.
     if future.done() or not future.set_running_or_notify_cancel():
         return
     if isinstance(outcome, Exception):

@@ -25,18 +25,18 @@ class Limits:
 class ConcurrencyLimiter:
     """Lets so many requests in and refuses the others at once."""
 
-    def __init__(self, most: int, changed: Callable[[int], None]) -> None:
-        self.most, self.inside, self.changed = most, 0, changed
+    def __init__(self, limit: int, changed: Callable[[int], None]) -> None:
+        self.limit, self.inside, self.changed = limit, 0, changed
 
     @property
     def full(self) -> bool:
-        return self.inside >= self.most
+        return self.inside >= self.limit
 
     def check(self) -> None:
-        """Raise RequestError while no further request would be let in."""
+        """Raise RequestError while no more requests would be let in."""
         if self.full:
-            raise RequestError(429, f"all {self.most} places in the queue are taken, try again",
-                          retry_after=1)
+            raise RequestError(429, f"the queue is full ({self.limit} requests); try again later",
+                               retry_after=1)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -54,19 +54,19 @@ class ConcurrencyLimiter:
 class Uploads:
     """Bytes of all requests that are held in memory at a time."""
 
-    def __init__(self, most: int, changed: Callable[[int], None]) -> None:
-        self.most, self.held, self.changed = most, 0, changed
+    def __init__(self, limit: int, changed: Callable[[int], None]) -> None:
+        self.limit, self.held, self.changed = limit, 0, changed
 
     @contextmanager
     def account(self) -> Iterator[Callable[[int], None]]:
-        """A function to call with the number of further bytes received; given back at the end."""
+        """A function to call with the number of bytes just received; given back at the end."""
         own = 0
 
         def grow(by: int) -> None:
             nonlocal own
-            if self.held + by > self.most:
-                raise RequestError(503, "too much is being uploaded at the moment, try again",
-                              retry_after=2)
+            if self.held + by > self.limit:
+                raise RequestError(503, "too many uploads are in progress; try again later",
+                                   retry_after=2)
             own += by
             self.held += by
             self.changed(self.held)

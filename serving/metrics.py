@@ -21,16 +21,18 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         own = {"registry": self.registry, "namespace": "facezoo"}
-        self.requests = Counter("requests", "Answered requests.", ("route", "status"), **own)
-        self.seconds = Histogram("request_seconds", "From header to answer.",
+        self.requests = Counter("requests", "Number of answered requests.", ("route", "status"),
+                                **own)
+        self.seconds = Histogram("request_seconds", "Seconds from header to answer.",
                                  ("route",), buckets=SECONDS, **own)
-        self.stages = Histogram("stage_seconds", "Work on a picture: find, restore, paste.",
+        self.stages = Histogram("stage_seconds",
+                                "Seconds per image and stage: find, restore, paste.",
                                 ("stage",), buckets=SECONDS, **own)
-        self.batches = Histogram("batch_faces", "Faces restored together.", ("model",),
+        self.batches = Histogram("batch_faces", "Number of faces per batch.", ("model",),
                                  buckets=(1, 2, 4, 8, 16, 32, 64), **own)
-        self.faces = Counter("faces", "Faces restored.", ("model",), **own)
-        self.queue = Gauge("queue_depth", "Requests in work or waiting.", **own)
-        self.uploading = Gauge("upload_bytes", "Received of requests not yet in the queue.", **own)
+        self.faces = Counter("faces", "Number of restored faces.", ("model",), **own)
+        self.queue = Gauge("queue_depth", "Number of requests that run or wait.", **own)
+        self.uploading = Gauge("upload_bytes", "Bytes received of requests in memory.", **own)
 
     def text(self) -> bytes:
         """All of them, as GET /metrics answers."""

@@ -12,7 +12,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-LINGER = 2.0        # seconds in which what a refused client still sends is thrown away
+LINGER = 2.0        # seconds in which what a refused client still sends is discarded
 
 
 def protocol(receive_timeout: float, max_clients: int) -> type[H11Protocol]:
@@ -57,7 +57,7 @@ class PatientProtocol(H11Protocol):
     def eof_received(self) -> bool | None:
         if self._ending or not self._unfinished():
             return None
-        self._end(400, "the request was cut short")
+        self._end(400, "the request ended early")
         return True
 
     def send_400_response(self, msg: str) -> None:
@@ -97,7 +97,7 @@ class PatientProtocol(H11Protocol):
         if self._ending or self.transport.get_write_buffer_size() > 0:
             self.transport.abort()
         elif self.conn.their_state is h11.IDLE and self._unfinished():
-            self._end(408, f"no complete header within {self.receive_timeout:g} s")
+            self._end(408, f"the header did not arrive within {self.receive_timeout:g} s")
         elif self._waiting():
             self.transport.abort()
 

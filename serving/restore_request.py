@@ -20,7 +20,7 @@ from serving.request_error import RequestError
 FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 MAX_FIELD = 4096            # bytes of a parameter in a form
 FORM_OVERHEAD = 65_536      # what a form may have beside its image
-LEAST_UPSCALE, MOST_UPSCALE = 0.25, 8.0
+MIN_UPSCALE, MAX_UPSCALE = 0.25, 8.0
 
 
 @dataclass(frozen=True)
@@ -66,38 +66,39 @@ async def read_request(request: Request, limits: Limits, models: list[str], name
     check_names(fields, names)
     given = _unique([*given.items(), *fields.items()])
     if not data:
-        raise RequestError(400, "the picture is empty (0 bytes)")
+        raise RequestError(400, "the image is empty (0 bytes)")
     return RestoreRequest(data, **parameters(given, models))
 
 
 # ---- the body -----------------------------------------------------------------------------------
 
-async def _receive(request: Request, most: int, grow: Callable[[int], None],
+async def _receive(request: Request, max_bytes: int, grow: Callable[[int], None],
                    ) -> tuple[bytes, dict[str, str]]:
     """The image's bytes and the fields of the form it came in, if it came in one."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not (form or kind.startswith("image/") or kind == "application/octet-stream"):
-        raise RequestError(415, "send the picture as multipart/form-data in a field `image`, or as "
-                           f"the body with its type, e.g. image/png, got {kind[:60] or 'none'!r}")
+        raise RequestError(415, "Content-Type must be multipart/form-data with the image in the "
+                           "field `image`, or the image's own type such as image/png, got "
+                           f"{kind[:60] or 'none'!r}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError(415, "compressed bodies are not taken; leave Content-Encoding out")
-    pieces = _pieces(request, most + (FORM_OVERHEAD if form else 0), grow)
+        raise RequestError(415, "the body must not be compressed; leave Content-Encoding out")
+    pieces = _pieces(request, max_bytes + (FORM_OVERHEAD if form else 0), grow)
     if form:
-        return await _read_form(request.headers["content-type"], pieces, most)
+        return await _read_form(request.headers["content-type"], pieces, max_bytes)
     return b"".join([piece async for piece in pieces]), {}
 
 
-async def _pieces(request: Request, most: int, grow: Callable[[int], None],
+async def _pieces(request: Request, max_bytes: int, grow: Callable[[int], None],
                   ) -> AsyncIterator[bytes]:
-    too_large = RequestError(413, f"the request is larger than {most} bytes")
+    too_large = RequestError(413, f"the request is larger than the limit of {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
+    if declared.isdigit() and int(declared) > max_bytes:
         raise too_large
     received = 0
     async for piece in request.stream():
         received += len(piece)
-        if received > most:
+        if received > max_bytes:
             raise too_large
         grow(len(piece))
         yield piece
@@ -108,11 +109,11 @@ class _InMemory(MultiPartParser):
     spool_max_size = 0      # SpooledTemporaryFile: never rolled over
 
 
-async def _read_form(content_type: str, pieces: AsyncIterator[bytes], most: int,
+async def _read_form(content_type: str, pieces: AsyncIterator[bytes], max_bytes: int,
                      ) -> tuple[bytes, dict[str, str]]:
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
     if not re.fullmatch(r"[0-9A-Za-z'()+_,./:=? -]{1,70}", boundary):
-        raise RequestError(400, "the form has no usable boundary")
+        raise RequestError(400, "the form has no valid boundary")
     # Written anew: a charset the client chose would pick the codec its fields are decoded with.
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
     try:
@@ -127,8 +128,8 @@ async def _read_form(content_type: str, pieces: AsyncIterator[bytes], most: int,
         if [name for name, _ in files] != ["image"]:
             raise RequestError(400, "the form must hold one file, in the field `image`")
         data = files[0][1].file.read()
-        if len(data) > most:
-            raise RequestError(413, f"the picture is larger than {most} bytes")
+        if len(data) > max_bytes:
+            raise RequestError(413, f"the image is larger than the limit of {max_bytes} bytes")
         return data, _unique([(name, value) for name, value in items if isinstance(value, str)])
     finally:
         await form.close()
@@ -151,8 +152,8 @@ def check_names(given: dict[str, str], names: tuple[str, ...]) -> None:
     if wrong is not None:
         near = difflib.get_close_matches(wrong[:40], names, n=1)
         raise RequestError(400, f"unknown parameter {wrong[:40]!r}" + (
-            f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
-            if names else "; none is taken here"))
+            f"; did you mean {near[0]}?" if near
+            else f"; this route takes {', '.join(names) or 'no parameters'}"))
 
 
 def parameters(given: dict[str, str], models: list[str]) -> dict[str, Any]:
@@ -178,11 +179,12 @@ def parameters(given: dict[str, str], models: list[str]) -> dict[str, Any]:
     found = {"model": one_of("model", models), "extension": one_of("format", list(FORMATS)),
              "aligned": one_of("aligned", ["0", "1"]) == "1",
              "strength": number("strength", 0, 1),
-             "upscale": number("upscale", LEAST_UPSCALE, MOST_UPSCALE),
+             "upscale": number("upscale", MIN_UPSCALE, MAX_UPSCALE),
              "faces": _numbers(given.get("faces", "all"))}
     useless = [name for name in ("faces", "strength", "upscale") if name in given]
     if found["aligned"] and useless:
-        raise RequestError(400, f"{useless[0]} is for whole photographs; leave it or aligned=1 out")
+        raise RequestError(400, f"{useless[0]} has no effect on an aligned face; "
+                           f"leave out {useless[0]} or aligned=1")
     return found
 
 

@@ -34,21 +34,21 @@ class Model:
 
     Attributes:
         settings: how photographs are treated where the request says nothing.
-        mask: outline of what is pasted, see `faces.parsing_mask`.
-        min_size, max_faces, only_centre: which faces are taken, see `faces.detect.select`.
+        mask: how much of a face is pasted, see `faces.parsing_mask`.
+        min_size, max_faces, only_center: which faces are taken, see `faces.detect.select`.
     """
     name: str
-    recipe: str
+    model_name: str
     restorer: FaceRestorer
     settings: Settings
     mask: Mask | None = None
     min_size: float = 0
     max_faces: int | None = None
-    only_centre: bool = False
+    only_center: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What GET /v1/models says of it."""
-        return {"name": self.name, "model": self.recipe, "size": self.settings.size,
+        return {"name": self.name, "model": self.model_name, "size": self.settings.size,
                 "template": self.settings.template, "device": str(self.restorer.device),
                 "batch_size": self.settings.batch_size, "upscale": self.settings.scale,
                 "strength": self.settings.strength}
@@ -81,7 +81,7 @@ class Service:
         self._detectors: queue.LifoQueue[Detector] = queue.LifoQueue()
         for detector in detectors:
             self._detectors.put(detector)
-        self._pool = ThreadPoolExecutor(len(detectors), thread_name_prefix="pictures")
+        self._pool = ThreadPoolExecutor(len(detectors), thread_name_prefix="images")
         self._batchers = {
             name: Batcher(model.restorer.restore, model.settings.batch_size, batch_wait,
                           self.metrics.batches.labels(name).observe)
@@ -126,16 +126,16 @@ class Service:
             restored = await self._restored(model, images)
 
             def finish() -> Answer:
-                picture = paste_back(photo, matrices, crops, restored, settings, model.mask)
+                image = paste_back(photo, matrices, crops, restored, settings, model.mask)
                 if not as_json:
-                    return encoded(picture, ask.extension, len(taken))
+                    return encoded(image, ask.extension, len(taken))
                 crop_of = dict(zip(taken, matrices, strict=True))
                 return as_answer({
                     "model": model.name, "strength": settings.strength, "upscale": settings.scale,
                     "faces": [described(face, index) | {"restored": index in crop_of} | (
                         {"crop": {"size": settings.size, "matrix": crop_of[index].tolist()}}
                         if index in crop_of else {}) for index, face in enumerate(faces)],
-                }, picture, ask.extension, len(taken))
+                }, image, ask.extension, len(taken))
             return await self._in_thread(finish, stage="paste")
 
     async def detect(self, ask: RestoreRequest) -> Answer:
@@ -187,29 +187,29 @@ class Service:
     def _check_size(self, ask: RestoreRequest, settings: Settings | None) -> int:
         """Pixels in memory at a time for this request, from the image's header alone."""
         if ask.data.startswith(b"\xff\xd8") and ask.data.count(b"\xff\xda") > MAX_SCANS:
-            raise RequestError(400, f"a JPEG of more than {MAX_SCANS} scans")
+            raise RequestError(400, f"the JPEG has more than {MAX_SCANS} scans")
         try:
-            width, height = image_size(ask.data, "the picture")
+            width, height = image_size(ask.data, "the image")
         except BadImage as error:
             status = 413 if isinstance(error, TooManyPixels) else 400
             raise RequestError(status, str(error)) from error
         if width * height > self.limits.max_pixels:
-            raise RequestError(413, f"the picture has {width} x {height} pixels; the limit is "
-                               f"{self.limits.max_pixels}")
+            raise RequestError(413, f"the image has {width} x {height} pixels; the limit is "
+                               f"{self.limits.max_pixels} pixels")
         if settings is None or ask.aligned:
             return width * height
         wide, high = int(width * settings.scale), int(height * settings.scale)
         if not (wide and high):
-            raise RequestError(400, f"upscale {settings.scale:g} leaves nothing of {width} x "
-                                    f"{height} pixels")
+            raise RequestError(400, f"upscale {settings.scale:g} is too small for an image of "
+                                    f"{width} x {height} pixels")
         if wide * high > self.limits.max_result_pixels:
             raise RequestError(413, f"the result would have {wide} x {high} pixels; the limit is "
-                               f"{self.limits.max_result_pixels}")
+                               f"{self.limits.max_result_pixels} pixels")
         return width * height + wide * high
 
     def _decode(self, ask: RestoreRequest) -> np.ndarray:
         try:
-            return decode_image(ask.data, "the picture")
+            return decode_image(ask.data, "the image")
         except BadImage as error:
             raise RequestError(400, str(error)) from error
 
@@ -221,7 +221,7 @@ class Service:
         finally:
             self._detectors.put(detector)
         return photo, select(faces, photo.shape, min_size=model.min_size, max_faces=model.max_faces,
-                             only_centre=model.only_centre)
+                             only_center=model.only_center)
 
 
 def chosen(asked: tuple[int, ...] | None, number: int) -> list[int]:
@@ -234,8 +234,9 @@ def chosen(asked: tuple[int, ...] | None, number: int) -> list[int]:
         return list(range(number))
     wrong = next((index for index in asked if index >= number), None)
     if wrong is not None:
-        there = f"faces 0 to {number - 1}" if number > 1 else "face 0 only" if number else "no face"
-        raise RequestError(400, f"faces: there is {there} in the picture, got {wrong}")
+        there = ("are no faces" if not number else "is only face 0" if number == 1
+                 else f"are faces 0 to {number - 1}")
+        raise RequestError(400, f"there {there} in the image, got face {wrong}")
     return list(asked)
 
 
@@ -246,17 +247,17 @@ def described(face: Face, index: int) -> dict[str, Any]:
             "score": round(float(face.score), 4)}
 
 
-def encoded(picture: np.ndarray, extension: str, num_faces: int) -> Answer:
+def encoded(image: np.ndarray, extension: str, num_faces: int) -> Answer:
     """The image as a file's bytes."""
-    return Answer(encode_image(picture, f".{extension}"), FORMATS[extension], num_faces)
+    return Answer(encode_image(image, f".{extension}"), FORMATS[extension], num_faces)
 
 
-def as_answer(about: dict[str, Any], picture: np.ndarray | None, extension: str,
+def as_answer(about: dict[str, Any], image: np.ndarray | None, extension: str,
               num_faces: int) -> Answer:
     """JSON; with an image also its size, type and base64."""
-    if picture is not None:
-        file = encoded(picture, extension, num_faces)
-        about |= {"width": picture.shape[1], "height": picture.shape[0],
+    if image is not None:
+        file = encoded(image, extension, num_faces)
+        about |= {"width": image.shape[1], "height": image.shape[0],
                   "media_type": file.media_type,
                   "picture": base64.b64encode(file.body).decode("ascii")}
     return Answer(json.dumps(about).encode(), "application/json", num_faces)

@@ -16,12 +16,13 @@ REFERENCE = 512
 CROPS = {"left_eye": 80, "right_eye": 80, "mouth": 120}
 MIN_HALF, MIN_CROP = 16, 8
 EYE_ENLARGE = 1.4
-# Faces aligned as FFHQ's are: eyes and mouth lie between their template's points; halves are ours.
+# Faces aligned as FFHQ's are: eyes and mouth lie between their template's points; halves are this
+# project's choice.
 TEMPLATE = ((193.0, 240.0, 27.0), (318.9, 240.2, 27.0), (257.2, 371.3, 56.0))
 
 
 def template_parts(size: int) -> Tensor:
-    """(3, 3) for an FFHQ-aligned face of any person, in an image of this side."""
+    """(3, 3) for any FFHQ-aligned face, in an image of this side."""
     return torch.tensor(TEMPLATE) * (size / REFERENCE)
 
 
@@ -49,8 +50,8 @@ def mirrored_parts(parts: Tensor, size: int) -> Tensor:
 def boxes_of_parts(parts: Tensor, eye_enlarge: float = EYE_ENLARGE) -> Tensor:
     """Boxes (..., 3, 4), x1 y1 x2 y2, float32; eyes enlarged."""
     factor = parts.new_tensor((eye_enlarge, eye_enlarge, 1.0))
-    centre, half = parts[..., :2], (parts[..., 2] * factor)[..., None]
-    return torch.cat((centre - half + 1, centre + half), dim=-1).float()
+    center, half = parts[..., :2], (parts[..., 2] * factor)[..., None]
+    return torch.cat((center - half + 1, center + half), dim=-1).float()
 
 
 def crop_size(part: str, size: int) -> int:

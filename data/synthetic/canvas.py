@@ -1,4 +1,4 @@
-"""What the painters of a synthetic portrait share: labels, the canvas, the scene."""
+"""What the painters of a synthetic portrait have in common: labels, the canvas, the scene."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ class Canvas:
         points = points.astype(np.int32, order="C")
         return [points] if points.ndim == 2 else list(points)
 
-    def _stroke(self, target: np.ndarray, fixed: list[np.ndarray], colour: list[float] | int,
+    def _stroke(self, target: np.ndarray, fixed: list[np.ndarray], color: list[float] | int,
                 width: float, smooth: bool = False, closed: bool = False) -> None:
         """Draw curves `width` wide, in units of the side, rounded so that all sizes agree."""
         # OpenCV draws thickness 1 one pixel wide, 2 three, 3 and 4 five, and so on.
@@ -74,14 +74,14 @@ class Canvas:
         wide = steps * self.side / 256
         if wide < 1.5:
             kind = cv2.LINE_AA if smooth else cv2.LINE_8
-            cv2.polylines(target, fixed, closed, colour, 1, kind, _SHIFT)
+            cv2.polylines(target, fixed, closed, color, 1, kind, _SHIFT)
         elif wide < 2.5:
             for half in (-(1 << _SHIFT) // 2, (1 << _SHIFT) // 2):
                 moved = [curve + half for curve in fixed]
-                cv2.polylines(target, moved, closed, colour, 1, cv2.LINE_8, _SHIFT)
+                cv2.polylines(target, moved, closed, color, 1, cv2.LINE_8, _SHIFT)
         else:
             thickness = 2 * round((wide - 1) / 2)
-            cv2.polylines(target, fixed, closed, colour, thickness, cv2.LINE_8, _SHIFT)
+            cv2.polylines(target, fixed, closed, color, thickness, cv2.LINE_8, _SHIFT)
 
     def mark(self, outlines: Points, label: int | tuple[int, ...] | None) -> None:
         """Write a label inside closed outlines; several labels go with as many outlines."""
@@ -92,30 +92,30 @@ class Canvas:
         elif label is not None:
             cv2.fillPoly(self.labels, fixed, label, cv2.LINE_8, _SHIFT)
 
-    def fill(self, outlines: Points, colour: np.ndarray,
+    def fill(self, outlines: Points, color: np.ndarray,
              label: int | tuple[int, ...] | None = None, smooth: bool = True) -> None:
         """Fill closed outlines with one color; `smooth` is for what is small."""
         fixed, kind = self.fixed(outlines), cv2.LINE_AA if smooth else cv2.LINE_8
-        cv2.fillPoly(self.image, fixed, colour.tolist(), kind, _SHIFT)
+        cv2.fillPoly(self.image, fixed, color.tolist(), kind, _SHIFT)
         self.mark(fixed, label)
 
-    def lines(self, curves: Points, colour: np.ndarray, width: float = 0.0,
+    def lines(self, curves: Points, color: np.ndarray, width: float = 0.0,
               label: int | None = None, smooth: bool = True, closed: bool = False) -> None:
         """Draw curves; `smooth` is slower and worth it where few thin lines stand alone."""
         fixed = self.fixed(curves)
-        self._stroke(self.image, fixed, colour.tolist(), width, smooth, closed)
+        self._stroke(self.image, fixed, color.tolist(), width, smooth, closed)
         if label is not None:
             self._stroke(self.labels, fixed, label, width, closed=closed)
 
-    def discs(self, centres: list[np.ndarray], radius: float, colour: np.ndarray,
+    def discs(self, centers: list[np.ndarray], radius: float, color: np.ndarray,
               shift: tuple[float, float] = (0.0, 0.0)) -> None:
         """Fill circles round fixed-point centers (1, 2), moved by `shift` in units of the side."""
         unit = self.side << _SHIFT
         size, right, down = round(radius * unit), round(shift[0] * unit), round(shift[1] * unit)
-        colour = colour.tolist()
-        for centre in centres:
-            x, y = centre[0].tolist()
-            cv2.circle(self.image, (x + right, y + down), size, colour, -1, cv2.LINE_AA, _SHIFT)
+        color = color.tolist()
+        for center in centers:
+            x, y = center[0].tolist()
+            cv2.circle(self.image, (x + right, y + down), size, color, -1, cv2.LINE_AA, _SHIFT)
 
     def tint_fill(self, outlines: Points, factor: np.ndarray,
                   label: int | tuple[int, ...] | None = None) -> None:
@@ -128,10 +128,10 @@ class Canvas:
         """Multiply the skin by `factor` (3,) along curves; the later one wins."""
         self._stroke(self.tint, self.fixed(curves), (_ONE * factor).tolist(), width)
 
-    def hairs(self, curves: Points, colour: list[float]) -> None:
+    def hairs(self, curves: Points, color: list[float]) -> None:
         """Draw curves 1/256 of the side wide, less where the canvas can show it."""
         thickness = max(1, round(self.side / 512))
-        cv2.polylines(self.image, self.fixed(curves), False, colour, thickness, 8, _SHIFT)
+        cv2.polylines(self.image, self.fixed(curves), False, color, thickness, 8, _SHIFT)
 
     def strands(self, pieces: np.ndarray, shades: np.ndarray, palette: np.ndarray) -> None:
         """Draw thin strands (S, P, 2), each in the color palette[shades[i]].
@@ -148,9 +148,9 @@ class Canvas:
         order = np.argsort(shades.astype(np.uint8), kind="stable")
         fixed = self.fixed(pieces.take(order, 0))
         ends = np.bincount(shades, minlength=len(palette)).cumsum().tolist()
-        for start, end, colour in zip([0, *ends], ends, palette.tolist(), strict=False):
+        for start, end, color in zip([0, *ends], ends, palette.tolist(), strict=False):
             if end > start:
-                self.hairs(fixed[start:end], colour)
+                self.hairs(fixed[start:end], color)
 
     def window(self, fixed: list[np.ndarray], margin: float) -> Window:
         """Rows and columns of the smallest part that holds fixed-point curves, never empty."""
@@ -209,7 +209,7 @@ class Canvas:
 
 
 class Scene(NamedTuple):
-    """One person in place: everything the painting functions share.
+    """One person in place: everything the painting functions have in common.
 
     points: (106, 2) of the head in units of the side, the 68 landmarks first.
     """

@@ -19,7 +19,7 @@ from data.synthetic import features, hair, wear
 from data.synthetic.canvas import Canvas, Scene
 from data.synthetic.lines import Lines
 from data.synthetic.shapes import Pose, five_points, head_points
-from data.synthetic.traits import Dice, any_colour, draw_light, draw_traits
+from data.synthetic.traits import Dice, any_color, draw_light, draw_traits
 
 __all__ = ["LABELS", "Face", "render_face"]
 
@@ -57,9 +57,9 @@ def render_face(index: int, *, size: int = 128, seed: int = 0) -> Face:
     Raises:
         ValueError: an argument is below its limit.
     """
-    for name, value, least in (("index", index, 0), ("size", size, MIN_SIZE), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name, value, minimum in (("index", index, 0), ("size", size, MIN_SIZE), ("seed", seed, 0)):
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")
     dice = Dice(seed, index)
     traits, light = draw_traits(dice), draw_light(dice)
     points = head_points(traits)
@@ -101,20 +101,20 @@ def _paint(scene: Scene) -> None:
 def _paint_background(scene: Scene) -> None:
     """Wall, gradient or scenery out of focus, seldom with boards or bricks in focus."""
     dice, canvas = scene.dice, scene.canvas
-    first, second = any_colour(dice), any_colour(dice)
+    first, second = any_color(dice), any_color(dice)
     mix = dice.rng.random((2, 2, 1)) * 0.8
     small = cv2.resize((first + mix * (second - first)).astype(np.uint8), (64, 64))
     count = max(int(dice.uniform(-6, 16)), 0)
     draws = dice.rng.uniform(10, 245, (count, 8))
     draws[:, :3] += 0.5 * (draws[:, 3:4] - draws[:, :3])       # most things are not gaudy
     for red, green, blue, _, x, y, wide, tall in draws.tolist():
-        at, colour = (int(x / 4), int(y / 4)), (red, green, blue)
+        at, color = (int(x / 4), int(y / 4)), (red, green, blue)
         if count % 3 == 0:
-            cv2.circle(small, at, int(wide / 24) + 1, colour, -1)
+            cv2.circle(small, at, int(wide / 24) + 1, color, -1)
         elif count % 3 == 1:
-            cv2.rectangle(small, at, (at[0] + int(wide / 12), at[1] + int(tall / 5)), colour, -1)
+            cv2.rectangle(small, at, (at[0] + int(wide / 12), at[1] + int(tall / 5)), color, -1)
         else:
-            cv2.line(small, at, (at[0] + int(wide / 4 - 32), at[1] + int(tall / 4)), colour, 2)
+            cv2.line(small, at, (at[0] + int(wide / 4 - 32), at[1] + int(tall / 4)), color, 2)
     blur = 2 * int(dice.uniform(1, 5)) + 1
     small = cv2.blur(cv2.blur(small, (blur, blur)), (blur, blur))
     side = (canvas.side, canvas.side)
@@ -123,24 +123,24 @@ def _paint_background(scene: Scene) -> None:
         _paint_wall(scene, first)
 
 
-def _paint_wall(scene: Scene, colour: np.ndarray) -> None:
+def _paint_wall(scene: Scene, color: np.ndarray) -> None:
     """Joints of boards or of bricks."""
     dice, canvas = scene.dice, scene.canvas
     step, lean, upright = dice.uniform(0.05, 0.14), dice.bell(0.15), dice.chance(0.4)
     at = np.arange(-0.2, 1.2, step)
-    colour, width = colour * dice.uniform(0.5, 0.8), dice.uniform(0.003, 0.008)
+    color, width = color * dice.uniform(0.5, 0.8), dice.uniform(0.003, 0.008)
     rows = np.stack([np.stack([0 * at - 0.1, at], 1), np.stack([0 * at + 1.1, at + lean], 1)], 1)
-    canvas.lines(rows[..., ::-1] if upright else rows, colour, width, smooth=False)
+    canvas.lines(rows[..., ::-1] if upright else rows, color, width, smooth=False)
     if not upright and dice.chance(0.6):
         x, y = np.meshgrid(np.arange(-0.2, 1.2, 2 * step), at)
         x = x + step * (np.arange(len(at)) % 2)[:, None]
         top = np.stack([x, y + lean * x], -1).reshape(-1, 2)
-        canvas.lines(np.stack([top, top + [0, step]], 1), colour, width, smooth=False)
+        canvas.lines(np.stack([top, top + [0, step]], 1), color, width, smooth=False)
 
 
 @lru_cache(maxsize=4)
 def _sensor_noise(side: int) -> np.ndarray:
-    """(2, side, side, 3) uint8 white noise around 128, deviation 32, half of it gray.
+    """(2, side, side, 3) uint8 white noise around 128, standard deviation 32, half of it gray.
 
     The second is the first upside down.
     """

@@ -126,17 +126,17 @@ def paint_eyes(scene: Scene) -> None:
     canvas.hairs(lines["lashes"], lash.tolist())
 
 
-def _paint_irises(scene: Scene, gaze: tuple[float, float], colour: np.ndarray) -> None:
-    """Ring, iris, lighter lower half, fibres and pupil."""
+def _paint_irises(scene: Scene, gaze: tuple[float, float], color: np.ndarray) -> None:
+    """Ring, iris, lighter lower half, fibers and pupil."""
     canvas, at = scene.canvas, scene.lines["irises"]
     radius = 0.0225 * scene.traits.eye_size ** 0.5
-    canvas.discs(at, radius, 0.42 * colour, gaze)
-    canvas.discs(at, 0.86 * radius, colour, gaze)
-    canvas.discs(at, 0.58 * radius, 1.3 * colour + 6, (gaze[0], gaze[1] + 0.25 * radius))
+    canvas.discs(at, radius, 0.42 * color, gaze)
+    canvas.discs(at, 0.86 * radius, color, gaze)
+    canvas.discs(at, 0.58 * radius, 1.3 * color + 6, (gaze[0], gaze[1] + 0.25 * radius))
     stars = scene.lines.placed("irises") + (gaze + radius * _FIBRES)
-    fibres = canvas.fixed(stars.reshape(4, 16, 2))
-    canvas.hairs(fibres[:2], (0.7 * colour).tolist())
-    canvas.hairs(fibres[2:], (1.55 * colour).tolist())
+    fibers = canvas.fixed(stars.reshape(4, 16, 2))
+    canvas.hairs(fibers[:2], (0.7 * color).tolist())
+    canvas.hairs(fibers[2:], (1.55 * color).tolist())
     canvas.discs(at, 0.40 * radius, _PUPIL, gaze)
 
 
@@ -144,6 +144,6 @@ def paint_brows(scene: Scene) -> None:
     """Hairs of the brows; their ground is in the tint layer already."""
     canvas, traits = scene.canvas, scene.traits
     lit = 0.6 * scene.light.key + 0.6 * scene.light.ambient
-    colour = np.minimum(0.7 * traits.hair, 0.55 * traits.skin) * lit
-    canvas.hairs(scene.lines["dark_hairs"], (0.65 * colour).tolist())
-    canvas.hairs(scene.lines["brow_hairs"], colour.tolist())
+    color = np.minimum(0.7 * traits.hair, 0.55 * traits.skin) * lit
+    canvas.hairs(scene.lines["dark_hairs"], (0.65 * color).tolist())
+    canvas.hairs(scene.lines["brow_hairs"], color.tolist())

@@ -39,7 +39,7 @@ _FIRST_STEPS = 65 * np.arange(3)[:, None, None]
 _BACK, _APART = [0, 1, 2, 3, 4, 3, 2, 1, 0], np.array([0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1])
 _REACH = np.array([0, 0.5, 1, 0.5, 0])
 _ROUND = np.array([1 / 0.36, 1 / 0.5, 1.0])
-_SKULL_CENTRE = np.array([0.0, 0.38, -0.05])
+_SKULL_CENTER = np.array([0.0, 0.38, -0.05])
 
 
 class Ribbon(NamedTuple):
@@ -161,13 +161,13 @@ def paint_hair(scene: Scene, ribbons: list[Ribbon], outlines: list[np.ndarray]) 
     if not ribbons:
         return
     dim = 0.5 if traits.style == "curly" else 0.7
-    colour = dim * traits.hair * (0.45 * scene.light.key + 0.7 * scene.light.ambient)
+    color = dim * traits.hair * (0.45 * scene.light.key + 0.7 * scene.light.ambient)
     for outline in outlines:
         if traits.style == "curly":
-            outward = outline - scene.pose(_SKULL_CENTRE)
+            outward = outline - scene.pose(_SKULL_CENTER)
             bumps = scene.dice.rng.random((len(outline), 1)) - 0.3
             outline = outline + 0.05 * bumps * outward
-        canvas.fill(outline, colour, HAIR, smooth=False)
+        canvas.fill(outline, color, HAIR, smooth=False)
     _paint_strands(scene, ribbons, 1.0)
 
 
@@ -227,11 +227,11 @@ def _paint_strands(scene: Scene, ribbons: list[Ribbon], level: float) -> None:
     paths = inner_and_wide[..., 2:] * across[..., None]
     paths += inner_and_wide[..., :2]
     x, y, z = (light.direction * _ROUND).tolist()
-    centre = scene.pose(_SKULL_CENTRE).tolist()
+    center = scene.pose(_SKULL_CENTER).tolist()
     # A ball's brightness is linear in the place on it.
     shade = paths[:, :, 2] @ np.array([2.75 * level * x, 2.75 * level * y], np.float32)
     shade += (5.5 * level) * stock.tone[layout]
-    shade += 2.75 * level * (0.55 * z + 0.4 - x * centre[0] - y * centre[1]) - 1.925
+    shade += 2.75 * level * (0.55 * z + 0.4 - x * center[0] - y * center[1]) - 1.925
     if traits.style == "curly":
         # Five curls of different tone along each strand instead of the strand.
         paths = paths[:, :, ::2, None] + stock.curl[layout][:, :, None]
@@ -249,12 +249,12 @@ def paint_beard(scene: Scene) -> None:
         return
     full = traits.beard > 0.55
     lit = 0.6 * light.key + 0.5 * light.ambient
-    colour = 0.8 * traits.hair if full else 0.2 * traits.hair + 0.5 * traits.skin
-    grow, most = (0.45, 4) if full else (0.05, 2)
-    palette = colour * lit * np.array([[0.55], [0.9], [1.3], [1.7]])
+    color = 0.8 * traits.hair if full else 0.2 * traits.hair + 0.5 * traits.skin
+    grow, num_shades = (0.45, 4) if full else (0.05, 2)
+    palette = color * lit * np.array([[0.55], [0.9], [1.3], [1.7]])
     for ribbon, count in zip(beard_ribbons(scene.points, traits), (120, 40), strict=True):
         along, across, length, chance = rng.random((4, count, 1))
         swirl = along + 0.04 * (grow + 0.3) * (chance - 0.5) * _REACH + 0.03 * length * _APART[::2]
         # Roots thin out towards the cheeks.
         paths = ribbon.at(swirl, across ** 0.7 + grow * ((0.5 + length) * _REACH - 0.2))
-        canvas.strands(paths, (most * chance[:, 0]).astype(np.uint8), palette)
+        canvas.strands(paths, (num_shades * chance[:, 0]).astype(np.uint8), palette)

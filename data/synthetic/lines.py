@@ -109,9 +109,9 @@ def _loop(start: np.ndarray, back: np.ndarray, shift_start=(0, 0), shift_back=(0
     return _Contour(np.concatenate([start, back[::-1]]), shift)
 
 
-def _round(centre: np.ndarray, radius_x: float, radius_y: float, shift=(0, 0)) -> _Contour:
+def _round(center: np.ndarray, radius_x: float, radius_y: float, shift=(0, 0)) -> _Contour:
     circle = ellipse(shift, radius_x, radius_y, samples=12)
-    return _Contour(centre.repeat(12, axis=0), circle)
+    return _Contour(center.repeat(12, axis=0), circle)
 
 
 def _skull_lines() -> dict[str, list[_Contour]]:
@@ -189,8 +189,8 @@ def _nose_lines() -> dict[str, list[_Contour]]:
     circle = ellipse(0, 1, 1, samples=12)
     for wing, inner, side in ((31, 32, -1), (35, 34, 1)):
         lines["wings"].append(_Contour(_pick([wing] * 9), edge * [side, 1]))
-        centre = 0.55 * _pick([inner]) + 0.45 * _pick([wing])
-        hole = centre + 0.29 * circle[:, :1] * half
+        center = 0.55 * _pick([inner]) + 0.45 * _pick([wing])
+        hole = center + 0.29 * circle[:, :1] * half
         lift = 0.0072 * circle[:, 1] + side * 0.0045 * circle[:, 0] - 0.006
         lines["nostrils"].append(_Contour(hole, lift[:, None] * [0, 1]))
     return lines

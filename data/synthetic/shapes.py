@@ -2,7 +2,7 @@
 
 Coordinates are units of the image side: x to the right from 0 to 1, y downwards from 0 to 1.
 Points of the head in three dimensions have x = 0 in the middle of the face, z to the camera.
-"Left" always means the left of the image, and comes first where two sides share an array.
+"Left" always means the left of the image, and comes first where an array holds both sides.
 """
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TEMPLATE5 = np.array(
      [0.61150, 0.72491]]
 )
 
-_TARGET_CENTRE = complex(*TEMPLATE5.mean(0))
-_TARGET = (TEMPLATE5 @ [1, 1j] - _TARGET_CENTRE).tolist()
+_TARGET_CENTER = complex(*TEMPLATE5.mean(0))
+_TARGET = (TEMPLATE5 @ [1, 1j] - _TARGET_CENTER).tolist()
 _FIVE = np.zeros((5, 68))
 _FIVE[0, 36:42] = _FIVE[1, 42:48] = 1 / 6
 _FIVE[[2, 3, 4], [30, 48, 54]] = 1
@@ -45,7 +45,7 @@ _NOSE = np.array(
      [-0.050, 0.648, 0.065], [-0.027, 0.659, 0.080], [0.0, 0.665, 0.090], [0.027, 0.659, 0.080],
      [0.050, 0.648, 0.065]]
 )
-_EYE_CENTRE = np.array([-0.123, 0.471, 0.03])
+_EYE_CENTER = np.array([-0.123, 0.471, 0.03])
 # From the outer corner over the upper lid, relative to the center.
 _EYE = np.array(
     [[-0.051, 0.003, -0.02], [-0.020, -0.019, 0.0], [0.018, -0.020, 0.0], [0.050, 0.007, 0.0],
@@ -147,7 +147,7 @@ def _model() -> tuple[np.ndarray, np.ndarray]:
     ]
     still = {name: np.zeros_like(part) for name, part in parts.items()}
     directions = np.stack([_assemble(**{**still, **move}).ravel() for move in moves])
-    mean = _assemble(**{**parts, "eye": _EYE + _EYE_CENTRE})
+    mean = _assemble(**{**parts, "eye": _EYE + _EYE_CENTER})
     return mean, directions
 
 
@@ -187,15 +187,15 @@ class Pose:
         cp, sp = math.cos(traits.pitch), math.sin(traits.pitch)
         turn = np.array([[cy, 0.0, sy], [-sy * sp, cp, cy * sp]])
         given = [complex(*point) for point in (five_points(points[:68]) @ turn.T).tolist()]
-        centre = sum(given) / 5
-        given = [point - centre for point in given]
+        center = sum(given) / 5
+        given = [point - center for point in given]
         # Least-squares similarity in complex numbers, then the aligner's own error on top.
         fit = sum(a.conjugate() * b for a, b in zip(given, _TARGET, strict=True))
         fit /= sum(abs(a) ** 2 for a in given)
         fit *= traits.zoom * complex(math.cos(traits.roll), math.sin(traits.roll))
         rotate = np.array([[fit.real, -fit.imag], [fit.imag, fit.real]])
         self.matrix = (rotate @ turn).T
-        offset = _TARGET_CENTRE + traits.shift - fit * centre
+        offset = _TARGET_CENTER + traits.shift - fit * center
         self.offset = np.array([offset.real, offset.imag])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
@@ -203,14 +203,14 @@ class Pose:
         return points @ self.matrix + self.offset
 
 
-def ellipse(centre, radius_x: float, radius_y: float, turn: float = 0.0, power: float = 1.0,
+def ellipse(center, radius_x: float, radius_y: float, turn: float = 0.0, power: float = 1.0,
             samples: int = 20) -> np.ndarray:
     """(samples, 2) outline of an ellipse; `power` below 1 makes it squarer."""
     circle = _circle(samples, power) * (radius_x, radius_y)
     if turn:
         cos, sin = np.cos(turn), np.sin(turn)
         circle = circle @ np.array([[cos, sin], [-sin, cos]])
-    return circle + centre
+    return circle + center
 
 
 @lru_cache(maxsize=32)

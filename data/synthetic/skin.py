@@ -152,15 +152,15 @@ def neck_map(traits: Traits, light: Light, outline: np.ndarray, middle: float, h
     upright = np.minimum(np.maximum((0.94 - grid.y[:, None]) * (1 / 0.07), 0), 1)
     facing = z + upright * (facing - z)
     shade = 1 - grid.cover([outline], -0.05 * x, 0.045) * np.float32(0.62 / 255)
-    colour = (0.95 * traits.skin).astype(np.float32)
-    lit = (facing * shade)[..., None] * (colour * light.key.astype(np.float32))
-    lit += (0.35 + 0.65 * shade)[..., None] * (colour * light.ambient.astype(np.float32))
+    color = (0.95 * traits.skin).astype(np.float32)
+    lit = (facing * shade)[..., None] * (color * light.key.astype(np.float32))
+    lit += (0.35 + 0.65 * shade)[..., None] * (color * light.ambient.astype(np.float32))
     return np.minimum(lit, 255, out=lit).astype(np.uint8)
 
 
-def _planes(colour: np.ndarray) -> np.ndarray:
+def _planes(color: np.ndarray) -> np.ndarray:
     """(3, 1, 1) float32, to be multiplied with planes: numpy is slow on a last axis of three."""
-    return colour.astype(np.float32)[:, None, None]
+    return color.astype(np.float32)[:, None, None]
 
 
 def _add_ellipsoid(grid: _Grid, slope_x: np.ndarray, slope_y: np.ndarray, middle: np.ndarray,
@@ -194,7 +194,7 @@ def _light(light: Light, slope_x: np.ndarray, slope_y: np.ndarray, hollow: np.nd
 
 
 def _shadow_map(grid: _Grid, light: Light, hair: list[np.ndarray]) -> np.ndarray:
-    """(rows, columns) share of the lamp's light that passes the hair."""
+    """(rows, columns) fraction of the lamp's light that passes the hair."""
     x, y, z = light.direction.tolist()
     fall = 0.03 / max(z, 0.4)
     return 1 - grid.cover(hair, -fall * x, 0.012 - fall * y) * np.float32(0.55 / 255)
@@ -206,11 +206,11 @@ def _albedo(grid: _Grid, traits: Traits, points: np.ndarray, columns: np.ndarray
     red, tired = traits.skin * [0.0, -0.13, -0.11], -0.05 * traits.skin
     lid = 0.6 * traits.makeup * (np.array([120.0, 80.0, 110.0]) - traits.skin)
     tints = np.array([red, red, red, red, lid, lid, tired, tired], np.float32)
-    colour = (tints.T[:, None] * rows.T) @ columns
-    colour += _planes(traits.skin)
+    color = (tints.T[:, None] * rows.T) @ columns
+    color += _planes(traits.skin)
     if traits.beard > 0.2:
         cover = grid.cover([ribbon.outline() for ribbon in beard_ribbons(points, traits)])
         strength = 0.75 if traits.beard > 0.55 else 0.45 * traits.beard
         mix = cover * np.float32(strength / 255)
-        colour += mix * (_planes(np.minimum(0.8 * traits.hair, 0.8 * traits.skin)) - colour)
-    return colour
+        color += mix * (_planes(np.minimum(0.8 * traits.hair, 0.8 * traits.skin)) - color)
+    return color

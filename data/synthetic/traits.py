@@ -14,7 +14,7 @@ class Dice:
     """A stream of random draws that depends on (seed, index) only.
 
     Attributes:
-        rng: for whole arrays; it shares the stream.
+        rng: for whole arrays; it draws from the same stream.
     """
 
     def __init__(self, seed: int, index: int) -> None:
@@ -132,21 +132,21 @@ _SKIN = np.array([[234, 192, 166], [227, 180, 150], [217, 167, 134], [204, 150, 
 _HAIR = {
     "black": (34, 29, 28), "espresso": (58, 41, 32), "brown": (94, 63, 42),
     "chestnut": (122, 74, 44), "dark blond": (156, 120, 80), "blond": (212, 176, 120),
-    "red": (164, 82, 42), "grey": (150, 148, 146), "white": (212, 210, 206), "dyed": (0, 0, 0),
+    "red": (164, 82, 42), "gray": (150, 148, 146), "white": (212, 210, 206), "dyed": (0, 0, 0),
 }
 _IRIS = {"dark": (58, 36, 24), "brown": (100, 64, 36), "hazel": (126, 98, 52),
-         "green": (92, 122, 84), "blue": (92, 138, 178), "grey": (128, 142, 152)}
+         "green": (92, 122, 84), "blue": (92, 138, 178), "gray": (128, 142, 152)}
 
 
-def any_colour(dice: Dice, low: float = 20, high: float = 235) -> np.ndarray:
+def any_color(dice: Dice, low: float = 20, high: float = 235) -> np.ndarray:
     """A cloth or wall color: a gray of random depth pulled towards a random hue."""
-    grey = dice.uniform(low, high)
+    gray = dice.uniform(low, high)
     hue = [dice.uniform(low, high) for _ in range(3)]
     pull = dice.uniform(0, 0.8)
-    return np.array([grey + pull * (value - grey) for value in hue])
+    return np.array([gray + pull * (value - gray) for value in hue])
 
 
-def _colours(dice: Dice, age: float, feminine: float) -> dict[str, object]:
+def _colors(dice: Dice, age: float, feminine: float) -> dict[str, object]:
     tone = 6 * dice.uniform() ** 1.3
     step = min(int(tone), 5)
     skin = _SKIN[step] + (tone - step) * (_SKIN[step + 1] - _SKIN[step])
@@ -156,12 +156,12 @@ def _colours(dice: Dice, age: float, feminine: float) -> dict[str, object]:
                "brown": 1.0 if dark else 3.0,
                "chestnut": 0.3 if dark else 2.5, "dark blond": 0.05 if dark else 2.5,
                "blond": 0.1 if dark else 2.5, "red": 0.05 if dark else 1.5,
-               "grey": 6.0 if age > 0.7 else 0.0, "white": 5.0 if age > 0.85 else 0.0, "dyed": 0.4}
+               "gray": 6.0 if age > 0.7 else 0.0, "white": 5.0 if age > 0.85 else 0.0, "dyed": 0.4}
     name = dice.pick(weights)
-    hair = any_colour(dice, 30, 220) if name == "dyed" else np.array(_HAIR[name], dtype=float)
+    hair = any_color(dice, 30, 220) if name == "dyed" else np.array(_HAIR[name], dtype=float)
     hair = hair * (1 + dice.bell(0.2)) + dice.bell(6)
     eyes = ({"dark": 3, "brown": 2, "hazel": 0.2} if dark else
-            {"dark": 1, "brown": 2, "hazel": 1, "green": 1, "blue": 2, "grey": 1})
+            {"dark": 1, "brown": 2, "hazel": 1, "green": 1, "blue": 2, "gray": 1})
     iris = np.array(_IRIS[dice.pick(eyes)]) * (1 + dice.bell(0.25))
     makeup = dice.uniform() * feminine if feminine > 0.5 else 0.0
     rose = np.array([0.86, 0.62, 0.65]) + [0, dice.bell(0.08), dice.bell(0.08)]
@@ -224,7 +224,7 @@ def draw_traits(dice: Dice) -> Traits:
         openness=dice.uniform(0.85, 1.2) if dice.chance(0.95) else dice.uniform(0.1, 0.5),
         gaze=(dice.bell(0.9), dice.bell(0.5)), shift=complex(dice.bell(0.02), dice.bell(0.02)),
         **dict(zip(_NUMBERS, values.tolist(), strict=True)),
-        **_colours(dice, age, feminine), **_hair(dice, age, feminine), **_extras(dice, feminine),
+        **_colors(dice, age, feminine), **_hair(dice, age, feminine), **_extras(dice, feminine),
     )
 
 

@@ -20,7 +20,7 @@ from data.synthetic.canvas import (
 )
 from data.synthetic.shapes import Pose, ellipse, mirrored, spline
 from data.synthetic.skin import neck_map
-from data.synthetic.traits import Dice, Traits, any_colour
+from data.synthetic.traits import Dice, Traits, any_color
 
 _EAR_RED, _HOLLOW = np.array([1.0, 0.9, 0.88]), np.array([0.74, 0.66, 0.64])
 _STRIPE = np.stack([np.linspace(-0.1, 1.1, 9), 0.12 * np.linspace(-0.6, 0.6, 9) ** 2], 1)
@@ -65,7 +65,7 @@ def _lean(points: np.ndarray, lean: float, middle: float, drop: float = 0.0) -> 
 
 def _paint_cloth(scene: Scene, middle: float, half: float, drop: float, lean: float) -> None:
     canvas, dice, traits = scene.canvas, scene.dice, scene.traits
-    colour = any_colour(dice) * (0.7 + 0.3 * scene.light.key)
+    color = any_color(dice) * (0.7 + 0.3 * scene.light.key)
     edge, low = _COLLARS[traits.collar]
     side = np.array([[half + 0.004, edge], [half + 0.05, 0.925], [0.36, 0.96], [0.57, 1.035],
                      [0.57, 1.3]])
@@ -75,38 +75,38 @@ def _paint_cloth(scene: Scene, middle: float, half: float, drop: float, lean: fl
     cloth = _lean(cloth, lean, middle, drop)
     opening = cloth[10:]
     with canvas.clip(cloth):
-        canvas.fill(cloth, colour, CLOTH, smooth=False)
-        _paint_pattern(scene, any_colour(dice), float(cloth[:, 1].min()))
+        canvas.fill(cloth, color, CLOTH, smooth=False)
+        _paint_pattern(scene, any_color(dice), float(cloth[:, 1].min()))
         x, bow = dice.uniform(), dice.bell(0.2)
         fold = spline(np.array([[x, 0.9], [x + bow, 0.96], [x + 2 * bow, 1.04]]), 7)
-        canvas.lines(fold, 0.78 * colour, 0.006)
-    canvas.lines(opening, 0.62 * colour, 0.006, CLOTH)
-    canvas.lines(opening + [0, 0.009], 1.15 * colour, 0.003)
+        canvas.lines(fold, 0.78 * color, 0.006)
+    canvas.lines(opening, 0.62 * color, 0.006, CLOTH)
+    canvas.lines(opening + [0, 0.009], 1.15 * color, 0.003)
     if traits.collar == "shirt":
         flap = np.array([[half, 0.875], [half + 0.03, 0.93], [half * 0.75, 1.02], [0.01, 0.99]])
         flaps = (flap + [0, drop]) * FLIP + [middle, 0]
-        canvas.fill(flaps, 1.12 * colour, CLOTH)
-        canvas.lines(flaps, 0.6 * colour, 0.003, closed=True)
+        canvas.fill(flaps, 1.12 * color, CLOTH)
+        canvas.lines(flaps, 0.6 * color, 0.003, closed=True)
 
 
-def _paint_pattern(scene: Scene, colour: np.ndarray, top: float) -> None:
+def _paint_pattern(scene: Scene, color: np.ndarray, top: float) -> None:
     """Stripes, knitting, dots or nothing from the height `top` to the lower edge."""
     canvas, dice = scene.canvas, scene.dice
     kind, step = dice.pick({"plain": 4, "stripes": 2, "knit": 2, "dots": 1}), dice.uniform()
     if kind == "stripes":
         step = 0.012 + 0.023 * step
         rows = np.arange(top + 0.004, 1.02, step)[:, None, None] * [0, 1]
-        canvas.lines(rows + _STRIPE, colour, 0.35 * step, smooth=False)
+        canvas.lines(rows + _STRIPE, color, 0.35 * step, smooth=False)
     elif kind == "knit":
         rows = np.arange(top + 0.004, 1.0, 0.015)[:, None, None] * [0, 1]
-        canvas.lines(rows + _STITCHES, 0.5 * colour, smooth=False)
+        canvas.lines(rows + _STITCHES, 0.5 * color, smooth=False)
     elif kind == "dots":
         step = 0.02 + 0.015 * step
         x, y = np.meshgrid(np.arange(0, 1, 2 * step), np.arange(top + 0.01, 1, step))
         x = x + step * (np.arange(len(x)) % 2)[:, None]
-        centres = np.stack([x, y], -1).reshape(-1, 1, 2)
+        centers = np.stack([x, y], -1).reshape(-1, 1, 2)
         dot = ellipse(0, 0.25 * step, 0.25 * step, samples=6)
-        canvas.fill(centres + dot, colour, smooth=False)
+        canvas.fill(centers + dot, color, smooth=False)
 
 
 def _paint_necklace(scene: Scene, middle: float, half: float, drop: float) -> None:
@@ -120,7 +120,7 @@ def _paint_necklace(scene: Scene, middle: float, half: float, drop: float) -> No
         canvas.lines(curve, metal, 0.003)
         canvas.fill(ellipse(curve[12] + [0, 0.012], 0.008, 0.012), metal, NECK_L)
     else:
-        bead = any_colour(dice, 60, 245)
+        bead = any_color(dice, 60, 245)
         canvas.fill(curve[:, None] + ellipse(0, 0.0105, 0.0105, samples=10), 0.75 * bead, NECK_L)
         canvas.fill(curve[:, None] + ellipse(-0.003, 0.004, 0.004, samples=6), 1.3 * bead)
 
@@ -132,11 +132,11 @@ def _metal(dice: Dice) -> np.ndarray:
 def paint_ears(scene: Scene) -> None:
     """Both ears and what hangs on them; the head will hide what lies behind it."""
     canvas, light, lines = scene.canvas, scene.light, scene.lines
-    colour = scene.traits.skin * _EAR_RED * (0.45 * light.key + 0.9 * light.ambient)
-    canvas.fill(lines["ears"], colour, (L_EAR, R_EAR), smooth=False)
-    canvas.fill(lines["hollows"], _HOLLOW * colour)
-    canvas.lines(lines["folds"], 0.56 * colour)
-    canvas.lines(lines["rims"], 1.12 * colour)
+    color = scene.traits.skin * _EAR_RED * (0.45 * light.key + 0.9 * light.ambient)
+    canvas.fill(lines["ears"], color, (L_EAR, R_EAR), smooth=False)
+    canvas.fill(lines["hollows"], _HOLLOW * color)
+    canvas.lines(lines["folds"], 0.56 * color)
+    canvas.lines(lines["rims"], 1.12 * color)
     if scene.traits.earring:
         _paint_earrings(scene, lines.placed("ears"))
 
@@ -152,7 +152,7 @@ def _paint_earrings(scene: Scene, outlines: np.ndarray) -> None:
         canvas.lines(ring[:, 12:20], 1.2 * metal, 0.004)
         return
     if scene.traits.earring == "drop":
-        stone = any_colour(dice, 40, 240)
+        stone = any_color(dice, 40, 240)
         canvas.lines(lobe + np.array([[0, 0], [0, 0.05]]), metal, 0.004, EAR_RING)
         canvas.fill(lobe + ellipse([0, 0.055], 0.012, 0.022), stone, EAR_RING)
         canvas.fill(lobe + ellipse([-0.003, 0.048], 0.004, 0.006, samples=8), 1.6 * stone + 40)
@@ -200,7 +200,7 @@ def paint_glasses(scene: Scene) -> None:
     dark = traits.glasses == "dark"
     glass = _lenses(traits, scene.pose, dice.uniform(0.076, 0.092), dice.uniform(0.048, 0.066),
                    dice.uniform(0.45, 1.0))
-    frame = any_colour(dice, 10, 200) * (0.3 if dice.chance(0.6) else 0.9)
+    frame = any_color(dice, 10, 200) * (0.3 if dice.chance(0.6) else 0.9)
     thick = dice.uniform(0.005, 0.014)
     below = canvas.labels.copy()
     canvas.mark(glass, EYE_G)
@@ -228,30 +228,30 @@ def paint_hat(scene: Scene) -> None:
     canvas, traits, dice = scene.canvas, scene.traits, scene.dice
     if not traits.hat:
         return
-    colour, accent = any_colour(dice, 25, 225), any_colour(dice, 20, 235)
+    color, accent = any_color(dice, 25, 225), any_color(dice, 20, 235)
     shapes = _hat_outlines(traits, scene.pose)
     dome, band = shapes["dome"], shapes["band"]
     if traits.hat == "brim":
-        canvas.fill(shapes["brim"], 0.8 * colour, HAT)
+        canvas.fill(shapes["brim"], 0.8 * color, HAT)
     with canvas.clip(dome):
-        canvas.fill(dome, 0.8 * colour, HAT, smooth=False)
+        canvas.fill(dome, 0.8 * color, HAT, smooth=False)
         middle = dome.mean(0)
         bright = middle + 0.72 * (dome - middle) + [0.10, 0.06] * scene.light.direction[:2]
         canvas.glaze(bright, 1.35, blur=0.05)
         if traits.hat == "beanie":
             base = spline(band[:24], 30)
             top = middle + (base - middle) * [0.7, 0] - [0, 0.25]
-            canvas.lines(np.stack([base, top], 1), 0.55 * colour, 0.006)
+            canvas.lines(np.stack([base, top], 1), 0.55 * color, 0.006)
         else:
             crown = dome[24:].mean(0) - [0, 0.1]
             base = band[[4, 9, 15, 20]]
             top = np.broadcast_to(crown, base.shape)
             seams = np.stack([top, (top + base) / 2 - [0, 0.02], base], 1)
-            canvas.lines(spline(seams, 9), 0.55 * colour, 0.003)
-    canvas.fill(band, accent if traits.hat == "brim" else 0.85 * colour, HAT)
+            canvas.lines(spline(seams, 9), 0.55 * color, 0.003)
+    canvas.fill(band, accent if traits.hat == "brim" else 0.85 * color, HAT)
     if traits.hat == "beanie":
-        canvas.lines(np.stack([band[:24], band[24:][::-1]], 1), 0.5 * colour, 0.006)
+        canvas.lines(np.stack([band[:24], band[24:][::-1]], 1), 0.5 * color, 0.006)
     if traits.hat == "cap":
         canvas.fill(shapes["brim"], 0.72 * accent, HAT)
         canvas.lines(shapes["brim"][19:-1], 1.25 * accent, 0.003)
-    canvas.lines(band[:24], 0.45 * colour, 0.004)
+    canvas.lines(band[:24], 0.45 * color, 0.004)

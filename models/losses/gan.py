@@ -28,7 +28,7 @@ ROOT_EPS = 1e-12
 
 def _term(mode: str, which: int, logits: Tensor) -> Tensor:
     if mode not in TERMS:
-        raise ValueError(f"unknown --gan_mode {mode}; known are {', '.join(TERMS)}")
+        raise ValueError(f"--gan_mode must be one of {', '.join(TERMS)}, got {mode}")
     return TERMS[mode][which](logits).mean()
 
 
@@ -93,13 +93,13 @@ def gradient_norms(discriminator: Callable[[Tensor], Tensor], images: Tensor) ->
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
-                     share: Tensor, kind: str = "two_sided") -> Tensor:
+                     fraction: Tensor, kind: str = "two_sided") -> Tensor:
     """How far the discriminator's slope between made and real images is from 1.
 
     Args:
         discriminator: from images (B, 3, H, W) to logits (B,), in fp32.
         restored, gt: images; no gradient reaches them.
-        share: (B, 1, 1, 1) in [0, 1], how much of the real image is in the mixture.
+        fraction: (B, 1, 1, 1) in [0, 1], how much of the real image is in the mixture.
         kind: `two_sided` punishes each image's norm; `one_sided_mean`, the form of the first
             published code, only a mean norm above 1.
 
@@ -108,7 +108,7 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor
     """
     if kind not in PENALTIES:
         raise ValueError(f"--gp must be one of {', '.join(PENALTIES)}, got {kind!r}")
-    norms = gradient_norms(discriminator, share * gt + (1 - share) * restored)
+    norms = gradient_norms(discriminator, fraction * gt + (1 - fraction) * restored)
     return (norms - 1).square().mean() if kind == "two_sided" else F.relu(norms.mean() - 1)
 
 

@@ -1,4 +1,4 @@
-"""How far a restored face is from its person."""
+"""How far a restored face is from the identity of its target."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,5 +17,5 @@ def identity_loss(network: Callable[[Tensor], Tensor], restored: Tensor, gt: Ten
 
     Source: GPEN (arXiv 2105.06070).
     """
-    theirs = network(face_crop(gt.detach())).detach()
-    return (1 - (network(face_crop(restored)) * theirs).sum(1)).mean()
+    gt_embedding = network(face_crop(gt.detach())).detach()
+    return (1 - (network(face_crop(restored)) * gt_embedding).sum(1)).mean()

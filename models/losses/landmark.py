@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def normalized_maps(maps: Tensor, eps: float = 1e-8) -> Tensor:
-    """Heat-maps (B, N, H, W) brought to [0, 1], each image by its least and largest value.
+    """Heat-maps (B, N, H, W) brought to [0, 1], each image by its smallest and largest value.
 
     Args:
         eps: added to the range; constant maps give zeros.
@@ -48,8 +48,8 @@ def gaussian_maps(landmarks: Tensor, size: int, sigma: float = 1.75) -> Tensor:
 
     Source: 1adrianb/face-alignment's training targets.
     """
-    centre = landmarks.round()
+    center = landmarks.round()
     pixels = torch.arange(size, dtype=landmarks.dtype, device=landmarks.device)
-    away = pixels - centre[..., None]                           # (B, N, 2, size)
-    weight = (-away.square() / (2 * sigma ** 2)).exp() * (away.abs() <= int(2 * sigma))
+    offset = pixels - center[..., None]                           # (B, N, 2, size)
+    weight = (-offset.square() / (2 * sigma ** 2)).exp() * (offset.abs() <= int(2 * sigma))
     return weight[:, :, 1, :, None] * weight[:, :, 0, None, :]

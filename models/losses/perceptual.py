@@ -19,8 +19,9 @@ def feature_l1(restored: Sequence[Tensor], gt: Sequence[Tensor],
     Source: perceptual losses, arXiv 1603.08155; SPARNetHD weighs its five layers equally.
     """
     weights = [1.0] * len(gt) if weights is None else weights
-    return sum(weight * F.l1_loss(ours, theirs.detach())
-               for weight, ours, theirs in zip(weights, restored, gt, strict=True))
+    return sum(weight * F.l1_loss(restored_features, gt_features.detach())
+               for weight, restored_features, gt_features
+               in zip(weights, restored, gt, strict=True))
 
 
 def pyramid_losses(rgbs: Sequence[Tensor], gt: Tensor) -> list[Tensor]:

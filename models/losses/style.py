@@ -1,6 +1,6 @@
 """Style and feature losses of PSFR-GAN: Gram matrices inside face regions.
 
-Regions share no pixel, so multiplying a whole feature map by each of 19 masks is mostly work on
+Regions do not overlap, so multiplying a whole feature map by each of 19 masks is mostly work on
 zeros. Here the pixels of an image are gathered by region into blocks of one size, each region's
 last block filled up with zeros; one batched product gives the blocks' Gram matrices, and a region's
 is the sum of its blocks'. The number of blocks depends on shapes only, never on what the labels
@@ -31,7 +31,7 @@ class Layout:
 
     Attributes:
         area: (B, K) float32, pixels per region.
-        slot: (B, N), the place of each pixel; pixels of no region share the place after the last.
+        slot: (B, N), the place of each pixel; pixels of no region have the place after the last.
         source: (B, P, S), the pixel in each of P blocks of S places; N where there is none.
         region: (B, P), of each block; K for a block without pixels.
     """
@@ -113,7 +113,7 @@ def region_grams(features: Tensor, labels: Tensor, num_regions: int, eps: float 
     Returns:
         (B, num_regions, C, C), divided by C * (area + eps); zeros for an empty region.
 
-    Source: PSFR-GAN (arXiv 2009.08709), semantic-aware style loss, with upstream's normaliser.
+    Source: PSFR-GAN (arXiv 2009.08709), semantic-aware style loss, with upstream's normalizer.
     """
     features = features.float() if features.dtype in (torch.half, torch.bfloat16) else features
     labels = resized_labels(labels, tuple(features.shape[2:]))
@@ -135,10 +135,10 @@ def style_loss(restored: Sequence[Tensor], gt: Sequence[Tensor], labels: Tensor,
     Source: PSFR-GAN (arXiv 2009.08709).
     """
     losses = []
-    for ours, theirs in zip(restored, gt, strict=True):
+    for restored_features, gt_features in zip(restored, gt, strict=True):
         with torch.no_grad():
-            target = region_grams(theirs, labels, num_regions)
-        losses.append(F.mse_loss(region_grams(ours, labels, num_regions), target))
+            target = region_grams(gt_features, labels, num_regions)
+        losses.append(F.mse_loss(region_grams(restored_features, labels, num_regions), target))
     return torch.stack(losses).sum()
 
 
@@ -155,8 +155,9 @@ def feature_mse(restored: Sequence[Tensor], gt: Sequence[Tensor],
     `gan.py` have SPARNetHD's absolute differences.
     """
     weights = [1.0] * len(gt) if weights is None else weights
-    return sum(weight * F.mse_loss(ours, theirs.detach())
-               for weight, ours, theirs in zip(weights, restored, gt, strict=True))
+    return sum(weight * F.mse_loss(restored_features, gt_features.detach())
+               for weight, restored_features, gt_features
+               in zip(weights, restored, gt, strict=True))
 
 
 # ---- whole feature maps: GFP-GAN -----------------------------------------------------------------
@@ -177,5 +178,6 @@ def gram_l1(restored: Sequence[Tensor], gt: Sequence[Tensor],
         restored, gt: features (B, C, H, W) per layer; no gradient reaches gt.
         weights: one per layer.
     """
-    return sum(weight * F.l1_loss(gram(ours), gram(theirs.detach()))
-               for weight, ours, theirs in zip(weights, restored, gt, strict=True))
+    return sum(weight * F.l1_loss(gram(restored_features), gram(gt_features.detach()))
+               for weight, restored_features, gt_features
+               in zip(weights, restored, gt, strict=True))

@@ -67,7 +67,7 @@ def landmark_network(path: str | Path, flag: str = "--fan_weights",
     network = FAN(width=width)
     load_fixed(network, path, flag, lambda path: read_landmark_weights(network, path),
                draw=(NUM_LANDMARKS, 2.0),
-               warning="HEAT-MAPS OF AN UNTRAINED NETWORK, for smoke runs only")
+               warning="HEAT-MAPS COME FROM AN UNTRAINED NETWORK. This is for smoke runs only")
     return network.requires_grad_(False).eval()
 
 
@@ -78,15 +78,14 @@ def read_landmark_weights(network: FAN, path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError, ValueError: as `landmark_network`.
     """
     if Path(path).is_file() and legacy_pickle.holds_module(path):
-        raise ValueError(f"{path} is a pickled module, which is not loaded because that "
-                         f"can run code from the file; extract its tensors first: python -m "
-                         f"tools.legacy_pickle {path} fan.pth")
+        raise ValueError(f"{path} must hold tensors, got a pickled module, which can run code; "
+                         f"extract its tensors with python -m tools.legacy_pickle {path} fan.pth")
     return checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
 
 
 def _width_hint(state: dict[str, Tensor]) -> str:
     first = state.get("conv.bias")
-    return "" if first is None else f"these weights need --fan_width {WIDTH_MULTIPLE * len(first)}"
+    return "" if first is None else f"These weights need --fan_width {WIDTH_MULTIPLE * len(first)}"
 
 
 def peaks(maps: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class GFPGAN(Recomputable):
         sides = [2 ** k for k in range(3, levels + 1)]
         odd = [side for side in (4, *sides) if 2 * width[side] != whole[side] or not width[side]]
         if odd:
-            raise ValueError(f"narrow {narrow:g} gives the decoder {whole[odd[0]]} channels at "
-                             f"{odd[0]} pixels; the number must be even")
+            raise ValueError(f"narrow must give the decoder even numbers of channels, got "
+                             f"{whole[odd[0]]} at {odd[0]} pixels with narrow {narrow:g}")
         self.conv_body_first = conv_layer(3, width[size], 1, arch)
         self.conv_body_down = nn.ModuleList(
             down_block(width[side], width[side // 2], arch) for side in reversed(sides))
@@ -102,7 +102,7 @@ class GFPGAN(Recomputable):
             ValueError: x has another size.
         """
         if tuple(x.shape[2:]) != (self.size, self.size):
-            raise ValueError(f"the network restores {self.size}x{self.size} pictures, got "
+            raise ValueError(f"the network restores {self.size}x{self.size} images, got "
                              f"{x.shape[3]}x{x.shape[2]}")
         repeats = self.checkpointing and torch.is_grad_enabled()
         self.stylegan_decoder.checkpointing = repeats
@@ -138,12 +138,12 @@ class GFPGAN(Recomputable):
 # ---- what a file says about its network ---------------------------------------------------------
 
 def layout_of(state: Mapping[str, Tensor]) -> str:
-    """What a state dict belongs to: "clean", "equalised" (original or bilinear), "decoder" (a
+    """What a state dict belongs to: "clean", "equalized" (original or bilinear), "decoder" (a
     StyleGAN2 prior), or "" for something else."""
     if "conv_body_first.weight" in state and "stylegan_decoder.constant_input.weight" in state:
         return "clean"
     if "conv_body_first.0.weight" in state and "stylegan_decoder.constant_input.weight" in state:
-        return "equalised"
+        return "equalized"
     return "decoder" if "constant_input.weight" in state and "style_conv1.weight" in state else ""
 
 
@@ -154,7 +154,7 @@ def config_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         ValueError: the entries are not a GFPGAN's.
     """
     layout = layout_of(state)
-    if layout not in ("clean", "equalised"):
+    if layout not in ("clean", "equalized"):
         raise ValueError("holds no GFP-GAN network" + (
             "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder"
             else f": no conv_body_first among {len(state)} entries"))

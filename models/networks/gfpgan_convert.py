@@ -23,7 +23,7 @@ RULES: tuple[tuple[str, str, float, bool], ...] = (
     (r"(conv_body_first|final_conv)\.1\.bias", r"\1.bias", GAIN, False),
     (r"(conv_body_\w+\.\d+\.conv1)\.0\.weight", r"\1.weight", GAIN, True),
     (r"(conv_body_\w+\.\d+\.conv1)\.1\.bias", r"\1.bias", GAIN, False),
-    # The block's 1 / sqrt(2) takes the activation's sqrt(2) away.
+    # The block's 1 / sqrt(2) cancels the activation's sqrt(2).
     (r"(conv_body_\w+\.\d+\.conv2)\.(?:1\.)?weight", r"\1.weight", 1.0, True),
     (r"(conv_body_\w+\.\d+\.conv2)\.(?:2|activation)\.bias", r"\1.bias", 1.0, False),
     (r"(conv_body_\w+\.\d+\.skip)\.(?:1\.)?weight", r"\1.weight", 1 / GAIN, True),
@@ -68,7 +68,7 @@ def _convert_entry(key: str, value: Tensor) -> tuple[str, Tensor]:
         factor = constant / math.sqrt(_fan_in(key, value)) if scaled else constant
         name, value = match.expand(spelling), value * factor
         return name, value.view(1, -1, 1, 1) if key.endswith(".activate.bias") else value
-    raise ValueError(f"not a bilinear GFP-GAN network: unknown entry {key}")
+    raise ValueError(f"the weights must be of a bilinear GFP-GAN network, got the entry {key}")
 
 
 def bilinear_to_clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

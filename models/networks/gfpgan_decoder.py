@@ -103,7 +103,8 @@ class Decoder(nn.Module):
         codes = list(styles) if input_is_latent else [self.style_mlp(z) for z in styles]
         if truncation < 1:
             if truncation_latent is None:
-                raise ValueError(f"truncation {truncation} needs truncation_latent, the mean w")
+                raise ValueError(f"truncation {truncation} needs truncation_latent, the mean w, "
+                                 "got None")
             codes = [truncation_latent + truncation * (w - truncation_latent) for w in codes]
         if len(codes) == 1:
             w, = codes
@@ -148,7 +149,7 @@ class Decoder(nn.Module):
         x = self.style_conv1(x, w[0], noise[0])
         rgb = self.to_rgb1(x, w[1])
         for level in range(len(self.to_rgbs)):
-            index = 2 * level + 1       # an image layer shares its w with the next enlargement
+            index = 2 * level + 1       # an image layer has the same w as the next upscaling
             condition = conditions[level] if level < len(conditions) else None
             inputs = (level, x, rgb, w[index:index + 3], noise[index:index + 2], condition)
             x, rgb = (checkpoint(self._level, *inputs, use_reentrant=False)

@@ -80,7 +80,7 @@ class FullGenerator(Recomputable):
             ValueError: x has another size.
         """
         if tuple(x.shape[2:]) != (self.size, self.size):
-            raise ValueError(f"the network restores {self.size}x{self.size} pictures, got "
+            raise ValueError(f"the network restores {self.size}x{self.size} images, got "
                              f"{x.shape[3]}x{x.shape[2]}")
         x, maps = channels_last(x), []
         for index in range(self.num_maps):

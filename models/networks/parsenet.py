@@ -32,7 +32,7 @@ class ParseBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, mode: str = "none",
                  norm: str = "bn") -> None:
         super().__init__()
-        # Unlike in SPARNet, only batch norm takes the bias away, and instance norm has no gain.
+        # Unlike in SPARNet, only batch norm removes the bias, and instance norm has no gain.
         settings = {"norm": norm, "bias": norm != "bn", "affine": norm != "in"}
         if mode == "none" and in_channels == out_channels:
             self.shortcut_func = nn.Identity()
@@ -137,7 +137,7 @@ def parsing_network(weights: str | Path, flag: str, **settings: Any) -> ParseNet
     """A fixed parsing network, in eval mode, with weights from a file.
 
     Args:
-        weights: ours or a published file, or "random" for a seeded draw (smoke runs only).
+        weights: an own or a published file, or "random" for a seeded draw (smoke runs only).
         flag: carried the file's name; named in errors.
         settings: ParseNet's arguments.
 

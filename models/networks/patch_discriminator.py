@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ops.blocks import ConvUnit
+from utils.text import counted
 
 MAX_CHANNELS = 512
 
@@ -54,7 +55,7 @@ class MultiScale(nn.Module):
 
     Args:
         discriminators: one per scale; scale 0 sees the full input.
-        min_size: smallest side the last scale can judge, in pixels of the input.
+        min_size: smallest side the last scale takes, in pixels of the input.
     """
 
     def __init__(self, discriminators: Iterable[nn.Module], min_size: int) -> None:
@@ -79,8 +80,9 @@ class MultiScale(nn.Module):
             ValueError: a side is too small for the last scale.
         """
         if min(x.shape[2:]) < self.min_size:
-            raise ValueError(f"{len(self.D_pool)} scales need sides of at least {self.min_size} "
-                             f"pixels, got {x.shape[2]}x{x.shape[3]}")
+            raise ValueError(f"{counted(len(self.D_pool), 'scale')} of the discriminator need "
+                             f"sides of at least {self.min_size} pixels, got "
+                             f"{x.shape[2]}x{x.shape[3]}")
         logits, features = [], []
         for index, discriminator in enumerate(self.D_pool):
             x = self.halve(x) if index else x

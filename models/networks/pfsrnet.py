@@ -89,13 +89,13 @@ class Generator(Recomputable):
                 nn.BatchNorm2d(outside), nn.ReLU()))
 
     def forward(self, x: Tensor, stage: int = NUM_STAGES, alpha: float = 1.0) -> Tensor:
-        """Enlarge images.
+        """Upscale images.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
             stage: 1, 2 or 3.
-            alpha: from 0 to below 1, the share of the stage's own head beside that of the stage
-                before, enlarged; any other value gives the stage's head alone.
+            alpha: from 0 to below 1, the fraction of the stage's own head beside that of the stage
+                before, upscaled; any other value gives the stage's head alone.
 
         Returns:
             (B, 3, 2**stage * H, 2**stage * W), range not limited.
@@ -134,7 +134,7 @@ class ConvBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Halves the side of its input once per stage and judges what is left, one number an image.
+    """Halves the side of its input once per stage and gives one logit per image.
 
     Args:
         width: channels of the innermost stage, 512 as published.
@@ -159,12 +159,12 @@ class Discriminator(nn.Module):
         """Logits (B,) of images (B, 3, H, W) of a stage; alpha blends as in the generator.
 
         Raises:
-            ValueError: fewer than two images, whose deviation is a part of the judgement, or a
+            ValueError: fewer than two images, whose standard deviation is part of the logits, or a
                 side that cannot be halved `stage` times.
         """
         side = 2 ** stage
         if len(x) < 2 or x.shape[2] % side or x.shape[3] % side:
-            raise ValueError(f"the discriminator needs at least 2 pictures of sides that are "
+            raise ValueError(f"the discriminator needs at least 2 images with sides that are "
                              f"multiples of {side} at stage {stage}, got {tuple(x.shape)}")
         h = getattr(self, f"step{stage}")(self.from_rgb[stage - 1](x))
         if stage > 1 and 0 <= alpha < 1:
@@ -182,9 +182,9 @@ class Discriminator(nn.Module):
 
 
 def batch_deviation(x: Tensor) -> Tensor:
-    """Mean over everything of the unbiased deviation over the batch, a scalar.
+    """Mean over everything of the unbiased standard deviation over the batch, a scalar.
 
-    The root of a variance of 0, where all images share a value, has no gradient: hence the eps.
+    The root of a variance of 0, where all images have the same value, has no gradient, hence eps.
     """
     variance = (x - x.mean(dim=0, keepdim=True)).square().sum(dim=0) / (len(x) - 1)
     return (variance + DEVIATION_EPS).sqrt().mean()

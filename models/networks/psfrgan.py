@@ -171,8 +171,9 @@ class PSFRGenerator(Recomputable):
             ValueError: image and map differ in size or have another number of channels.
         """
         if lq.shape[2:] != mask.shape[2:] or lq.shape[1] + mask.shape[1] != self.ref_channels:
-            raise ValueError(f"picture and parsing map must have one size and {self.ref_channels} "
-                             f"channels together, got {tuple(lq.shape)} and {tuple(mask.shape)}")
+            raise ValueError(f"image and parsing map must have the same size and "
+                             f"{self.ref_channels} channels together, got {tuple(lq.shape)} and "
+                             f"{tuple(mask.shape)}")
         ref = torch.cat([lq, mask], dim=1)
         x = self.const_input.expand(lq.shape[0], -1, -1, -1)
         for stage in (self.head, *self.body):
@@ -211,7 +212,7 @@ class ParsedPatchDiscriminator(PatchLayers):
                  n_layers: int = 4, norm: str = "in") -> None:
         norm = norm.lower()
         widths = [min(base_channels * 2 ** k, MAX_CHANNELS_D) for k in range(n_layers + 1)]
-        # Unlike in SPARNetHD, only batch norm takes the bias away, and instance norm has no gain.
+        # Unlike in SPARNetHD, only batch norm removes the bias, and instance norm has no gain.
         super().__init__([ConvUnit(in_channels, widths[0], activation=True), *(
             PooledUnit(start, end, norm=norm, activation=True, bias=norm != "bn",
                        affine=norm != "in") for start, end in pairwise(widths))], widths[-1])

@@ -61,7 +61,7 @@ class HourglassAttention(nn.Module):
 
 
 class SPARNet(Recomputable):
-    """Face super-resolution network; its input is already enlarged to the output size.
+    """Face super-resolution network; its input is already upscaled to the output size.
 
     SPARNetHD is SPARNet(size=512, feat_size=32, max_channels=512, norm="in").
 
@@ -138,7 +138,7 @@ class SPARNet(Recomputable):
         height, width = x.shape[2:]
         if height < self.min_size or width < self.min_size:
             raise ValueError(f"SPARNet needs sides of at least {self.min_size} pixels, got "
-                             f"{height}x{width}; enlarge the picture to the output size first")
+                             f"{height}x{width}; upscale the image to the output size first")
         for blocks in (self.encoder, self.res_layers, self.decoder):
             x = run_blocks(blocks, x, self.checkpointing)
         return self.out_conv(x)

@@ -275,7 +275,7 @@ class Generator(Recomputable):
         n_mlp: layers of the mapping network.
         channel_multiplier: of the widths above 32 pixels.
         narrow: of all widths.
-        blur_kernel: taps of the filters in the convolutions that enlarge.
+        blur_kernel: taps of the filters in the convolutions that upscale.
         lr_mlp: learning-rate factor of the mapping network.
         isconcat: noise becomes channels (GPEN) instead of being added (StyleGAN2).
 
@@ -321,7 +321,8 @@ class Generator(Recomputable):
         codes = list(styles) if input_is_latent else [self.style(z) for z in styles]
         if truncation < 1:
             if truncation_latent is None:
-                raise ValueError(f"truncation {truncation} needs truncation_latent, the mean w")
+                raise ValueError(f"truncation {truncation} needs truncation_latent, the mean w, "
+                                 "got None")
             codes = [truncation_latent + truncation * (w - truncation_latent) for w in codes]
         if len(codes) == 1:
             return codes[0][:, None].repeat(1, self.num_latents, 1)
@@ -364,7 +365,7 @@ class Generator(Recomputable):
         x = self.conv1(self.input(latents.shape[0]), w[0], noise[0])
         rgb = self.to_rgb1(x, w[1])
         for level in range(len(self.to_rgbs)):
-            index = 2 * level + 1       # an image layer shares its w with the next enlargement
+            index = 2 * level + 1       # an image layer has the same w as the next upscaling
             x, rgb = repeated(self.checkpointing, self._level, level, x, rgb,
                               w[index:index + 3], noise[index:index + 2])
         return rgb, latents if return_latents else None
@@ -398,8 +399,8 @@ class Discriminator(Recomputable):
 
     Args:
         size, channel_multiplier, narrow: see Generator.
-        group: images that share a deviation, see with_batch_deviation; 4 in code before August
-            2022, 1 makes images independent of each other.
+        group: images with a common standard deviation, see with_batch_deviation; 4 in code before
+            August 2022, 1 makes images independent of each other.
     """
 
     def __init__(self, *, size: int, channel_multiplier: int = 2, narrow: float = 1.0,

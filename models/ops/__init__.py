@@ -1,1 +1,1 @@
-"""Operators and layers that several networks share."""
+"""Operators and layers of several networks."""

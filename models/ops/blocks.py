@@ -75,7 +75,7 @@ class NormUnit(nn.Module):
 class SampledConv2d(nn.Conv2d):
     """3x3 convolution together with its reflection padding and change of resolution.
 
-    A plain nn.Conv2d to weight norms, initialisers and state dicts; its result is the published
+    A plain nn.Conv2d to weight norms, initializers and state dicts; its result is the published
     `conv2d`'s, its input the unit's.
 
     Args:

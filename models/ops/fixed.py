@@ -48,7 +48,7 @@ class FixedNetwork(nn.Module):
         """
         load_fixed(self, path, flag or self.flag, self.read, draw=self.draw, warning=(
             f"{self.use} AN UNTRAINED {self.kind}. This is for smoke runs only; give "
-            f"{self.published} to train a network worth keeping"))
+            f"{self.published} for real results"))
 
     def read(self, path: str | Path) -> dict[str, Tensor]:
         """The state dict of a file, checked.

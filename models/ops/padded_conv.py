@@ -4,7 +4,7 @@ Of the multiplications of "nearest up-sampling by 2, padding by 1, 3x3 convoluti
 redundant; such units are 41 % of SPARNet. Values and gradients here are those of the plain
 operators up to rounding, parameters stay 3x3.
 
-Output pixel (2i + r, 2j + c), r and c in {0, 1}, sees a 3x3 window of the enlarged image, and that
+Output pixel (2i + r, 2j + c), r and c in {0, 1}, sees a 3x3 window of the upscaled image, and that
 window holds only 2x2 different source pixels. Along one axis the taps (w0, w1, w2) fall on the
 source x as
 
@@ -12,7 +12,7 @@ source x as
     r = 1:  w0 + w1 on x[i],     w2 on x[i+1]
 
 so each phase (r, c) is a 2x2 convolution with summed weights that reads the padded source shifted
-by (r, c). Reflecting the enlarged image at its border repeats the outermost source pixel, hence the
+by (r, c). Reflecting the upscaled image at its border repeats the outermost source pixel, hence the
 source is padded by replication. One convolution with four times the output channels computes all
 phases at all (H+1) x (W+1) positions; PhaseInterleave picks the H x W window of each. The weights
 get their gradient through the sums.
@@ -43,7 +43,7 @@ def uses_custom_kernel(x: Tensor) -> bool:
 
 
 def empty_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Uninitialised (B, channels, height, width) with `like`'s B, dtype, device, memory format."""
+    """Uninitialized (B, channels, height, width) with `like`'s B, dtype, device, memory format."""
     layout = torch.channels_last if like.stride(1) == 1 else torch.contiguous_format
     return torch.empty((like.shape[0], channels, height, width), dtype=like.dtype,
                        device=like.device, memory_format=layout)
@@ -161,7 +161,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None,
         x: (B, I, H, W).
         weight: (O, I, 3, 3).
         bias: (O,).
-        padding: of the enlarged image, "reflect" or "zeros".
+        padding: of the upscaled image, "reflect" or "zeros".
 
     Returns:
         (B, O, 2 H, 2 W), once differentiable on the CPU.
@@ -177,6 +177,6 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None,
         phases = F.conv2d(source, phase_weights(weight), None if bias is None else bias.repeat(4),
                           padding=1 if zeros else 0)
         return PhaseInterleave.apply(phases)
-    enlarged = F.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="nearest")
-    return F.conv2d(enlarged if zeros else reflect_padded(enlarged), weight, bias,
+    upscaled = F.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="nearest")
+    return F.conv2d(upscaled if zeros else reflect_padded(upscaled), weight, bias,
                     padding=1 if zeros else 0)

@@ -60,13 +60,14 @@ def roi_align(x: Tensor, boxes: Tensor, size: int, *, index: Tensor | None = Non
         ValueError: boxes and images do not match in number.
     """
     if index is None and len(boxes) != len(x):
-        raise ValueError(f"{len(boxes)} boxes for {len(x)} pictures; index must say which is whose")
+        raise ValueError(f"index is needed unless there is one box per image, got "
+                         f"{len(boxes)} boxes and {len(x)} images")
     # ceil is sensitive, and half precision has no pixel positions above 2048.
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     x1, y1, x2, y2 = boxes.unbind(1)
     settings = (sampling_ratio, aligned, max_samples)
     rows = _axis_matrix(y1, y2, size, x.shape[2], *settings).to(x.dtype)
     columns = _axis_matrix(x1, x2, size, x.shape[3], *settings).to(x.dtype)
-    pictures = x if index is None else x.index_select(0, index)
+    images = x if index is None else x.index_select(0, index)
     with devices.full_precision(x.device):
-        return rows[:, None] @ (pictures @ columns.transpose(1, 2)[:, None])
+        return rows[:, None] @ (images @ columns.transpose(1, 2)[:, None])

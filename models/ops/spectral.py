@@ -16,7 +16,7 @@ FIRST_ITERATIONS = 5
 
 
 def apply_spectral_norm(network: nn.Module) -> nn.Module:
-    """Normalise every 2-d convolution of a network, in place; initialize its weights before."""
+    """Normalize every 2-d convolution of a network, in place; initialize its weights before."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             spectral_norm(module)

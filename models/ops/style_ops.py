@@ -117,7 +117,7 @@ def upfirdn2d(x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1,
         kernel: (K, K), convolved with (not correlated); gets no gradient.
         up: up - 1 zeros follow every sample, the last included.
         down: step between kept samples; the first is kept.
-        pad: zeros before and after the enlarged map; negative crops.
+        pad: zeros before and after the upscaled map; negative crops.
 
     Returns:
         (B, C, h, w) with h = (H up + before + after - K) // down + 1; differentiable any number of
@@ -127,8 +127,8 @@ def upfirdn2d(x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1,
         ValueError: the padded map is smaller than the kernel.
     """
     if min(x.shape[2:]) * up + sum(pad) < kernel.shape[0]:
-        raise ValueError(f"a {kernel.shape[0]}-tap filter does not fit a map of "
-                         f"{x.shape[2]}x{x.shape[3]} enlarged {up} times and padded by {pad}")
+        raise ValueError(f"a filter of {kernel.shape[0]} taps does not fit a map of "
+                         f"{x.shape[2]}x{x.shape[3]}, upscaled by {up} and padded by {pad}")
     pads = (tuple(pad), tuple(pad))
     if torch.is_grad_enabled() and x.requires_grad:
         return FirFilter.apply(x, kernel, up, down, pads)
@@ -227,8 +227,8 @@ def _convolve(x: Tensor, weight: Tensor, sample: str, kernel: Tensor | None) -> 
     if sample == "down":
         pad = resampling_pad(kernel.shape[0], conv=side)
         return F.conv2d(upfirdn2d(x, kernel, pad=pad), weight, stride=2)
-    enlarged = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    return upfirdn2d(enlarged, kernel, pad=resampling_pad(kernel.shape[0], up=True, conv=side))
+    upscaled = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return upfirdn2d(upscaled, kernel, pad=resampling_pad(kernel.shape[0], up=True, conv=side))
 
 
 def _in_groups(x: Tensor, weights: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def _weights_are_cheaper(x: Tensor, weight: Tensor, sample: str) -> bool:
     """Whether to scale a weight per image rather than the maps.
 
     Joining the results of several images costs one pass over them: less than scaling the maps,
-    unless they were enlarged. For a single image and without gradients a weight pays even where
+    unless they were upscaled. For a single image and without gradients a weight pays even where
     the map is small: the energies that maps need sum nine numbers at a time, which is slow.
     """
     if not padded_conv.uses_custom_kernel(x):
@@ -292,18 +292,18 @@ def _modulated(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, sampl
     if weight.shape[-1] == 1 and sample == "none":
         return _pointwise(x, weight, style, demodulate, gain), None
     x = laid_out(x, weight, filtered=sample != "none")
-    per_picture = _weights_are_cheaper(x, weight, sample)
-    if per_picture and x.shape[0] == 1:
+    per_image = _weights_are_cheaper(x, weight, sample)
+    if per_image and x.shape[0] == 1:
         own = _own_weights(weight, style, demodulate, gain)[0].to(x.dtype)
         return _convolve(x, own, sample, kernel), None
     inner, outer = _factors(weight, style, demodulate, gain)
     kernels = weight.squeeze(0)
-    if per_picture:
+    if per_image:
         both = inner[:, None] if outer is None else inner[:, None] * outer[:, :, None]
         own = (kernels * both[..., None, None]).to(x.dtype)
         if x.is_contiguous():
             return _in_groups(x, own), None
-        return torch.cat([_convolve(picture, each, sample, kernel) for picture, each
+        return torch.cat([_convolve(image, each, sample, kernel) for image, each
                           in zip(x.split(1), own.unbind(), strict=True)]), None
     y = _convolve(x * per_channel(inner.to(x.dtype)), kernels, sample, kernel)
     return y, None if outer is None else per_channel(outer.to(y.dtype))
@@ -342,7 +342,7 @@ def styled_conv(x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, strength
         bias: (2 O,) with concat, (O,) without.
         strength: (1,), factor of the noise.
         noise: (B, O, h, w); None draws N(0, 1).
-        concat: the noise becomes further channels, which bias and activation see too; otherwise
+        concat: the noise becomes more channels, which bias and activation see too; otherwise
             it is added.
 
     Returns:

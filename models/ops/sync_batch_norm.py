@@ -29,7 +29,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         self._check_input_dim(x)
-        out, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        out, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self._move_running_statistics(mean, variance, count)
         return out
@@ -45,8 +45,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             running.copy_(running + momentum * (value.to(running.dtype) - running))
 
 
-class _Normalise(torch.autograd.Function):
-    """Normalised x with the mean, biased variance and number of values per channel of all ranks."""
+class _Normalize(torch.autograd.Function):
+    """Normalized x with the mean, biased variance and number of values per channel of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None,
@@ -73,14 +73,14 @@ class _Normalise(torch.autograd.Function):
         dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
         inverse = torch.rsqrt(variance + ctx.eps)
         grad32 = _at_least_fp32(grad)
-        centred = _at_least_fp32(x) - mean.view(shape)
-        sums = torch.stack([grad32.sum(dims), (grad32 * centred).sum(dims)])
-        # Parameters get this rank's share: DDP averages it like any other gradient.
+        centered = _at_least_fp32(x) - mean.view(shape)
+        sums = torch.stack([grad32.sum(dims), (grad32 * centered).sum(dims)])
+        # Parameters get this rank's part: DDP averages it like any other gradient.
         grad_weight = None if weight is None else (sums[1] * inverse).to(weight.dtype)
         grad_bias = None if weight is None else sums[0].to(weight.dtype)
         shift, slope = distributed.sum_over_ranks(sums.clone()) / total
         gain = inverse if weight is None else inverse * weight
-        grad_x = torch.addcmul(grad32 - shift.view(shape), centred,
+        grad_x = torch.addcmul(grad32 - shift.view(shape), centered,
                                (slope * inverse ** 2).view(shape), value=-1)
         return (grad_x * gain.view(shape)).to(x.dtype), grad_weight, grad_bias, None
 
@@ -101,12 +101,12 @@ def synchronize_batch_norms(network: nn.Module) -> int:
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-                setattr(module, name, _synchronised(child))
+                setattr(module, name, _synchronized(child))
                 count += 1
     return count
 
 
-def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
+def _synchronized(norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
     # On the meta device the constructor allocates nothing; every tensor is taken over.
     made = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine,
                          norm.track_running_stats, device="meta")

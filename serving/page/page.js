@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const SETTINGS = ["model", "strength", "upscale", "format", "aligned"];
-const MOST_TRIES = 30;      // while the queue is full
+const MAX_TRIES = 30;      // while the queue is full
 const WAIT = 300;           // ms after the last change of a setting
 
 let about = null;           // what /v1/models says
@@ -61,7 +61,7 @@ function drawFaces(width, height) {
     const node = document.createElement("label");
     node.className = "face";
     const places = { left: x1 / width, top: y1 / height, width: (x2 - x1) / width, height: (y2 - y1) / height };
-    for (const [name, share] of Object.entries(places)) node.style[name] = `${100 * share}%`;
+    for (const [name, place] of Object.entries(places)) node.style[name] = `${100 * place}%`;
     const chip = document.createElement("span");
     const box = document.createElement("input");
     box.type = "checkbox";
@@ -93,7 +93,7 @@ function form() {
     const wanted = faces.filter((face) => face.wanted).map((face) => face.index);
     data.append("faces", wanted.length === faces.length ? "all" : wanted.join(",") || "none");
   }
-  data.append("image", file, "picture");      // the service need not know its name
+  data.append("image", file, "image");        // the service need not know its name
   return data;
 }
 
@@ -121,7 +121,7 @@ function restore(tries = 0) {
   current.onload = () => {
     if (current.status === 200) return done(current.response);
     const wait = Number(current.getResponseHeader("Retry-After"));
-    if (wait && tries < MOST_TRIES) {
+    if (wait && tries < MAX_TRIES) {
       say("The service is busy; waiting for a free place …", null);
       timer = setTimeout(() => restore(tries + 1), 1000 * wait);
       return;
@@ -136,14 +136,14 @@ function restore(tries = 0) {
 
 function inWords(status, error) {
   const plain = {
-    408: "The picture took too long to arrive. Is the connection slow?",
-    413: "This picture is too large",
-    429: "The service is too busy at the moment. Please try again in a minute.",
-    503: "The service is too busy at the moment. Please try again in a minute.",
-    504: "Restoring took too long and was given up. A smaller picture or fewer faces may work.",
+    408: "The image took too long to arrive. Is the connection slow?",
+    413: "This image is too large",
+    429: "The service is busy. Please try again in a minute.",
+    503: "The service is busy. Please try again in a minute.",
+    504: "Restoring took too long and was stopped. A smaller image or fewer faces may work.",
   }[status];
   if (status === 400 || status === 413) {
-    return `${plain ?? "This cannot be restored"}: ${(error ?? "").replace(/ \(begins with .*\)$/, "")}.`;
+    return `${plain ?? "This image cannot be restored"}: ${(error ?? "").replace(/ \(begins with .*\)$/, "")}.`;
   }
   return plain ?? `The service reports an error (${error ?? status}).`;
 }
@@ -160,22 +160,22 @@ function done(answer) {
   showComparison(true);
   const number = answer.faces.filter((face) => face.restored).length;
   const size = `${answer.width} × ${answer.height} pixels`;
-  say($("aligned").checked ? `Restored, ${size}.`
-    : !faces.length ? "No face was found; the picture is unchanged."
-      : `${number} of ${faces.length} ${faces.length === 1 ? "face" : "faces"} restored, ${size}.`);
+  say($("aligned").checked ? `The face was restored, ${size}.`
+    : !faces.length ? "No face was found; the image is unchanged."
+      : `${number} of ${faces.length} ${faces.length === 1 ? "face was" : "faces were"} restored, ${size}.`);
   $("download").hidden = false;
   $("download").href = urls.after;
-  const stem = file.name.replace(/\.[^.]*$/, "") || "picture";
+  const stem = file.name.replace(/\.[^.]*$/, "") || "image";
   $("download").download = `${stem}_restored.${$("format").value}`;
 }
 
-// ---- pictures and settings -------------------------------------------------------------------
+// ---- images and settings ---------------------------------------------------------------------
 
 function take(chosen) {
   if (!chosen || !about) return;
   if (chosen.size > about.limits.max_bytes) {
-    complain(`This file has ${(chosen.size / 1e6).toFixed(1)} MB; at most `
-      + `${(about.limits.max_bytes / 1e6).toFixed(1)} MB are taken.`);
+    complain(`This file has ${(chosen.size / 1e6).toFixed(1)} MB; the limit is `
+      + `${(about.limits.max_bytes / 1e6).toFixed(1)} MB.`);
     return;
   }
   file = chosen;

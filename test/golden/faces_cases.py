@@ -103,7 +103,7 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
         matrix = align.similarity(np.array(points), align.template("ffhq", size))
         back = align.inverse(matrix) * scale
         found |= {f"affine{index}": matrix, f"inverse{index}": back.copy()}
-        back[:, 2] += scale / 2     # as published; ours is to_enlarged
+        back[:, 2] += scale / 2     # as published; ours is to_upscaled
         found |= {f"inverse_offset{index}": back,
                   f"cropped{index}": align.crop(scene[..., ::-1], matrix, size)[..., ::-1]}
         result = paste(result, named_image(config["restored"][index]), back, mask,

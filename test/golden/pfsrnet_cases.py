@@ -25,7 +25,7 @@ from models.networks.pfsrnet import Discriminator, Generator
 from models.networks.pretrained.fan_teacher import FAN2D
 from models.pfsrnet_model import perceptual_network
 from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
-from utils.images.resize import CELEBA_CROP, bilinear, centre_crop
+from utils.images.resize import CELEBA_CROP, bilinear, center_crop
 
 WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
 
@@ -210,7 +210,7 @@ def resize(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
         image = make_input(item["name"], item["shape"], 0, 256).floor().numpy().astype(np.uint8)
         digests = {"input": (item["input_sha256"], image)}
         if item["crop178"]:
-            image = centre_crop(image, CELEBA_CROP)
+            image = center_crop(image, CELEBA_CROP)
         for record in item["outputs"]:
             side = record["shape"][0]
             image = image if image.shape[0] == side else bilinear(image, side, side)

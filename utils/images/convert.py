@@ -23,7 +23,7 @@ def to_tensor(images: np.ndarray | Tensor,
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     x = images
     if x.dtype != torch.uint8 or x.ndim not in (3, 4) or x.shape[-1] != 3:
-        raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), got {x.dtype} "
+        raise ValueError(f"images must be uint8 (H, W, 3) or (B, H, W, 3), got {x.dtype} "
                          f"{tuple(x.shape)}")
     x = x if x.ndim == 4 else x[None]
     x = x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format).float()
@@ -40,10 +40,10 @@ def to_image(x: Tensor, rounding: str = "round") -> np.ndarray:
     """
     if rounding not in ("round", "truncate"):
         raise ValueError(f"rounding must be round or truncate, got {rounding!r}")
-    grey_levels = ((x.detach().float() + 1) / 2 * 255).clamp(0, 255)
+    gray_levels = ((x.detach().float() + 1) / 2 * 255).clamp(0, 255)
     if rounding == "round":
-        grey_levels = grey_levels.round()
-    return grey_levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+        gray_levels = gray_levels.round()
+    return gray_levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4,

@@ -59,7 +59,7 @@ def _with_more(plain: np.ndarray, data: bytes) -> Layers:
         if not (image.mode in _ALPHA_MODES or "transparency" in image.info):
             return Layers(plain)
         alpha = np.array(image.convert("RGBA").getchannel("A"))
-        # Loading turned a TIFF upright and took the tag away.
+        # Loading turned a TIFF upright and removed the tag.
         alpha = _turned(alpha, orientation_of(image))
     return Layers(plain, alpha)
 
@@ -104,10 +104,10 @@ def _decode_deep(data: bytes, plain: np.ndarray, turn: int) -> Layers | None:
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     for number in dict.fromkeys((turn, 1)):     # some formats come upright by themselves
         turned = _turned(pixels, number)
-        colours = np.ascontiguousarray(turned[..., 2::-1])
-        if np.array_equal((colours >> 8).astype(np.uint8), plain):
+        colors = np.ascontiguousarray(turned[..., 2::-1])
+        if np.array_equal((colors >> 8).astype(np.uint8), plain):
             alpha = np.ascontiguousarray(turned[..., 3]) if turned.shape[2] == 4 else None
-            return Layers(colours, alpha)
+            return Layers(colors, alpha)
     return None
 
 

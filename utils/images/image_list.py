@@ -36,9 +36,9 @@ def read_list(path: str | Path) -> tuple[Path, list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such list of pictures") from error
+        raise ValueError(f"{path}: no such list of images") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a list of pictures ({error})") from error
+        raise ValueError(f"{path} cannot be read as a list of images ({error})") from error
     root, names = path.parent, []
     for number, line in enumerate(lines, 1):
         try:
@@ -53,12 +53,12 @@ def read_list(path: str | Path) -> tuple[Path, list[str]]:
     names.sort()
     twice = next((name for name, after in pairwise(names) if name == after), None)
     if twice is not None:
-        raise ValueError(f"{path}: names {twice!r} more than once")
+        raise ValueError(f"{path} names {twice!r} more than once; remove one")
     if not names:
-        raise ValueError(f"{path}: no picture in it; expected one name a line")
+        raise ValueError(f"{path} must name an image on each line, got none")
     if not root.is_dir():
-        raise ValueError(f"{path}: its pictures are to be in {root}, which is no folder; mend "
-                         f"the line `{ROOT}`")
+        raise ValueError(f"{path}: the line `{ROOT}` must name the folder of the images, got "
+                         f"{root}, which is not a folder")
     return root, names
 
 
@@ -81,5 +81,5 @@ def _plain(text: str) -> str:
 
 def _inside(name: str) -> str:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"expected a name below the folder, got {name!r}")
+        raise ValueError(f"a name must stay inside the folder, got {name!r}")
     return PurePosixPath(name).as_posix()

@@ -18,6 +18,7 @@ from PIL import Image
 from utils.files import write_atomically
 from utils.images import pack as packs
 from utils.images.image_list import is_list, read_list
+from utils.text import counted
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
                               ".ppm", ".pgm", ".gif", ".jp2"))
@@ -75,7 +76,7 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     if not folder.exists():
         raise ValueError(f"{folder}: no such folder")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder, this is a file")
+        raise ValueError(f"{folder} must be a folder, got a file")
     found: list[str] = []
     num_others, seen, queue = 0, set(), [""]
     while queue:
@@ -96,8 +97,8 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
                 else:
                     num_others += 1
     if not found:
-        raise ValueError(f"{folder}: no image in it ({num_others} other file(s) seen); expected "
-                         f"{', '.join(sorted(IMAGE_EXTENSIONS))}")
+        raise ValueError(f"{folder} has no image among {counted(num_others, 'file')}; "
+                         f"images end in {', '.join(sorted(IMAGE_EXTENSIONS))}")
     return [folder / name for name in sorted(found)]
 
 
@@ -122,8 +123,8 @@ def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
     matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
     paths = [match for match in matches if _is_image_name(match.name) and match.is_file()]
     if not paths:
-        raise ValueError(f"{pattern}: no image matches ({len(matches)} other match(es)); "
-                         f"expected {', '.join(sorted(IMAGE_EXTENSIONS))}")
+        raise ValueError(f"{pattern} matches no image among {counted(len(matches), 'file')}; "
+                         f"images end in {', '.join(sorted(IMAGE_EXTENSIONS))}")
     fixed = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
     return Path(*path.parts[:fixed]), paths
 
@@ -158,7 +159,8 @@ def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
     if not data:
         raise BadImage(f"{shown(path)}: empty file (0 bytes)")
     if data.startswith(b"version https://git-lfs"):
-        raise BadImage(f"{shown(path)}: a Git LFS pointer, not the picture; run `git lfs pull`")
+        raise BadImage(f"{shown(path)}: this is a Git LFS pointer, not the image; "
+                       "run `git lfs pull`")
     return decode_image(data, path)
 
 
@@ -196,11 +198,11 @@ def write_image(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     path = Path(path)
     file_format = _WRITE_FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise ValueError(f"{path}: cannot write {path.suffix or 'a file without extension'}; "
-                         f"use {', '.join(_WRITE_FORMATS)}")
+        raise ValueError(f"{path}: the extension must be one of {', '.join(_WRITE_FORMATS)}, got "
+                         f"{path.suffix or 'none'}")
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-        raise ValueError(f"{path}: expected a uint8 array (H, W, 3) or (H, W), got {image.dtype} "
-                         f"{image.shape}")
+        raise ValueError(f"{path}: the image must be a uint8 array (H, W, 3) or (H, W), got "
+                         f"{image.dtype} {image.shape}")
     write_atomically(path, lambda file: _save(file, image, file_format, quality))
 
 
@@ -223,9 +225,9 @@ def _bytes_of(path: str | Path) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("not a regular file")
+            raise ValueError("this is not a regular file")
         if found.st_size > MAX_BYTES:
-            raise ValueError(f"{found.st_size} bytes; the limit is {MAX_BYTES}")
+            raise ValueError(f"the file has {found.st_size} bytes; the limit is {MAX_BYTES}")
         return file.read()
 
 
@@ -267,7 +269,7 @@ def _checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
     try:
         return read()
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"{shown(name)}: no picture of a known format (begins with {data[:12]!r})"
+        raise BadImage(f"{shown(name)}: the format is unknown (begins with {data[:12]!r})"
                        ) from error
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"{shown(name)}: {error}") from error
@@ -282,8 +284,8 @@ def _open(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
         image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels; the limit is "
-                                           f"{MAX_PIXELS}")
+        raise Image.DecompressionBombError(f"the image has {image.width} x {image.height} pixels; "
+                                           f"the limit is {MAX_PIXELS}")
     return image
 
 
@@ -316,18 +318,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
-            raise ValueError(f"integer samples from {low} to {high}, expected 8 or 16 bits")
+            raise ValueError(f"integer values must be from 0 to 65535, got {low} to {high}")
         # What Pillow does with 16-bit color; exact for 8 bits shifted up and for 8 bits x 257.
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         values = np.asarray(image)
         if not np.isfinite(values).all():
-            raise ValueError("NaN or infinite samples")
+            raise ValueError("values must be finite, got NaN or infinity")
         low, high = float(values.min()), float(values.max())
         white = 1.0 if high <= 2 else 255.0     # 2: resampling overshoots white a little
         if low < -white or high > 2 * white:
-            raise ValueError(f"floating-point samples from {low:g} to {high:g}, expected 0 to 1 "
-                             f"or 0 to 255")
+            raise ValueError("floating-point values must be from 0 to 1 or 0 to 255, got "
+                             f"{low:g} to {high:g}")
         scaled = values.astype(np.float64) / white * 255
         image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
     return image.convert("RGB")

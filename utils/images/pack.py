@@ -44,17 +44,17 @@ class Pack:
     def __init__(self, folder: Path) -> None:
         index = read_index(folder)
         if index.get("version") != VERSION:
-            raise ValueError(f"{folder}: a pack of version {index.get('version')}, this program "
-                             f"reads version {VERSION}; make it anew with prepare.py pack")
+            raise ValueError(f"{folder} must be a pack of version {VERSION}, got version "
+                             f"{index.get('version')}; make the pack again with prepare.py pack")
         if not index.get("complete"):
-            raise ValueError(f"{folder}: a pack that is not finished; run prepare.py pack again")
+            raise ValueError(f"{folder}: the pack is not finished; run prepare.py pack again")
         self.folder, self.settings, self.bad = folder, index["settings"], index["bad"]
         self._files = [folder / name for name in index["shards"]]
         for path, size in zip(self._files, index["shards"].values(), strict=True):
             found = path.stat().st_size if path.is_file() else 0
             if found != size:
-                raise ValueError(f"{folder}: damaged pack, {path.name} has {found} of {size} "
-                                 "bytes; make it anew with prepare.py pack")
+                raise ValueError(f"{folder}: the pack is damaged, {path.name} has {found} of "
+                                 f"{size} bytes; make the pack again with prepare.py pack")
         self._row_of = {name: at for at, name in enumerate(index["pictures"])}
         # An array takes a fraction of the memory of lists, and every worker has one.
         self._rows = np.array(list(index["pictures"].values()), np.int64).reshape(-1, len(COLUMNS))
@@ -77,7 +77,7 @@ class Pack:
         if name in self.bad:
             raise ValueError(self.bad[name])
         if name not in self._row_of:
-            raise ValueError(f"not in the pack {self.folder}")
+            raise ValueError(f"the pack {self.folder} has no such image")
         shard, offset, *shape, crc, _, _ = self._rows[self._row_of[name]].tolist()
         # Neither a position, which forked processes would share, nor a map, where a file cut
         # short ends the process.
@@ -85,8 +85,8 @@ class Pack:
         file = self._open(shard)        # held, so that no other thread's opening closes it
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length or (verify and zlib.crc32(data) != crc):
-            raise ValueError(f"damaged in {self._files[shard]}; make the pack anew with "
-                             "prepare.py pack")
+            raise ValueError(f"the image is damaged in {self._files[shard]}; make the pack again "
+                             "with prepare.py pack")
         image = np.frombuffer(data, np.uint8).reshape(shape)
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if shape[2] == 1 else image.copy()
 
@@ -152,10 +152,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{folder / INDEX}: damaged ({error}); make the pack anew with "
+        raise ValueError(f"{folder / INDEX} is damaged ({error}); make the pack again with "
                          "prepare.py pack") from error
-    ours = isinstance(content, dict) and content.get("format") == FORMAT
-    return content if ours else {}
+    is_index = isinstance(content, dict) and content.get("format") == FORMAT
+    return content if is_index else {}
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, A
     """
     index = read_index(folder)
     if not index and folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--output {folder} is neither empty nor a pack")
+        raise ValueError(f"--output must be an empty folder or a pack, got {folder}")
     if index and (index.get("version"), index.get("settings")) != (VERSION, settings):
         raise ValueError(f"--output {folder} is a pack of version {index.get('version')} with "
                          f"{index.get('settings')}, not {VERSION} with {settings}; choose another "
@@ -232,24 +232,24 @@ def _finished_rows(folder: Path, sources: Mapping[str, Stamp]) -> dict[str, Row]
 
 def _good(decoded: Iterable[tuple[str, np.ndarray | str]], bad: dict[str, str]
           ) -> Iterator[tuple[str, np.ndarray]]:
-    for name, picture in decoded:
-        if isinstance(picture, str):
-            bad[name] = picture
+    for name, image in decoded:
+        if isinstance(image, str):
+            bad[name] = image
         else:
-            yield name, picture
+            yield name, image
 
 
-def _write_shards(folder: Path, pictures: Iterator[tuple[str, np.ndarray]],
+def _write_shards(folder: Path, images: Iterator[tuple[str, np.ndarray]],
                   sources: Mapping[str, Stamp], shard_bytes: int
                   ) -> Iterator[tuple[int, dict[str, Row]]]:
     """Write shard after shard; gives each one's number and rows once it is on disk."""
     taken = [int(path.stem.removeprefix("shard_")) for path in folder.glob("shard_*.json")]
     for number in itertools.count(max(taken, default=-1) + 1):
-        first = next(pictures, None)
+        first = next(images, None)
         if first is None:
             return
         rows: dict[str, Row] = {}
-        rest = itertools.chain([first], pictures)
+        rest = itertools.chain([first], images)
         path = _shard(folder, number)
         write_atomically(path, lambda file, rest=rest, rows=rows: _fill(
             file, rest, rows, sources, shard_bytes))
@@ -258,13 +258,13 @@ def _write_shards(folder: Path, pictures: Iterator[tuple[str, np.ndarray]],
         yield number, rows
 
 
-def _fill(file: IO[bytes], pictures: Iterator[tuple[str, np.ndarray]], rows: dict[str, Row],
+def _fill(file: IO[bytes], images: Iterator[tuple[str, np.ndarray]], rows: dict[str, Row],
           sources: Mapping[str, Stamp], shard_bytes: int) -> None:
     offset = 0
-    for name, image in pictures:
-        is_grey = bool((image == image[..., :1]).all())
-        data = np.ascontiguousarray(image[..., :1] if is_grey else image).tobytes()
-        rows[name] = [offset, *image.shape[:2], 1 if is_grey else 3, zlib.crc32(data),
+    for name, image in images:
+        is_gray = bool((image == image[..., :1]).all())
+        data = np.ascontiguousarray(image[..., :1] if is_gray else image).tobytes()
+        rows[name] = [offset, *image.shape[:2], 1 if is_gray else 3, zlib.crc32(data),
                       *sources[name]]
         file.write(data)
         offset += len(data)

@@ -42,7 +42,7 @@ def downscale_through(image: np.ndarray, sides: Sequence[int] = PUBLISHED_SIDES)
     return image if image.shape[:2] == (last, last) else bilinear(image, last, last)
 
 
-def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+def center_crop(image: np.ndarray, side: int) -> np.ndarray:
     """The square of this side from the middle; odd remainders as torchvision rounds them."""
     height, width = image.shape[:2]
     # Python rounds halves to even, as the published crop does.

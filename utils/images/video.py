@@ -71,7 +71,7 @@ class VideoReader:
         found, _ = capture.read()
         capture.release()
         if not found:
-            raise BadVideo(f"{path}: no frame can be read; the file is cut off or damaged")
+            raise BadVideo(f"{path}: no frame can be read; the file is incomplete or damaged")
         self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else FALLBACK_FPS
         self.expected = max(0, int(expected)) if math.isfinite(expected) else 0
 
@@ -79,7 +79,7 @@ class VideoReader:
         _quiet()
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise BadVideo(f"{self.path}: no video of a known format, or cut off")
+            raise BadVideo(f"{self.path}: the video format is unknown or the file is incomplete")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         return capture
 
@@ -130,8 +130,8 @@ class VideoWriter:
             self.size = (frame.shape[1], frame.shape[0])
             self.writer = _writer(self.temporary, self.code, self.fps, self.size)
             if not self.writer.isOpened():
-                raise OSError(f"{self.path}: OpenCV cannot write {self.code} of {frame.shape[1]}x"
-                              f"{frame.shape[0]} at {self.fps:g} frames a second")
+                raise OSError(f"{self.path}: OpenCV cannot write {self.code} with {frame.shape[1]}x"
+                              f"{frame.shape[0]} pixels at {self.fps:g} frames per second")
         assert self.size == (frame.shape[1], frame.shape[0])
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.count += 1
@@ -158,7 +158,7 @@ class VideoWriter:
         except BadVideo:
             complete = False
         if not complete:
-            raise OSError(f"{self.path}: not written completely; is the disk full?")
+            raise OSError(f"{self.path} was not written completely; is the disk full?")
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(self.temporary, 0o666 & ~mask)     # mkstemp makes private files
@@ -175,8 +175,8 @@ def usable_codec(name: str = "auto", flag: str = "--video_codec") -> str:
     found = next((key for key in wanted if _can_write(key)), None)
     if found is None:
         others = ", ".join(key for key in CODECS if key not in wanted and _can_write(key))
-        raise ValueError(f"{flag} {name}: this OpenCV cannot write it; it can write "
-                         f"{others or 'no video at all'}")
+        raise ValueError(f"{flag} {name} cannot be written by this OpenCV, which writes "
+                         f"{others or 'no video format'}")
     return found
 
 

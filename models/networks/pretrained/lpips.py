@@ -72,15 +72,15 @@ class LPIPS(nn.Module):
             ValueError: a side below 32 pixels.
         """
         if min(first.shape[2:]) < MIN_SIZE:
-            raise ValueError(f"LPIPS needs pictures of at least {MIN_SIZE}x{MIN_SIZE} pixels, got "
+            raise ValueError(f"LPIPS needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels, got "
                              f"{first.shape[3]}x{first.shape[2]}")
         return sum(self.layer_distances(first, second))
 
     def layer_distances(self, first: Tensor, second: Tensor) -> list[Tensor]:
         """What each layer adds, (B,) each."""
         layers = zip(self.heads, self.backbone(first), self.backbone(second), strict=True)
-        return [(head * (_unit(ours) - _unit(theirs)).square()).sum(1).mean(dim=(1, 2))
-                for head, ours, theirs in layers]
+        return [(head * (_unit(one) - _unit(other)).square()).sum(1).mean(dim=(1, 2))
+                for head, one, other in layers]
 
     def train(self, mode: bool = True) -> LPIPS:
         """Stays in eval mode: it is never trained."""
@@ -117,13 +117,13 @@ def lpips_network(paths: Sequence[str | Path], flag: str = "--lpips_weights") ->
     # The second head tells the backbones apart; both have 64 channels in the first.
     head = state.get("lin1.model.1.weight")
     if head is None:
-        raise ValueError(f"{flag}: {given} lacks the linear heads (lin0.model.1.weight ...); give "
-                         f"alex.pth or vgg.pth of PerceptualSimilarity, version 0.1, too")
+        raise ValueError(f"{flag} must include the linear heads (lin0.model.1.weight ...), got "
+                         f"{given}; add alex.pth or vgg.pth of PerceptualSimilarity 0.1")
     network = LPIPS("alex" if head.numel() == CHANNELS["alex"][1] else "vgg")
     if "features.0.weight" not in state:
         backbone = "alexnet" if network.net == "alex" else "vgg16"
-        raise ValueError(f"{flag}: {given} lacks the backbone (features.0.weight ...); give "
-                         f"torchvision's {backbone} file, too")
+        raise ValueError(f"{flag} must include the backbone (features.0.weight ...), got {given}; "
+                         f"add torchvision's {backbone} file")
     expected = network.published_state()
     try:
         check_match(state, expected, given)

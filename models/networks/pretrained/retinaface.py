@@ -76,9 +76,9 @@ def anchors(height: int, width: int, device: torch.device | None = None) -> Tens
 
 def decode_boxes(raw: Tensor, priors: Tensor) -> Tensor:
     """Regressions (..., N, 4) to corners x1, y1, x2, y2 in units of the image's sides."""
-    centre = priors[:, :2] + VARIANCES[0] * raw[..., :2] * priors[:, 2:]
+    center = priors[:, :2] + VARIANCES[0] * raw[..., :2] * priors[:, 2:]
     size = priors[:, 2:] * torch.exp(VARIANCES[1] * raw[..., 2:])
-    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
 def decode_points(raw: Tensor, priors: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Enlarges an image once, twice or four times.
+    """Upscales an image by 1, 2 or 4.
 
     Args:
         scale: 1, 2 or 4.
@@ -76,7 +76,7 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The enlarged image, not clipped.
+        """The upscaled image, not clipped.
 
         Args:
             x: (B, 3, H, W) RGB in [0, 1]; sides are multiples of 4 / scale.
@@ -92,7 +92,7 @@ class RRDBNet(nn.Module):
         return self.conv_last(F.leaky_relu(self.conv_hr(y), SLOPE, inplace=True))
 
 
-def enlarging_network(path: str | Path, flag: str = "--background_weights") -> RRDBNet:
+def upscaling_network(path: str | Path, flag: str = "--background_weights") -> RRDBNet:
     """The network of a weight file, whose shapes tell scale and widths, ready for inference.
 
     Raises:
@@ -103,8 +103,8 @@ def enlarging_network(path: str | Path, flag: str = "--background_weights") -> R
         first, growing = state.get("conv_first.weight"), state.get("body.0.rdb1.conv1.weight")
         scales = {3 * factor ** 2: scale for scale, factor in UNSHUFFLED.items()}
         if first is None or growing is None or first.shape[1] not in scales:
-            raise ValueError(f"{path} is not of an RRDBNet, as RealESRGAN_x2plus.pth and "
-                             f"realesrnet_x2.pth are")
+            raise ValueError(f"{path} must hold an RRDBNet, such as RealESRGAN_x2plus.pth or "
+                             f"realesrnet_x2.pth")
         num_blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("body."))
         network = RRDBNet(scales[first.shape[1]], first.shape[0], num_blocks, growing.shape[0])
         checkpoint.check_match(state, network.state_dict(), path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine import checkpoint
 from models.ops.fixed import FixedNetwork
+from utils.text import counted
 
 # Convolutions per block; each block doubles the channels up to 512 and ends in a pooling.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -26,7 +27,7 @@ class VGGFeatures(FixedNetwork):
     Args:
         arch: "vgg16" or "vgg19".
         layers: indices into the published stack, ascending; what follows the last is not built.
-        resize: enlarge images narrower than 224 pixels to 224 x 224, as published for SPARNetHD.
+        resize: upscale images narrower than 224 pixels to 224 x 224, as published for SPARNetHD.
 
     Raises:
         ValueError: an unknown architecture or a layer it does not have.
@@ -44,7 +45,7 @@ class VGGFeatures(FixedNetwork):
             raise ValueError(f"arch must be one of {', '.join(BLOCKS)}, got {arch!r}")
         stack = _stack(BLOCKS[arch])
         if not layers or max(layers) >= len(stack):
-            raise ValueError(f"{arch} has layers 0 to {len(stack) - 1}, asked for {list(layers)}")
+            raise ValueError(f"{arch} has layers 0 to {len(stack) - 1}, got {list(layers)}")
         self.arch, self.layers, self.resize = arch, tuple(layers), resize
         self.features = nn.Sequential(*stack[:max(layers) + 1])
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -81,8 +82,8 @@ class VGGFeatures(FixedNetwork):
                                         for index in _convolutions(BLOCKS[self.arch])})
         if wrong:
             raise ValueError(f"{path} is not torchvision's {self.arch} file: "
-                             f"{len(wrong)} tensors are missing, unknown or differ in shape, e.g. "
-                             f"{', '.join(wrong[:3])}")
+                             f"{counted(len(wrong), 'tensor')} are missing, unknown or of another "
+                             f"shape, such as {', '.join(wrong[:3])}")
         return {key: content[key] for key in state}
 
 

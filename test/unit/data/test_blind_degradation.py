@@ -59,8 +59,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, list]]:
             monkeypatch.setattr(blind_degradation, name, note(name))
         monkeypatch.setattr(blind_degradation, "compress", note("jpeg"))
         monkeypatch.setattr(blind_degradation, "add_noise",
-                            lambda image, sigma, coloured, rng: note("noise")(image, sigma,
-                                                                              coloured))
+                            lambda image, sigma, colored, rng: note("noise")(image, sigma,
+                                                                              colored))
 
         def resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
             found["side"].append(size[0])
@@ -122,7 +122,7 @@ def test_pieces_are_used_as_often_as_published(drawn: Callable) -> None:
     for name, share in (("blur", 0.5), ("noise", 0.2), ("jpeg", 0.7)):
         slack = 4 * (DRAWS * share * (1 - share)) ** 0.5
         assert abs(counts[name] - DRAWS * share) < slack, name
-    assert 0.3 < np.mean([coloured for _, coloured in found["noise"]]) < 0.7
+    assert 0.3 < np.mean([colored for _, colored in found["noise"]]) < 0.7
 
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -195,15 +195,15 @@ def test_shrinking_to_more_than_the_picture_is_refused() -> None:
 
 def test_grey_noise_is_the_same_in_all_channels_and_coloured_is_not() -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
-    grey, coloured = (add_noise(flat, 10.0, each, np.random.default_rng(0)).astype(int)
+    grey, colored = (add_noise(flat, 10.0, each, np.random.default_rng(0)).astype(int)
                       for each in (False, True))
-    assert np.ptp(grey, axis=2).max() == 0 and np.ptp(coloured, axis=2).max() > 10
+    assert np.ptp(grey, axis=2).max() == 0 and np.ptp(colored, axis=2).max() > 10
 
 
-@pytest.mark.parametrize("coloured", [False, True])
-def test_noise_has_the_deviation_asked_for(coloured: bool) -> None:
+@pytest.mark.parametrize("colored", [False, True])
+def test_noise_has_the_deviation_asked_for(colored: bool) -> None:
     flat = np.full((128, 128, 3), 128, np.uint8)
-    noisy = add_noise(flat, 12.0, coloured, np.random.default_rng(0))
+    noisy = add_noise(flat, 12.0, colored, np.random.default_rng(0))
     assert noisy.dtype == np.uint8
     assert noisy.std() == pytest.approx(12.0, rel=0.03) and abs(noisy.mean() - 128) < 0.3
 

@@ -8,7 +8,7 @@ import pytest
 
 import data
 from data.base_dataset import BaseDataset
-from data.celeba_aligned_dataset import change_colours, part_names, rotated
+from data.celeba_aligned_dataset import change_colors, part_names, rotated
 from utils.images.io import write_image
 from utils.images.resize import bilinear
 
@@ -102,7 +102,7 @@ def test_turning_by_a_quarter_is_exact() -> None:
 
 def test_colours_change_within_their_bounds() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
-    made = [change_colours(image, np.random.default_rng(seed)) for seed in range(40)]
+    made = [change_colors(image, np.random.default_rng(seed)) for seed in range(40)]
     levels = np.array([each[0, 0] for each in made])
     # A gray image has neither contrast nor hue nor saturation to change.
     assert levels.min() >= 60 and levels.max() <= 140 and len(set(levels[:, 0])) > 20
@@ -111,6 +111,6 @@ def test_colours_change_within_their_bounds() -> None:
 def test_hue_turns_colours() -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     image[..., 0] = 200
-    made = np.array([change_colours(image, np.random.default_rng(seed))[0, 0]
+    made = np.array([change_colors(image, np.random.default_rng(seed))[0, 0]
                      for seed in range(20)])
     assert (made[:, 1] > made[:, 2]).any() and (made[:, 2] > made[:, 1]).any()

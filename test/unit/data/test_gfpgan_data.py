@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import preparation
-from data.color_jitter import FUNCTIONS, colour_jitter, hue
+from data.color_jitter import FUNCTIONS, color_jitter, hue
 from data.components import read_components, write_components
 from data.components_dataset import ComponentsDataset
 from data.gfpgan_degradation import GFPGANDegradation, compressed
@@ -121,7 +121,7 @@ def test_jitter_applies_all_four_in_drawn_order(monkeypatch: pytest.MonkeyPatch)
                             lambda image, factor, name=name: orders[-1].append(name) or image)
     for seed in range(12):
         orders.append([])
-        colour_jitter(face(), np.random.default_rng(seed))
+        color_jitter(face(), np.random.default_rng(seed))
     assert all(sorted(order) == ["brightness", "contrast", "hue", "saturation"]
                for order in orders)
     assert len({tuple(order) for order in orders}) > 6

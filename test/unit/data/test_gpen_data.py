@@ -14,7 +14,7 @@ from data.colorization_degradation import ColorizationDegradation
 from data.gpen_dataset import GPENDataset
 from data.gpen_degradation import GPENDegradation
 from data.inpainting_degradation import InpaintingDegradation, paint, zigzag
-from data.labels import colour_map
+from data.labels import color_map
 from utils.images.io import write_image
 from utils.images.resize import flip
 
@@ -201,5 +201,5 @@ def test_seg2face_gives_the_coloured_map_as_input(tmp_path: Path) -> None:
                 labels[..., None].repeat(3, 2).astype(np.uint8))
     dataset = data.create_dataset("seg2face", "test", "none", {"dataroot": str(tmp_path),
                                                                "load_size": 64})
-    assert np.array_equal(dataset[0]["lq"], colour_map(labels))
+    assert np.array_equal(dataset[0]["lq"], color_map(labels))
     assert np.array_equal(dataset[0]["gt"], PICTURE)

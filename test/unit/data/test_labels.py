@@ -10,8 +10,8 @@ import torch
 
 import prepare
 from data.ffhq_dataset import FFHQDataset
-from data.labels import COLOURS, LABELS, NUM_LABELS, colour_map, read_label_map
-from metrics.segmentation import iou_per_picture, mean_iou, overlaps
+from data.labels import COLORS, LABELS, NUM_LABELS, color_map, read_label_map
+from metrics.segmentation import iou_per_image, mean_iou, overlaps
 from models.networks.parsenet import ParseNet, labels_of
 from preparation.labels import merge
 from preparation.labels import run as merge_all
@@ -38,22 +38,22 @@ def faces(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 # ---- reading -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("coloured", [True, False])
-def test_a_map_is_read_as_it_was_written(coloured: bool, tmp_path: Path,
+@pytest.mark.parametrize("colored", [True, False])
+def test_a_map_is_read_as_it_was_written(colored: bool, tmp_path: Path,
                                          rng: np.random.Generator) -> None:
     labels = rng.integers(0, NUM_LABELS, (9, 7), dtype=np.uint8)
-    write_image(tmp_path / "a.png", colour_map(labels) if coloured else labels)
+    write_image(tmp_path / "a.png", color_map(labels) if colored else labels)
     assert np.array_equal(read_label_map(tmp_path / "a.png"), labels)
 
 
 def test_no_two_labels_share_a_colour() -> None:
-    assert len({tuple(colour) for colour in COLOURS}) == len(LABELS) == 19
+    assert len({tuple(color) for color in COLORS}) == len(LABELS) == 19
 
 
-@pytest.mark.parametrize("colour, word", [((204, 0, 1), "(204, 0, 1)"), ((19, 19, 19), "19")])
-def test_what_is_no_label_is_no_map(colour: tuple, word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("color, word", [((204, 0, 1), "(204, 0, 1)"), ((19, 19, 19), "19")])
+def test_what_is_no_label_is_no_map(color: tuple, word: str, tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
-    image[2, 3] = colour
+    image[2, 3] = color
     write_image(tmp_path / "a.png", image)
     with pytest.raises(BadImage, match="no label") as raised:
         read_label_map(tmp_path / "a.png")
@@ -61,7 +61,7 @@ def test_what_is_no_label_is_no_map(colour: tuple, word: str, tmp_path: Path) ->
 
 
 def test_a_resized_map_holds_labels_only(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", colour_map(np.array([[4, 18], [0, 9]], np.uint8)))
+    write_image(tmp_path / "a.png", color_map(np.array([[4, 18], [0, 9]], np.uint8)))
     found = read_label_map(tmp_path / "a.png", 5)
     assert found.shape == (5, 5) and set(np.unique(found)) == {0, 4, 9, 18}
 
@@ -77,7 +77,7 @@ def ffhq(faces: Path, **settings: object) -> FFHQDataset:
 def write_masks(folder: Path, faces: Path) -> None:
     for number, path in enumerate(sorted(faces.rglob("*.*"))):
         name = path.relative_to(faces).with_suffix(".png")
-        write_image(folder / name, colour_map(np.full((8, 8), number + 3, np.uint8)))
+        write_image(folder / name, color_map(np.full((8, 8), number + 3, np.uint8)))
 
 
 def test_the_published_layout_brings_maps_by_name(faces: Path) -> None:
@@ -130,8 +130,8 @@ def test_masks_are_what_the_network_says_and_are_not_made_twice(
                *TINY_PARSER)
     (faces / "broken.png").write_bytes(b"\x89PNG")
     done = run_script(*command)
-    assert done.returncode == 1 and "3 label maps written" in done.stdout
-    assert "no map" in done.stderr and "broken.png" in done.stderr
+    assert done.returncode == 1 and "wrote 3 label maps to" in done.stdout
+    assert "failed: " in done.stderr and "broken.png" in done.stderr
     network = ParseNet(base_channels=16, min_channels=16, res_depth=1).eval()
     network.load_state_dict(torch.load(parser_file, weights_only=True))
     face = to_tensor(bicubic(read_image(faces / "more" / "00002.png"), 32, 32))
@@ -143,7 +143,8 @@ def test_masks_are_what_the_network_says_and_are_not_made_twice(
     marked = np.full((32, 32), 7, np.uint8)
     write_image(tmp_path / "m" / "00000.png", marked)
     again = run_script(*command, "--format", "labels")
-    assert again.returncode == 0 and "1 label maps written, 2 were there" in again.stdout
+    assert again.returncode == 0
+    assert f"wrote 1 label map to {tmp_path / 'm'}; 2 label maps existed already" in again.stdout
     assert np.array_equal(read_image(tmp_path / "m" / "00000.png")[..., 0], marked)
     assert read_image(tmp_path / "m" / "00001.png").max() < NUM_LABELS
 
@@ -180,7 +181,8 @@ def test_part_masks_become_one_map_later_parts_on_top(tmp_path: Path,
     assert read_label_map(tmp_path / "maps" / "2001.png")[:, 0].tolist() == [0] * 4 + [2] + [0] * 3
     again = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
                       "--workers", 1)
-    assert "0 label maps written, 2 were there" in again.stdout
+    assert (f"wrote 0 label maps to {tmp_path / 'maps'}; 2 label maps existed already"
+            in again.stdout)
 
 
 def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
@@ -192,7 +194,7 @@ def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
                          str(tmp_path / "maps"), "--workers", "1"])
     assert merge_all(opt) == 1
     said = capsys.readouterr()
-    assert "2 label maps written" in said.out and said.err.count("00002_hair.png") == 1
+    assert "wrote 2 label maps to" in said.out and said.err.count("00002_hair.png") == 1
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1.png", "3.png"]
 
 
@@ -222,7 +224,7 @@ def test_overlaps_count_pixels_of_each_picture() -> None:
 def test_the_mean_takes_the_regions_of_the_target() -> None:
     target = torch.tensor([[[0, 1], [1, 2]], [[2, 2], [2, 2]]])
     predicted = torch.tensor([[[0, 1], [2, 2]], [[2, 0], [2, 2]]])
-    assert iou_per_picture(predicted, target, 4) == [pytest.approx((1 + 0.5 + 0.5) / 3), 0.75]
+    assert iou_per_image(predicted, target, 4) == [pytest.approx((1 + 0.5 + 0.5) / 3), 0.75]
 
 
 def test_absent_regions_do_not_count() -> None:

@@ -191,7 +191,7 @@ def test_no_file_is_left_where_the_graph_computes_something_else(
         return model
     right = graph.fold_constants
     monkeypatch.setattr(graph, "fold_constants", spoilt)
-    with pytest.raises(ValueError, match=r"differs from the network by"):
+    with pytest.raises(ValueError, match=r"must give the network's result"):
         export_onnx.export(parse_export(
             *flags_of("sparnet"), "--output", tmp_path / "wrong.onnx", "--pretrain_model_path",
             weights_of("sparnet", (), folder)))
@@ -199,7 +199,7 @@ def test_no_file_is_left_where_the_graph_computes_something_else(
 
 
 def test_the_error_of_an_opset_that_is_too_low_names_it(exported: Callable) -> None:
-    with pytest.raises(ValueError, match=r"sparnethd cannot be exported; opset 8: "):
+    with pytest.raises(ValueError, match=r"sparnethd cannot be exported: opset 8: "):
         exported("sparnethd", "--opset", "8")
 
 
@@ -259,7 +259,7 @@ def test_a_half_precision_graph_that_overflows_is_refused(exported: Callable) ->
         if len(entry.dims) == 4:
             weight = onnx.numpy_helper.to_array(entry) * 100
             entry.CopyFrom(onnx.numpy_helper.from_array(weight, entry.name))
-    with pytest.raises(ValueError, match="overflows or underflows"):
+    with pytest.raises(ValueError, match="overflow or underflow"):
         smaller.checked_half(model, 32)
 
 
@@ -282,7 +282,7 @@ def test_convolutions_that_are_named_stay_float(exported: Callable) -> None:
 
 
 def test_a_name_that_no_convolution_has_is_refused(exported: Callable) -> None:
-    with pytest.raises(ValueError, match="--keep_float nowhere: no convolution"):
+    with pytest.raises(ValueError, match=r"--keep_float must be part of .*, got nowhere"):
         smaller.sensitive(onnx.load(exported("sparnet")[0]), ["nowhere"])
 
 
@@ -364,7 +364,7 @@ def test_a_graph_of_another_network_than_the_flags_say_is_refused(
         exported: Callable, tmp_path: Path, pictures: Path) -> None:
     path = tmp_path / "alone.onnx"      # without its JSON
     path.write_bytes(exported("sparnet")[0].read_bytes())
-    with pytest.raises(ValueError, match="was made with --load_size 32, not 64"):
+    with pytest.raises(ValueError, match=r"--load_size must be 32 for --onnx .*, got 64"):
         enhance.enhance(parse_enhance("--input", pictures, "--output", tmp_path / "out",
                                       "--engine", "onnx", "--onnx", path, "--load_size", 64))
 

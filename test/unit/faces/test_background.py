@@ -11,10 +11,10 @@ import data
 import enhance
 import models
 from faces import align
-from faces.background import in_tiles, network_enlarger
+from faces.background import in_tiles, network_upscaler
 from faces.detect import Face
 from faces.photograph import Settings, restore_photograph
-from models.networks.pretrained.rrdbnet import RRDBNet, enlarging_network
+from models.networks.pretrained.rrdbnet import RRDBNet, upscaling_network
 from models.networks.sparnet import SPARNet
 from options.enhance_options import EnhanceOptions
 from tools import golden
@@ -73,7 +73,7 @@ def test_16_bits_stay_16_bits() -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 3.0])
 def test_any_factor_comes_from_the_networks_own(factor: float, weights: Path) -> None:
-    large = network_enlarger(weights, CPU)(photograph(41, 30), factor)
+    large = network_upscaler(weights, CPU)(photograph(41, 30), factor)
     assert large.shape == (int(41 * factor), int(30 * factor), 3)
 
 
@@ -82,7 +82,7 @@ def test_any_factor_comes_from_the_networks_own(factor: float, weights: Path) ->
 def test_the_file_tells_scale_and_widths(settings: dict[str, int], tmp_path: Path) -> None:
     network = RRDBNet(**settings)
     torch.save({"params_ema": network.state_dict()}, tmp_path / "x.pth")
-    found = enlarging_network(tmp_path / "x.pth")
+    found = upscaling_network(tmp_path / "x.pth")
     assert found.scale == settings["scale"]
     assert all(torch.equal(value, network.state_dict()[key])
                for key, value in found.state_dict().items())
@@ -90,8 +90,8 @@ def test_the_file_tells_scale_and_widths(settings: dict[str, int], tmp_path: Pat
 
 def test_a_file_of_another_network_is_refused_with_the_flag(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"--background_weights: .*other.pth is not of an RRDBNet"):
-        enlarging_network(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"--background_weights: .*other.pth must hold an RRDBNet"):
+        upscaling_network(tmp_path / "other.pth")
 
 
 # ---- in photographs -----------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_whole_faces_are_pasted_into_the_networks_surroundings(scale: float,
                                                                weights: Path) -> None:
     photo = photograph(120, 160)
     points = (align.template("ffhq", 64) + (50, 30)).astype(np.float32)
-    enlarge = network_enlarger(weights, CPU)
+    enlarge = network_upscaler(weights, CPU)
     settings = Settings(size=64, scale=scale, background=enlarge)
 
     def to_blue(crops: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def test_enhance_enlarges_the_background_with_the_network(weights: Path, tmp_pat
         "--background_weights", str(weights), "--background_tile", "40"])
     assert enhance.enhance(opt) == 0
     assert np.array_equal(read_image(tmp_path / "out" / "restored_imgs" / "in.png"),
-                          network_enlarger(weights, CPU, 40)(photo, 2))
+                          network_upscaler(weights, CPU, 40)(photo, 2))
 
 
 def test_a_tile_without_a_network_is_refused(capsys: pytest.CaptureFixture) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from faces import align
 from faces.nms import nms
-from faces.paste import parsing_mask, paste, to_enlarged, upscale
+from faces.paste import parsing_mask, paste, to_upscaled, upscale
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_points_in_one_place_are_refused() -> None:
 
 
 def test_an_unknown_template_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'dlib'; there are ffhq, arcface"):
+    with pytest.raises(ValueError, match=r"template must be one of ffhq, arcface, .*got 'dlib'"):
         align.template("dlib", 512)
 
 
@@ -173,7 +173,7 @@ def test_a_face_lands_on_itself_in_the_enlarged_photograph(scale: int,
     """Half a pixel of shift would move the smooth image by more than this."""
     photo = smooth(100, 140)
     large = upscale(photo, scale)
-    back = to_enlarged(align.inverse(matrix), scale)
+    back = to_upscaled(align.inverse(matrix), scale)
     result = paste(large, align.crop(photo, matrix, 64), back, edge=2 * scale)
     touched = changed(large, result)
     mean = np.abs(result.astype(int) - large)[touched].mean() if touched.any() else 0

@@ -14,7 +14,7 @@ import torch
 import models
 from faces import align, detect
 from faces.detect import CascadeDetector, Face, select
-from faces.photograph import Settings, restore_photograph, with_colours_of
+from faces.photograph import Settings, restore_photograph, with_colors_of
 from faces.restorer import FaceRestorer
 from models.networks.pretrained.retinaface import MEAN_BGR, RetinaFace, anchors, decode_boxes
 from models.networks.sparnet import SPARNet
@@ -109,8 +109,8 @@ def test_the_published_detector_decodes_its_surest_anchor(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("arguments, word", [
     (("dlib",), "--detector"), (("retinaface",), "--detector_weights"),
-    (("cascade", "x.pth"), "no file"), (("yunet", "nowhere.onnx"), "nowhere.onnx"),
-    (("auto", "nowhere.pth"), "nowhere.pth")])
+    (("cascade", "x.pth"), "takes no --detector_weights"),
+    (("yunet", "nowhere.onnx"), "nowhere.onnx"), (("auto", "nowhere.pth"), "nowhere.pth")])
 def test_a_detector_that_cannot_be_had_is_one_line(arguments: tuple, word: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=word):
         detect.create(*arguments)
@@ -134,7 +134,7 @@ def test_faces_marked_by_hand_are_read(tmp_path: Path) -> None:
                                      '{"a": [{"points": [[1, 2]]}]}'])
 def test_a_wrong_file_of_faces_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(content)
-    with pytest.raises(ValueError, match=r"--faces .*f\.json: expected JSON"):
+    with pytest.raises(ValueError, match=r"--faces .*f\.json must hold JSON"):
         detect.read_faces(tmp_path / "f.json")
 
 
@@ -148,8 +148,8 @@ def test_faces_are_selected_by_size_number_and_place() -> None:
     faces = [at(0, 0, 10), at(40, 40, 20), at(80, 80, 15)]
     assert select(faces, (100, 100), min_size=12) == faces[1:]
     assert select(faces, (100, 100), max_faces=2) == faces[1:]
-    assert select(faces, (100, 100), only_centre=True) == [faces[1]]
-    assert select([], (100, 100), only_centre=True) == []
+    assert select(faces, (100, 100), only_center=True) == [faces[1]]
+    assert select([], (100, 100), only_center=True) == []
 
 
 # ---- enhance.py --photos ------------------------------------------------------------------------
@@ -281,6 +281,6 @@ def test_colours_are_matched() -> None:
     rng = np.random.default_rng(0)
     crop = rng.integers(60, 140, (32, 32, 3), dtype=np.uint8)
     shifted = (crop.astype(int) + (40, 0, -30)).clip(0, 255).astype(np.uint8)
-    matched = with_colours_of(shifted, crop)
+    matched = with_colors_of(shifted, crop)
     assert np.abs(shifted.mean((0, 1)) - crop.mean((0, 1))).max() > 25
     assert np.abs(matched.mean((0, 1)) - crop.mean((0, 1))).max() < 3

@@ -14,7 +14,7 @@ import torch
 from faces import align, detect
 from faces.detect import CascadeDetector, Face
 from faces.parsing_mask import open_parsing_mask
-from faces.paste import parsing_mask, paste, to_enlarged, upscale
+from faces.paste import parsing_mask, paste, to_upscaled, upscale
 from faces.photograph import Settings, align_crop, paste_back, restore_photograph
 from models.networks.parsenet import ParseNet
 
@@ -87,7 +87,7 @@ def pasted(photo: np.ndarray, faces: list[Face], restore: Callable, scale: float
     result = upscale(photo, scale)
     for matrix, crop in zip(*align_crop(photo, faces, settings), strict=True):
         face = restore(crop[None])[0]
-        result = paste(result, face, to_enlarged(align.inverse(matrix), scale),
+        result = paste(result, face, to_upscaled(align.inverse(matrix), scale),
                        mask(face) if mask else None, edge=max(2, round(2 * scale)))
     return result
 
@@ -186,11 +186,11 @@ def test_a_photograph_without_colour_keeps_none(astronaut: np.ndarray) -> None:
         return (crops * np.array([1, 0.8, 0.6])).astype(np.uint8)
     for keep in (False, True):
         faces = CascadeDetector()(grey)
-        result = restore_photograph(grey, faces, tinted, Settings(keep_grey=keep)).picture
+        result = restore_photograph(grey, faces, tinted, Settings(keep_gray=keep)).picture
         assert bool(np.ptp(result, axis=2).max() == 0) is keep and not np.array_equal(result, grey)
-    coloured = restore_photograph(astronaut, CascadeDetector()(astronaut), tinted,
-                                  Settings(keep_grey=True)).picture
-    assert np.array_equal(coloured, restore_photograph(
+    colored = restore_photograph(astronaut, CascadeDetector()(astronaut), tinted,
+                                  Settings(keep_gray=True)).picture
+    assert np.array_equal(colored, restore_photograph(
         astronaut, CascadeDetector()(astronaut), tinted, Settings()).picture)
 
 

@@ -68,8 +68,8 @@ def test_its_distance_is_reported_under_its_own_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape, network, said", [
-    ((1, 4, 16, 16), nn.Conv2d(4, 2, 1), "one float32 picture"),
-    ((2, 3, 16, 16), nn.Conv2d(3, 2, 1), "2 pictures at a time"),
+    ((1, 4, 16, 16), nn.Conv2d(4, 2, 1), "one float32 input"),
+    ((2, 3, 16, 16), nn.Conv2d(3, 2, 1), "got a batch of 2"),
     ((1, 3, 16, 16), nn.Flatten(0), r"must give \(B, D\)")])
 def test_a_graph_of_another_kind_is_refused(shape: tuple, network: nn.Module, said: str,
                                             tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_merged_parts_are_the_whole(cut: int) -> None:
 
 
 def test_a_single_picture_has_no_covariance() -> None:
-    with pytest.raises(ValueError, match="two pictures, got 1"):
+    with pytest.raises(ValueError, match="two or more images, got 1"):
         moments_of(features(1, 3, seed=0)).result()
 
 
@@ -93,7 +93,7 @@ def test_equal_sets_are_no_distance_apart() -> None:
 
 
 def test_features_of_different_networks_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 and of 2 dimensions"):
+    with pytest.raises(ValueError, match="the same number of dimensions, got 3 and 2"):
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(2), np.eye(2))
 
 
@@ -165,7 +165,7 @@ def test_inception_takes_its_files_numbers_without_counters(tmp_path: Path) -> N
 
 
 def test_another_networks_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--fid_weights.*none of"):
+    with pytest.raises(ValueError, match=r"--fid_weights.*must be pt_inception"):
         feature_network(save(torch.nn.Linear(2, 2), tmp_path / "w.pth"))
 
 

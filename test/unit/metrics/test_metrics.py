@@ -59,7 +59,7 @@ def test_the_two_protocols_differ_in_what_they_compare(pair: tuple) -> None:
 
 
 def test_other_sizes_are_refused(pair: tuple) -> None:
-    with pytest.raises(ValueError, match="its target"):
+    with pytest.raises(ValueError, match="its target's size"):
         PROTOCOLS["standard"].measure(pair[0], pair[1][1:])
 
 
@@ -108,7 +108,7 @@ def test_columns_of_the_csv_keep_their_names() -> None:
 def test_the_text_table_says_what_was_gained_and_what_is_missing() -> None:
     target = {Column("target", "fid"): 1.5}
     assert [line.split() for line in table({**NUMBERS, **target}, 3).splitlines()] == [
-        ["3", "pictures", "PSNR", "standard", "SSIM", "standard"],
+        ["3", "images", "PSNR", "standard", "SSIM", "standard"],
         ["bicubic", "20.0000", "0.5000"], ["restored", "21.0000", "0.6000"],
         ["gain", "+1.0000", "+0.1000"], ["mIoU", "0.2500"], [],
         ["bicubic", "restored", "target"], ["lpips_alex", "0.4000", "0.3000", "-"],

@@ -16,7 +16,7 @@ from data.synthetic.faces import render_face
 from metrics import ms_ssim
 from metrics.frechet import Moments, frechet_distance
 from metrics.psnr_ssim import PROTOCOLS, pooled_psnr
-from metrics.segmentation import iou_per_picture
+from metrics.segmentation import iou_per_image
 
 SIDE = 192      # five scales of MS-SSIM with a whole window each
 
@@ -106,7 +106,7 @@ def test_region_overlap_agrees_with_torchmetrics() -> None:
     for one, other in zip(predicted, target, strict=True):
         every = multiclass_jaccard_index(one, other, 4, average="none")
         expected.append(float(every[[bool((other == k).any()) for k in range(4)]].mean()))
-    assert iou_per_picture(predicted, target, 4) == pytest.approx(expected, abs=1e-6)
+    assert iou_per_image(predicted, target, 4) == pytest.approx(expected, abs=1e-6)
 
 
 # ---- FID -----------------------------------------------------------------------------------------

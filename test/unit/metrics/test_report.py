@@ -269,7 +269,7 @@ def test_metrics_stand_in_every_report(run: Callable, folder: Path, tmp_path: Pa
     page_text = Outline((out / "report.html").read_text()).text
     for text in (done.stdout, page_text):
         assert f"{measured['bicubic']['fd_arcface']:.4f}" in text
-        assert "left out, it needs --lpips_weights FILE" in text
+        assert "the metric was left out; it needs --lpips_weights FILE" in text
     assert "lpips" not in measured["restored"] and sha256(weights) in page_text
 
 

@@ -164,8 +164,8 @@ def test_a_resumed_fade_equals_one_that_was_not_stopped(level: str, tiny_run: Ca
 def test_parts_of_a_batch_draw_different_mixtures(tiny_run: Callable) -> None:
     model, _ = tiny_run("pfsrnet")
     gt = torch.zeros(4, 3, 2, 2)
-    whole = model._shares(gt, [0, 1, 2, 3])
-    parts = [model._shares(gt[:2], place) for place in ([0, 1], [2, 3])]
+    whole = model._fractions(gt, [0, 1, 2, 3])
+    parts = [model._fractions(gt[:2], place) for place in ([0, 1], [2, 3])]
     assert torch.equal(torch.cat(parts), whole) and len(set(whole.flatten().tolist())) == 4
 
 
@@ -175,7 +175,7 @@ def test_mixtures_depend_on_step_and_seed_only(tiny_run: Callable) -> None:
         model, _ = tiny_run("pfsrnet", "--seed", seed)
         for step in (3, 4, 3):
             model.start_step(step, 100, 100)
-            share = model._shares(gt, [0, 1])
+            share = model._fractions(gt, [0, 1])
             assert torch.equal(found.setdefault((seed, step), share), share)
     assert len({share[0].item() for share in found.values()}) == 4
 

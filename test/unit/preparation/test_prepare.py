@@ -12,7 +12,7 @@ import skimage.data
 import preparation
 import prepare
 from faces import align
-from preparation.crop import centre_crop
+from preparation.crop import center_crop
 from utils.images.io import read_image, write_image
 from utils.images.resize import bicubic
 
@@ -47,7 +47,7 @@ def test_the_middle_is_cut_out_as_celebas_published_loader_does(pictures: Path,
 
 def test_a_crop_may_be_resized(pictures: Path) -> None:
     image = read_image(pictures / "a.jpg")
-    assert np.array_equal(centre_crop(image, 100, 50), bicubic(image[59:159, 39:139], 50, 50))
+    assert np.array_equal(center_crop(image, 100, 50), bicubic(image[59:159, 39:139], 50, 50))
 
 
 def test_what_is_there_is_left_alone_and_failures_are_named(
@@ -58,8 +58,8 @@ def test_what_is_there_is_left_alone_and_failures_are_named(
     write_image(tmp_path / "out" / "a.png", marked)
     assert run("crop", "--input", pictures, "--output", tmp_path / "out", "--workers", 2) == 1
     said = capsys.readouterr()
-    assert "1 written, 1 were there" in said.out
-    assert "broken.png" in said.err and "small.png: 300x50 pixels, less than the 178" in said.err
+    assert "wrote 1 image to" in said.out and "; 1 image existed already" in said.out
+    assert "broken.png" in said.err and "small.png: the image must have 178x178" in said.err
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), marked)
     assert written(tmp_path / "out") == ["a.png", "more/b.png"]
 
@@ -84,7 +84,7 @@ def test_refusals_are_one_line(arguments: tuple, word: str, pictures: Path, tmp_
 
 def test_two_pictures_with_one_result_are_refused(pictures: Path, tmp_path: Path) -> None:
     write_image(pictures / "a.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match="share a result"):
+    with pytest.raises(ValueError, match="their results would have the same name"):
         run("resize", "--input", pictures, "--output", tmp_path / "out", "--size", 64)
 
 
@@ -124,8 +124,9 @@ def test_a_photograph_that_was_noted_is_done(photographs: Path, tmp_path: Path,
     write_image(photographs / "new.png", np.full((90, 90, 3), 90, np.uint8))
     capsys.readouterr()
     assert aligned(photographs, tmp_path / "out") == 0
-    assert "0 faces of 1 photographs written; 1 photographs without a face, 2 done before" in (
-        capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert said.startswith("wrote 0 faces of 1 photograph; ")
+    assert "; 1 photograph had no face; 2 photographs had been done before" in said
     names = [json.loads(line)["name"] for line in (tmp_path / "out" / "faces.jsonl").open()]
     assert names == ["astro", "none", "new"]
 

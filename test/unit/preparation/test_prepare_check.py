@@ -48,7 +48,7 @@ def faces(tmp_path: Path) -> Path:
 def test_a_clean_folder_has_status_0(faces: Path, capsys: pytest.CaptureFixture) -> None:
     status, report = checked(faces, "--size", 64, "--square", "--min_size", 64, "--near", 10)
     assert (status, report["findings"], report["usable"]) == (0, [], 6)
-    assert "6 pictures in" in capsys.readouterr().out
+    assert "checked 6 images in" in capsys.readouterr().out
     assert list_images(faces.parent / "checked" / "usable.txt")[4].name == "4.png"
     assert not (faces.parent / "checked" / "excluded.txt").exists()
 
@@ -66,10 +66,10 @@ def test_every_kind_of_mistake_is_found(faces: Path, capsys: pytest.CaptureFixtu
         ("broken.png", "unreadable"), ("copy.bmp", "duplicate"), ("jpeg.png", "extension"),
         ("small.png", "size"), ("wide.png", "size")]
     details = {each["name"]: each["detail"] for each in report["findings"]}
-    assert details["copy.bmp"] == "same pixels as 0.png"
-    assert details["jpeg.png"] == "JPEG content, named .png"
-    assert details["wide.png"] == "128x64, expected a square"
-    assert details["small.png"] == "40x40, expected at least 50"
+    assert details["copy.bmp"] == "the pixels are those of 0.png"
+    assert details["jpeg.png"] == "the content is JPEG, the extension is .png"
+    assert details["wide.png"] == "the image has 128x64 pixels, which is not square"
+    assert details["small.png"] == "the image has 40x40 pixels, which is smaller than 50x50"
     said = capsys.readouterr().out
     assert all(said.count(f": {name}: ") == 1 for name in details)
     out = faces.parent / "checked"
@@ -136,16 +136,17 @@ def test_faces_aligned_alike_do_not_look_alike() -> None:
 
 def test_unusual_pictures_are_noted_but_are_no_mistakes(faces: Path) -> None:
     face = Image.fromarray(render_face(60, size=64).image)
-    face.convert("L").save(faces / "grey.png")
-    face.convert("L").transpose(Image.Transpose.ROTATE_90).convert("RGB").save(faces / "grey2.png")
+    face.convert("L").save(faces / "gray.png")
+    face.convert("L").transpose(Image.Transpose.ROTATE_90).convert("RGB").save(faces / "gray2.png")
     face.transpose(Image.Transpose.ROTATE_180).convert("RGBA").save(faces / "alpha.png")
     face.rotate(9).convert("CMYK").save(faces / "cmyk.jpg")
     face.rotate(20).quantize(9).save(faces / "moving.gif", save_all=True,
                                      append_images=[face.rotate(30).quantize(9)])
     status, report = checked(faces)
     assert status == 0 and report["notes"] == {
-        "alpha.png": ["alpha, which is dropped"], "cmyk.jpg": ["CMYK"], "grey.png": ["grey"],
-        "grey2.png": ["grey as colour"], "moving.gif": ["several pictures, the first counts"]}
+        "alpha.png": ["alpha, which is dropped"], "cmyk.jpg": ["CMYK"],
+        "gray.png": ["gray"], "gray2.png": ["gray saved as color"],
+        "moving.gif": ["several images in one file, of which the first is used"]}
 
 
 def test_what_was_checked_is_not_read_again(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,18 +127,19 @@ def test_pictures_without_a_clear_face_get_no_entry(faces: Path, weights: Path,
         note["score"] = score
     notes.write_text("".join(json.dumps(note) + "\n" for note in lines))
     assert components(faces, weights) == 1
-    assert "in/1.png: no clear face (score 0.10, --min_score 0.3)" in capsys.readouterr().err
+    assert ("in/1.png: the face's score 0.10 is below --min_score 0.3"
+            in capsys.readouterr().err)
     assert sorted(read_components(faces.parent / "parts.json")[0]) == ["in/0.png", "in/2.png"]
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("--size", 9), "--size belongs to --landmarks"),
-    (("--min_score", 1), "no face found"), (("--weights", "gone.pth"), "gone.pth")])
+    (("--size", 9), "--size has no effect with --input"),
+    (("--min_score", 1), "no face was found"), (("--weights", "gone.pth"), "gone.pth")])
 def test_wrong_input_is_refused(arguments: tuple, message: str, faces: Path,
                                 weights: Path) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         components(faces, weights, *arguments)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="must be given together"):
         run("components", "--input", faces, "--output", faces / "x.json")
 
 

@@ -150,7 +150,7 @@ def test_another_split_is_not_mixed_in(faces: Path) -> None:
     out = faces.parent / "out"
     command = ("split", "--input", faces, "--output", out, "--as", "links")
     run(*command)
-    with pytest.raises(ValueError, match="pictures of another split"):
+    with pytest.raises(ValueError, match="of another split"):
         run(*command, "--seed", 3)
 
 
@@ -158,20 +158,20 @@ def test_a_pack_is_divided_into_lists(faces: Path) -> None:
     pack = faces.parent / "pack"
     run("pack", "--input", faces, "--output", pack, "--workers", 1)
     assert_divided(parts(pack), faces)
-    with pytest.raises(ValueError, match="into lists only"):
+    with pytest.raises(ValueError, match="--as must be lists for the images of a pack, got links"):
         run("split", "--input", pack, "--output", faces.parent / "out", "--as", "links")
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("--parts", "train=30", "val=30"), "ask for 60 pictures, there are 40"),
-    (("--parts", "train=rest", "val=3", "--group", "p[0-9]+"), "no picture for val"),
-    (("--parts", "a=rest", "b=rest"), "one `rest` at most"),
+    (("--parts", "train=30", "val=30"), "not ask for more than the 40 images of --input, got 60"),
+    (("--parts", "train=rest", "val=3", "--group", "p[0-9]+"), "no image for val"),
+    (("--parts", "a=rest", "b=rest"), "`rest` only once, got a=rest b=rest"),
     (("--parts", "a=1", "a=2"), "different names"),
-    (("--group", "("), "no regular expression"),
-    (("--group", "q"), "does not match 40 of 40 names, e.g. a/p0_0.png"),
-    (("--identities", "{here}"), "expected a name and a person"),
-    (("--masks", "{empty}"), "--masks .*empty has nothing for 40 of 40"),
-    (("--masks", "{faces}"), "a folder called faces is divided already")])
+    (("--group", "("), "must be a regular expression"),
+    (("--group", "q"), "got no match for 40 of 40 images, such as a/p0_0.png"),
+    (("--identities", "{here}"), "must be an image name and an identity"),
+    (("--masks", "{empty}"), "--masks .*empty must have .* every image, got none for 40 of 40"),
+    (("--masks", "{faces}"), "not have the same folder name as another input, got faces twice")])
 def test_what_does_not_work_out_is_refused(arguments: tuple, message: str, faces: Path) -> None:
     (faces.parent / "word.txt").write_text("word\n")
     write_image(faces.parent / "empty" / "z.png", np.zeros((4, 4), np.uint8))

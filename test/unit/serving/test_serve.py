@@ -193,7 +193,7 @@ def test_the_page_brings_all_it_needs(service: Callable) -> None:
     ({"faces": "-1"}, "faces must be"), ({"strength": "1.1"}, "from 0 to 1"),
     ({"strength": "nan"}, "from 0 to 1"), ({"upscale": "9"}, "from 0.25 to 8"),
     ({"upscale": "1_0"}, "from 0.25 to 8"), ({"format": "gif"}, "png, jpg, webp"),
-    ({"aligned": "yes"}, "0, 1"), ({"aligned": "1", "strength": "1"}, "whole photographs"),
+    ({"aligned": "yes"}, "0, 1"), ({"aligned": "1", "strength": "1"}, "has no effect"),
     ({"path": "/etc/passwd"}, "unknown parameter"), ({"strenght": "1"}, "did you mean strength")])
 def test_wrong_parameters_are_400(parameters: dict, word: str, service: Callable) -> None:
     status, message = error(ask(service(), params=parameters))
@@ -209,7 +209,7 @@ def test_a_parameter_given_twice_is_400(service: Callable) -> None:
                                      b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
 def test_no_picture_is_400(content: bytes, service: Callable) -> None:
     status, message = error(ask(service(), content=content))
-    assert status == 400 and "picture" in message
+    assert status == 400 and "image" in message
 
 
 @pytest.mark.parametrize("headers", [
@@ -276,7 +276,7 @@ def test_an_upload_ends_at_the_limit_whatever_it_declares(form: bool, service: C
 
 def test_a_jpeg_of_endless_scans_is_400(service: Callable) -> None:
     content = encode_image(photo(), ".jpg") + b"\xff\xda" * 200
-    assert error(ask(service(), content=content)) == (400, "a JPEG of more than 100 scans")
+    assert error(ask(service(), content=content)) == (400, "the JPEG has more than 100 scans")
 
 
 def test_a_body_that_does_not_come_is_408(service: Callable) -> None:
@@ -338,7 +338,7 @@ def test_other_routes_are_refused(method: str, path: str, status: int, service: 
 def test_a_defect_is_500_without_its_cause(service: Callable) -> None:
     made = service()
     status, message = error(ask(made, content=png(photo(13, 120))))
-    assert (status, message) == (500, "the service failed; its log says why")
+    assert (status, message) == (500, "the service failed; its log has the reason")
     assert ask(made).status_code == 200
 
 

@@ -228,7 +228,7 @@ def test_a_file_that_is_no_picture_is_an_error_in_words(browser: Browser, tmp_pa
     browser.type("#file", str(tmp_path / "x.png"))
     browser.until("!document.getElementById('error').hidden")
     said = browser.js("document.getElementById('error').textContent")
-    assert "no picture of a known format" in said
+    assert "the format is unknown" in said
     assert browser.js("!document.getElementById('drop').hidden")
     shots("error")
 

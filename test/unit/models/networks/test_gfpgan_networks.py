@@ -186,7 +186,7 @@ def test_component_critics_take_crops_of_any_size(size: int) -> None:
 def test_a_file_shows_its_layout_and_its_networks_arguments(arch: str) -> None:
     network = tiny(arch)
     state = network.state_dict()
-    assert layout_of(state) == ("clean" if arch == "clean" else "equalised")
+    assert layout_of(state) == ("clean" if arch == "clean" else "equalized")
     assert layout_of(network.stylegan_decoder.state_dict()) == "decoder"
     again = GFPGAN(arch=arch, **config_of(state))
     again.load_state_dict(state)

@@ -28,7 +28,7 @@ from models.networks.pretrained.fan_teacher import FAN2D, teacher_network
 from models.ops.pyramid import halved, pyramid
 from tools import selftest
 from utils.images.convert import to_tensor
-from utils.images.resize import bilinear, centre_crop, downscale_through
+from utils.images.resize import bilinear, center_crop, downscale_through
 
 WITH_WEIGHTS = sorted((ROOT / "test" / "golden" / "pfsrnet_weights").glob("*.json"))
 SLOW = {"pfsrnet_losses_step2", "pfsrnet_losses_step3"}
@@ -250,7 +250,7 @@ def test_pictures_of_any_size_reach_the_last_side(shape: tuple[int, int]) -> Non
 
 def test_the_crop_of_celeba_starts_at_row_20() -> None:
     image = np.arange(218, dtype=np.uint8)[:, None, None].repeat(178, 1).repeat(3, 2)
-    crop = centre_crop(image, 178)
+    crop = center_crop(image, 178)
     assert crop.shape == (178, 178, 3) and crop[0, 0, 0] == 20
 
 

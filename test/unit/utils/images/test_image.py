@@ -138,13 +138,13 @@ def bad():
         "truncated jpeg": (jpeg[:len(jpeg) // 2], "truncated"),
         "truncated jpeg, end marker": (jpeg[:40] + b"\xff\xd9", ""),
         "truncated png": (png[:len(png) // 2], "truncated"),
-        "text": (b"this is not a picture", "known format"),
+        "text": (b"this is not a picture", "the format is unknown"),
         "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         "nan": (encoded(Image.fromarray(not_a_number), "TIFF"), "NaN"),
         "unbounded float": (encoded(Image.fromarray(huge), "TIFF"), "1e+09"),
         "32-bit integers": (encoded(Image.fromarray(np.full((8, 8), 10**6, np.int32)), "TIFF"),
                             "1000000"),
-        "postscript": (encoded(image, "EPS"), "known format"),
+        "postscript": (encoded(image, "EPS"), "the format is unknown"),
         "pixel bomb": (b"P6\n60000 60000\n255\n", "pixels"),
         "jpeg bomb": (jpeg.replace((200).to_bytes(2, "big") * 2, b"\xff\xff\xff\xff"), "pixels"),
     }
@@ -197,7 +197,7 @@ def test_what_is_no_file_of_sane_size_is_bad_image(make, message, tmp_path):
 def test_a_message_is_one_line_that_can_be_printed(tmp_path):
     with pytest.raises(BadImage) as error:
         read_image(stored(tmp_path, b"text", "a\nb\udce9é.png"))
-    assert "a\\nb\\udce9é.png: no picture" in str(error.value)
+    assert "a\\nb\\udce9é.png: the format is unknown" in str(error.value)
     assert str(error.value).isprintable()
 
 
@@ -264,13 +264,13 @@ def test_dangling_link_is_listed_so_that_it_is_reported(tmp_path):
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: None, "no such folder"),
-    (lambda path: path.touch(), "expected a folder"),
-    (lambda path: path.mkdir(), "no image in it .0 other"),
-    (lambda path: (path.mkdir(), (path / "a.txt").touch()), "no image in it .1 other"),
+    (lambda path: path.touch(), "must be a folder, got a file"),
+    (lambda path: path.mkdir(), "has no image among 0 files"),
+    (lambda path: (path.mkdir(), (path / "a.txt").touch()), "has no image among 1 file;"),
 ])
 def test_list_says_what_is_wrong_with_the_folder(make, message, tmp_path):
     make(tmp_path / "faces")
-    with pytest.raises(ValueError, match=f"faces: {message}"):
+    with pytest.raises(ValueError, match=f"faces:? {message}"):
         list_images(tmp_path / "faces")
 
 
@@ -292,7 +292,7 @@ def test_find_takes_file_folder_or_glob(tmp_path):
 @pytest.mark.parametrize("pattern", ["absent", "absent*.png", "text*"])
 def test_find_refuses_what_names_no_picture(pattern, tmp_path):
     (tmp_path / "text.txt").touch()
-    with pytest.raises(ValueError, match=r"no such file|no image matches"):
+    with pytest.raises(ValueError, match=r"no such file|matches no image"):
         find_images(tmp_path / pattern)
 
 
@@ -311,7 +311,7 @@ def test_lossy_formats_come_close(extension, tmp_path):
 
 
 def test_unknown_extension_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot write \.xyz; use \.jpg"):
+    with pytest.raises(ValueError, match=r"must be one of \.jpg, .*, got \.xyz"):
         write_image(tmp_path / "a.xyz", smooth())
 
 
@@ -372,7 +372,7 @@ def test_to_tensor_takes_flipped_views():
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.float32), np.zeros((3, 4, 4), np.uint8)])
 def test_to_tensor_refuses_floats_and_channels_first(wrong):
-    with pytest.raises(ValueError, match="expected uint8"):
+    with pytest.raises(ValueError, match="images must be uint8"):
         to_tensor(wrong)
 
 

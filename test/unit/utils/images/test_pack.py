@@ -58,7 +58,7 @@ def test_a_pack_reads_like_its_folder(faces: Path, tmp_path: Path,
                                       capsys: pytest.CaptureFixture) -> None:
     assert run("pack", "--input", faces, "--output", tmp_path / "p", "--workers", 1) == 1
     said = capsys.readouterr()
-    assert "11 pictures packed, 0 were there" in said.out
+    assert f"wrote 11 images to {tmp_path / 'p'}\n" in said.out
     assert said.err.count("more/07.png: empty file") == 1
     root, paths = find_images(tmp_path / "p")
     assert [path.relative_to(root) for path in paths] == [
@@ -218,7 +218,7 @@ def test_a_pack_that_was_killed_goes_on(workers: int, faces: Path, tmp_path: Pat
     monkeypatch.setattr(pack, "write_atomically", finish)
     capsys.readouterr()
     run(*command, "--workers", 1)
-    assert "5 pictures packed, 6 were there" in capsys.readouterr().out
+    assert f"wrote 5 images to {folder}; 6 images existed already\n" in capsys.readouterr().out
     assert not list(folder.glob(".*"))
     for path in list_images(folder):
         if path.name != "07.png":
@@ -243,11 +243,11 @@ def test_changed_new_and_removed_pictures_are_followed(faces: Path, tmp_path: Pa
     (faces / "more" / "07.png").unlink()
     capsys.readouterr()
     assert run("pack", "--input", faces, "--output", folder, "--workers", 1) == 0
-    assert "2 pictures packed, 9 were there" in capsys.readouterr().out
+    assert f"wrote 2 images to {folder}; 9 images existed already\n" in capsys.readouterr().out
     names = [path.relative_to(folder) for path in list_images(folder)]
     assert names == [path.relative_to(faces) for path in list_images(faces)]
     assert np.array_equal(read_image(folder / "00.png"), picture(50, 30, 20))
-    with pytest.raises(BadImage, match="not in the pack"):
+    with pytest.raises(BadImage, match="has no such image"):
         read_image(folder / "03.png")
 
 
@@ -273,9 +273,9 @@ def test_damage_is_found_when_asked_for(faces: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change, message", [
     (lambda p: (p / "shard_00000.bin").write_bytes(b"short"), "shard_00000.bin has 5 of"),
     (lambda p: (p / "shard_00000.bin").unlink(), "shard_00000.bin has 0 of"),
-    (lambda p: (p / "pack.json").write_text("{"), "pack.json: damaged"),
+    (lambda p: (p / "pack.json").write_text("{"), "pack.json is damaged"),
     (lambda p: (p / "pack.json").write_text('{"format": "facezoo-pack", "version": 2}'),
-     "version 2, this program reads version 1")])
+     "must be a pack of version 1, got version 2")])
 def test_a_damaged_pack_is_refused(change: Callable, message: str, faces: Path,
                                    tmp_path: Path) -> None:
     folder = packed(faces, tmp_path / "p")
@@ -292,7 +292,7 @@ def test_a_pack_made_otherwise_or_something_else_is_not_overwritten(faces: Path,
         packed(faces, folder, "--size", 8)
     (tmp_path / "q").mkdir()
     (tmp_path / "q" / "notes").touch()
-    with pytest.raises(ValueError, match="neither empty nor a pack"):
+    with pytest.raises(ValueError, match="must be an empty folder or a pack"):
         packed(faces, tmp_path / "q")
     with pytest.raises(ValueError, match="another folder"):
         packed(faces, faces)
@@ -360,11 +360,11 @@ def test_any_name_survives_a_list(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "no picture in it"), ("# a comment\n\n", "no picture in it"),
+    ("", "an image on each line"), ("# a comment\n\n", "an image on each line"),
     ("a.png\na.png\n", "names 'a.png' more than once"),
-    ("../a.png\n", "line 1: expected a name below the folder"),
-    ("/a.png\n", "line 1: expected a name below"), ('b.png\n"a\n', "line 2"),
-    ("# root: gone\na.png\n", "gone, which is no folder")])
+    ("../a.png\n", "line 1: a name must stay inside the folder"),
+    ("/a.png\n", "line 1: a name must stay inside"), ('b.png\n"a\n', "line 2"),
+    ("# root: gone\na.png\n", "gone, which is not a folder")])
 def test_a_wrong_list_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
