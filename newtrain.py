@@ -19,11 +19,13 @@ if __name__ == "__main__":
 
 import logging
 import math
-import shutil
 import signal
 import sys
 import time
+import zlib
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,15 @@ from data.base_dataset import BadImageCounter
 from data.degradation_preview import degradation_grid
 from data.loader import STOP_SIGNALS, create_eval_loader, create_train_loader
 from data.sampler import StepBatchSampler
-from engine import checkpoint, distributed, entry
+from engine import checkpoint, distributed, entry, run_folder
 from engine import device as devices
 from engine.prefetch import Prefetcher
 from engine.training_log import LossWindow, Progress, SpeedMeter, clock
 from metrics.evaluation import Column, evaluate_loader, extra_metrics, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
+from options.layers import NOT_SAVED
+from utils import lock
 from utils.files import to_json, write_text
 from utils.images.convert import image_grid, to_image
 from utils.images.io import write_image
@@ -48,8 +52,11 @@ logger = logging.getLogger("facezoo")
 STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
 # Agreeing costs a wait for the device; launchers kill 30 s after the signal.
 STOP_CHECK_SECONDS = 2
+REPEAT_SECONDS = 3      # in which a second signal is taken for a copy of the first
 LARGEST_FP16 = 65504.0
 DIVERGED = 4        # exit status when too many losses were not finite
+# Options that say where and how a run goes on, not what it is.
+NOT_COMPARED = (*NOT_SAVED, "checkpoints_dir", "config")
 
 
 class Diverged(Exception):
@@ -59,27 +66,41 @@ class Diverged(Exception):
 class StopSignal:
     """Notes a signal to stop for the end of the running step; a second one ends at once.
 
-    SIGHUP stays ignored where nohup has it so.
+    A second one does nothing while files are written, and within REPEAT_SECONDS: launchers pass
+    on what their processes have received themselves. SIGHUP stays ignored where nohup has it so.
     """
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name, self.noted, self.saving = "", 0.0, False
         for number in STOP_SIGNALS:
             if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.name:
+        now = time.monotonic()
+        if not self.name:
+            self.name, self.noted = signal.Signals(number).name, now
+        elif not self.saving and now - self.noted > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+
+    @contextmanager
+    def wait_for_files(self) -> Iterator[None]:
+        """Inside, a second signal does not end the process."""
+        self.saving = True
+        try:
+            yield
+        finally:
+            self.saving = False
 
 
 class Trainer:
     """One run: data, model, and the loop over optimizer steps."""
 
-    def __init__(self, opt: Namespace, device: torch.device) -> None:
-        self.opt, self.device = opt, device
-        self.folder = Path(opt.checkpoints_dir) / opt.name
+    def __init__(self, opt: Namespace, device: torch.device, stop: StopSignal) -> None:
+        self.opt, self.device, self.stop = opt, device, stop
+        # Links are resolved now: what they lead to may be deleted while the run goes on.
+        self.folder = Path(os.path.realpath(folder_of(opt)))
+        self.saved: int | None = None       # the last step that can be continued
         self.began = time.perf_counter()
         self.best: float | None = None
         options = vars(opt)
@@ -120,6 +141,8 @@ class Trainer:
         elif state.get("model", self.opt.model) != self.opt.model:
             raise ValueError(f"--continue_train: {self.folder} was trained with --model "
                              f"{state['model']}, not {self.opt.model}; choose another --name")
+        elif "published" in state:
+            distributed.on_main(lambda: run_folder.keep_originals(self.folder))
         return state
 
     def _restore_position(self, state: dict[str, Any]) -> int:
@@ -135,13 +158,38 @@ class Trainer:
                                per_epoch, state["steps_per_epoch"], step)
             ranks = state["rng"]
             devices.set_rng_state(self.device, ranks[distributed.rank() % len(ranks)])
-            self.best = state["best"]
+            self.best = self._best_of(state, step)
+        self.saved = step
         logger.info("continuing after step %d, epoch %d", step, step // per_epoch + 1)
         return step
 
+    def _best_of(self, state: dict[str, Any], step: int) -> float | None:
+        """What the best weights of a state reached; None where this run measures something else.
+
+        Says which options have changed.
+        """
+        before, options = state.get("options", {}), vars(self.opt)
+        changed = run_folder.changed(before, options, NOT_COMPARED)
+        for name in changed:
+            logger.info("changed since step %d: --%s is %s, it was %s", step, name, options[name],
+                        before[name])
+        task = data.option_names(self.opt.dataset_name, self.opt.degradation)
+        if "validation" in state:       # known itself, wherever it lies now
+            task -= {"dataroot", "val_dataroot"}
+        if task.isdisjoint(changed) and state.get("validation") in (None, self._validation_names()):
+            return state["best"]
+        if distributed.on_main(lambda: run_folder.keep_best(self.folder, step)):
+            logger.info("this run validates on another task, so it looks for its own best; the "
+                        "earlier weights are kept as best_before_step_%d", step)
+        return None
+
+    def _validation_names(self) -> int:
+        """A number that is another one for other validation images."""
+        return zlib.crc32(repr(list(self.val_dataset.items)).encode(errors="backslashreplace"))
+
     # -- the loop ---------------------------------------------------------------------------------
 
-    def run(self, stop: StopSignal) -> str:
+    def run(self) -> str:
         """Train to the last step or to a signal; returns the signal's name, if any."""
         opt, model = self.opt, self.model
         loader = create_train_loader(self.dataset, self.sampler, num_threads=opt.num_threads,
@@ -160,10 +208,11 @@ class Trainer:
                 self._train_step(batch)
                 if self.step == self.sampler.start_step + 1:
                     self._announce()
-                interrupted = self._stop_requested(stop)
+                interrupted = self._stop_requested()
                 self._after_step(interrupted)
                 if interrupted:
-                    return stop.name or "another rank's signal"
+                    self.stop.saving = True     # all is saved; what is left takes no time
+                    return self.stop.name or "another rank's signal"
         finally:
             self.progress.close()
         return ""
@@ -205,13 +254,13 @@ class Trainer:
         self.speed.resume()
         self.report_time += time.perf_counter() - paused
 
-    def _stop_requested(self, stop: StopSignal) -> bool:
+    def _stop_requested(self) -> bool:
         """Whether to leave after this step; several processes agree, every STOP_CHECK_SECONDS."""
         if distributed.world_size() == 1:
-            return bool(stop.name)
+            return bool(self.stop.name)
         last = self.step == self.total_steps
         return ((last or self.step % self.stop_check == 0)
-                and distributed.any_rank(bool(stop.name), self.device))
+                and distributed.any_rank(bool(self.stop.name), self.device))
 
     # -- reporting --------------------------------------------------------------------------------
 
@@ -317,25 +366,40 @@ class Trainer:
     # -- saving -----------------------------------------------------------------------------------
 
     def _save_weights(self, suffix: str) -> None:
-        if distributed.is_main():
-            checkpoint.save_weights(self.folder, suffix, self.model.weights(),
-                                    self.model.file_keys)
-            checkpoint.prune(self.folder, self.opt.keep_last)
+        with self.stop.wait_for_files():
+            distributed.on_main(lambda: self._write_weights(suffix))
+
+    def _write_weights(self, suffix: str) -> None:
+        checkpoint.save_weights(self.folder, suffix, self.model.weights(), self.model.file_keys)
+        checkpoint.prune(self.folder, self.opt.keep_last)
 
     def _save(self) -> None:
         """Write the weights and the resumable state, unless the weights are ruined."""
         rng = distributed.gather_from_ranks(devices.rng_state(self.device))
-        if not distributed.is_main():
-            return
+        with self.stop.wait_for_files():
+            self.saved = distributed.on_main(lambda: self._write_state(rng))
+
+    def _write_state(self, rng: list[Any]) -> int | None:
+        """Write everything to go on from this step; the last step that can be continued."""
         if not self.model.weights_are_finite():
             self.progress.say(f"warning: not saving at step {self.step}, weights are not finite; "
                               f"the files keep an earlier step")
-            return
-        self._save_weights("latest")
+            return self.saved
+        self._write_weights("latest")
         checkpoint.save_state(self.folder, {
             **self.model.state_dict(), "model": self.opt.model, "step": self.step,
             "steps_per_epoch": self.sampler.steps_per_epoch, "rng": rng, "best": self.best,
-            "options": dict(vars(self.opt))})
+            "validation": self._validation_names(), "options": dict(vars(self.opt))})
+        run_folder.state_is_saved(self.folder)
+        if not (self.folder / run_folder.OPTIONS).exists():     # the folder was deleted
+            write_text(self.folder / run_folder.OPTIONS, to_yaml(self.opt))
+        return self.step
+
+    def intact(self) -> str:
+        """What an error leaves of the run, for its message."""
+        if self.saved is None:
+            return "nothing of this run is saved yet"
+        return f"step {self.saved} is saved and intact; --continue_train goes on from there"
 
     def result(self) -> dict[str, Any]:
         """The figures the launch scripts report, all measured in this run."""
@@ -358,20 +422,16 @@ class Trainer:
                 "seconds": time.perf_counter() - self.began}
 
 
+def folder_of(opt: Namespace) -> Path:
+    """The folder of the run."""
+    return Path(opt.checkpoints_dir) / opt.name
+
+
 def prepare_folder(opt: Namespace) -> None:
-    """Make the run's folder; an earlier run under the same name is moved aside, never lost."""
-    folder = Path(opt.checkpoints_dir) / opt.name
-    if not opt.continue_train and any(folder.glob("*.pth")):
-        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        os.replace(folder, aside)
-        logger.info("the earlier run %s is kept as %s", folder, aside)
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):      # of a save that was killed
-        leftover.unlink(missing_ok=True)
-    if not opt.continue_train:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    write_text(folder / "train_opt.yaml", to_yaml(opt))
+    """Make the run's folder with its options; an earlier run is moved aside, never lost."""
+    run_folder.prepare(folder_of(opt), opt.continue_train,
+                       [value for value in vars(opt).values() if value and isinstance(value, str)])
+    write_text(folder_of(opt) / run_folder.OPTIONS, to_yaml(opt))
 
 
 def preview(opt: Namespace) -> int:
@@ -397,17 +457,28 @@ def train(opt: Namespace) -> int:
     device = entry.open_device(opt)
     distributed.start(device, opt.collective_timeout)
     devices.seed_everything(opt.seed, device)
-    if distributed.is_main():
-        prepare_folder(opt)
-    distributed.barrier()
-    trainer = Trainer(opt, device)
-    try:
-        status = conclude(trainer, trainer.run(stop))
-    except Diverged as error:       # noticed by every process at once
-        print(f"newtrain.py: error: {error}", file=sys.stderr)
-        status = DIVERGED
+    with ExitStack() as lasting:
+        distributed.on_main(lambda: lasting.enter_context(
+            lock.held(folder_of(opt), f"--name {opt.name}: the run {folder_of(opt)}")))
+        distributed.on_main(lambda: prepare_folder(opt))
+        status = conclude_run(Trainer(opt, device, stop))
     distributed.stop()
     return status
+
+
+def conclude_run(trainer: Trainer) -> int:
+    """Train and report; returns the exit status. What ends the run says what is saved."""
+    try:
+        return conclude(trainer, trainer.run())
+    except Diverged as error:       # noticed by every process at once
+        print(f"newtrain.py: error: {error}", file=sys.stderr)
+        return DIVERGED
+    except OSError as error:        # a full disk, for example
+        where = f": {error.filename}" if error.filename else ""
+        raise OSError(f"stopped at step {trainer.step}, {error.strerror or error}{where}; "
+                      f"{trainer.intact()}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(trainer.intact()) from None
 
 
 def conclude(trainer: Trainer, interrupted: str) -> int:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,13 @@ def create_degradation(name: str, options: dict[str, Any]) -> BaseDegradation:
     """
     cls = degradation_class(name)
     return cls(cls.Settings.from_options(options))
+
+
+def option_names(dataset: str, degradation: str) -> set[str]:
+    """The options that decide about the samples, and so about what validation measures."""
+    settings = (dataset_class(dataset).Settings, degradation_class(degradation).Settings)
+    return {"dataset_name", "degradation", *(field.name for each in settings
+                                             for field in fields(each))}
 
 
 def dataset_class(name: str) -> type[BaseDataset]:

@@ -94,6 +94,30 @@ def is_main() -> bool:
     return rank() == 0
 
 
+class FailedElsewhere(Exception):
+    """What the main process was to do failed, which it reports itself."""
+
+
+def on_main(call: Callable[[], Any]) -> Any:
+    """Run `call` on the main rank; its picklable result on every rank; a collective call.
+
+    Raises:
+        OSError, ValueError: what the call raised; on the other ranks FailedElsewhere.
+    """
+    result, error = None, None
+    if is_main():
+        try:
+            result = call()
+        except (OSError, ValueError) as caught:
+            error = caught
+    result, failed = gather_from_ranks((result, error is not None))[0]
+    if error is not None:
+        raise error
+    if failed:
+        raise FailedElsewhere
+    return result
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from engine import device as devices
+from engine import distributed
 
 BAD_INPUT = 2       # wrong options, files or data
 INTERRUPTED = 130   # Ctrl-C where there was nothing to save
@@ -52,6 +53,8 @@ def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
         sys.stdout.flush()
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+    except distributed.FailedElsewhere:
+        return BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        print(": ".join([name, "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return INTERRUPTED

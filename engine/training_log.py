@@ -157,11 +157,15 @@ class Progress:
 
     def close(self) -> None:
         if self.writer:
-            self.writer.close()
+            try:
+                self.writer.close()
+            except OSError as error:    # a full disk, which must not hide why the run ends
+                logger.warning("TensorBoard's last values are not written (%s)", error)
         if self.bar is not None:
             self.bar.close()
 
     def _append(self, record: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)     # deleted while the run goes on
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(to_json(record, indent=None) + "\n")
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from options.layers import NOT_SAVED, UNDECIDED, Layer, fill
+from options.layers import NOT_READ, NOT_SAVED, UNDECIDED, Layer, fill
 from options.parser import OneLineParser, count, fraction, positive_int
 
 # Flags whose default most models set themselves.
@@ -264,5 +264,5 @@ def to_yaml(opt: argparse.Namespace) -> str:
 def summary(opt: argparse.Namespace) -> str:
     """The resolved options as a table for the log."""
     lines = [f"{key:>22}: {value}" for key, value in sorted(vars(opt).items())
-             if key not in NOT_SAVED]
+             if key not in NOT_READ]
     return "\n".join(["--- options " + "-" * 40, *lines, "-" * 52])

@@ -10,7 +10,10 @@ from typing import Any
 
 from options.parser import OneLineParser
 
-NOT_SAVED = ("config", "local_rank", "is_train")
+# What a YAML file cannot say.
+NOT_READ = ("config", "local_rank", "is_train")
+# What the options of a run do not say to the next one that takes them as a template.
+NOT_SAVED = (*NOT_READ, "continue_train", "name")
 # Values that leave it to the model, or to the weight file, to decide.
 UNDECIDED = (None, "auto")
 
@@ -38,7 +41,7 @@ class Layer:
         known = parser.by_name()
         return dict(parser.from_yaml(name, value, self.source)
                     for name, value in self.values.items()
-                    if name not in NOT_SAVED and (self.said or name in known))
+                    if name not in NOT_READ and (self.said or name in known))
 
 
 def fill(parser: OneLineParser, layers: list[Layer]) -> dict[str, str]:

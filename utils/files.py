@@ -33,12 +33,17 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())      # mkstemp makes private files
         if previous is not None and path.exists():
-            os.replace(_second_name(path), previous)
+            link = path.with_name(f".{path.name}.link")     # so that `path` exists at every instant
+            link.unlink(missing_ok=True)
+            link_or_copy(path, link)
+            os.replace(link, previous)
         os.replace(temporary, path)
         _flush_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:   # of a full disk, for example
+            error.filename = str(path)
         raise
 
 
@@ -62,16 +67,13 @@ def _umask() -> int:
     return mask
 
 
-def _second_name(path: Path) -> Path:
-    """A hard link, so that `path` itself exists at every instant; a copy where links fail."""
-    link = path.with_name(f".{path.name}.link")
-    link.unlink(missing_ok=True)
+def link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
     try:
-        os.link(path, link)
-    except OSError:     # file systems without hard links, e.g. mounted object stores
+        os.link(path, other)
+    except OSError:     # e.g. on a mounted object store
         import shutil
-        shutil.copyfile(path, link)
-    return link
+        shutil.copyfile(path, other)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from utils.files import stamp_of, write_atomically, write_text
+from utils.lock import held
 
 INDEX = "pack.json"
 FORMAT, VERSION = "facezoo-pack", 1
@@ -177,6 +178,13 @@ def write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, A
     Raises:
         ValueError: the folder holds a pack with other settings, or something that is no pack.
     """
+    with held(folder, f"--output {folder}"):
+        return _write_pack(folder, sources, settings, decode, shard_bytes)
+
+
+def _write_pack(folder: Path, sources: Mapping[str, Stamp], settings: dict[str, Any],
+                decode: Callable[[list[str]], Iterable[tuple[str, np.ndarray | str]]],
+                shard_bytes: int) -> tuple[int, dict[str, str]]:
     index = read_index(folder)
     if not index and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--output must be an empty folder or a pack, got {folder}")

@@ -189,6 +189,11 @@ def test_missing_partners_are_named(kind: type, arguments: list[str], words: lis
     assert [word for word in words if word not in text] == []
 
 
+def test_the_options_of_a_run_name_neither_it_nor_that_it_goes_on() -> None:
+    lines = to_yaml(parse("--name", "mine", "--continue_train", kind=TrainOptions)).splitlines()
+    assert [line for line in lines if line.startswith(("name:", "continue_train:"))] == []
+
+
 def test_a_runs_own_options_rebuild_its_network(tmp_path: Path) -> None:
     run = tmp_path / "small"
     run.mkdir()
