@@ -42,7 +42,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
     except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:   # of a full disk, for example
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)
         raise
 
