@@ -59,8 +59,11 @@ def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except SystemExit as end:       # argparse, which has said why
-        return end.code if isinstance(end.code, int) else DEFECT
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return DEFECT
+        return end.code or 0
     except Exception:
         traceback.print_exc()
         return DEFECT
