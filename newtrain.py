@@ -35,6 +35,7 @@ from data.base_dataset import BadImageCounter
 from data.degradation_preview import degradation_grid
 from data.loader import STOP_SIGNALS, create_eval_loader, create_train_loader
 from data.sampler import StepBatchSampler
+from data.watched_loader import Lost
 from engine import checkpoint, distributed, entry, run_folder
 from engine import device as devices
 from engine.prefetch import Prefetcher
@@ -128,6 +129,7 @@ class Trainer:
         self.stop_check = 1         # steps between agreements of all processes to stop
         self.losses: dict[str, float] = {}
         self.validated: dict[str, float] = {}
+        self.lost: Lost | None = None       # why a rank's loader workers deliver no more
 
     # -- resuming ---------------------------------------------------------------------------------
 
@@ -190,11 +192,12 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Train to the last step or to a signal; returns the signal's name, if any."""
+        """Train to the last step, to a signal or the loss of loader workers; returns which."""
         opt, model = self.opt, self.model
-        loader = create_train_loader(self.dataset, self.sampler, num_threads=opt.num_threads,
-                                     seed=opt.seed, pin_memory=devices.pins_memory(self.device))
-        self.batches = Prefetcher(loader, self.device, model.prepare)
+        self.loader = create_train_loader(
+            self.dataset, self.sampler, num_threads=opt.num_threads, seed=opt.seed,
+            pin_memory=devices.pins_memory(self.device))
+        self.batches = Prefetcher(self.loader, self.device, model.prepare)
         self.progress = Progress(self.folder, self.step, self.total_steps, opt.tensorboard)
         self.reported, self.report_time, self.report_wait = self.step, time.perf_counter(), 0.0
         model.train()
@@ -212,7 +215,10 @@ class Trainer:
                 self._after_step(interrupted)
                 if interrupted:
                     self.stop.saving = True     # all is saved; what is left takes no time
-                    return self.stop.name or "another rank's signal"
+                    self.lost = next(filter(None, distributed.gather_from_ranks(
+                        self.loader.lost)), None)
+                    return (self.lost.cause if self.lost else
+                            self.stop.name or "another rank's signal")
         finally:
             self.progress.close()
         return ""
@@ -256,11 +262,12 @@ class Trainer:
 
     def _stop_requested(self) -> bool:
         """Whether to leave after this step; several processes agree, every STOP_CHECK_SECONDS."""
-        if distributed.world_size() == 1:
-            return bool(self.stop.name)
         last = self.step == self.total_steps
+        wanted = bool(self.stop.name) or (self.loader.lost is not None and not last)
+        if distributed.world_size() == 1:
+            return wanted
         return ((last or self.step % self.stop_check == 0)
-                and distributed.any_rank(bool(self.stop.name), self.device))
+                and distributed.any_rank(wanted, self.device))
 
     # -- reporting --------------------------------------------------------------------------------
 
@@ -491,6 +498,11 @@ def conclude(trainer: Trainer, interrupted: str) -> int:
     result = {**trainer.result(), "interrupted": interrupted}
     if distributed.is_main():
         write_text(trainer.folder / "result.json", to_json(result) + "\n")
+    if trainer.lost:
+        if distributed.is_main():
+            print(f"newtrain.py: error: {trainer.lost.cause}; step {trainer.step} is saved; go on "
+                  f"with --continue_train and {trainer.lost.remedy}", file=sys.stderr)
+        return entry.WORKER_LOST
     if interrupted:
         logger.info("stopped by %s after step %d; everything is saved, go on with "
                     "--continue_train", interrupted, trainer.step)

@@ -12,7 +12,9 @@ import torch
 from engine import device as devices
 from engine import distributed
 
+DEFECT = 1          # a traceback
 BAD_INPUT = 2       # wrong options, files or data
+WORKER_LOST = 5     # a loader worker was killed, or stood still
 INTERRUPTED = 130   # Ctrl-C where there was nothing to save
 
 
@@ -40,10 +42,12 @@ def open_device(opt: Namespace) -> torch.device:
 
 
 def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
-    """Run an entry's body and turn the user's mistakes into one line and status 2.
+    """Run an entry's body and turn its exceptions into an exit status.
 
-    ValueError and OSError are what our code raises for bad input; --verbose adds the traceback.
-    Everything else is a defect and shows its traceback as usual.
+    ValueError and OSError are what our code raises for bad input: one line, to which --verbose
+    adds the traceback. ChildProcessError stands for lost loader workers. Everything else is a
+    defect and shows its traceback; it ends here, too, since a process that has used gloo must
+    end by `engine.distributed.leave`.
     """
     try:
         return entry(opt)
@@ -52,9 +56,17 @@ def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
             traceback.print_exc()
         sys.stdout.flush()
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        return WORKER_LOST if isinstance(error, ChildProcessError) else BAD_INPUT
     except distributed.FailedElsewhere:
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         print(": ".join([name, "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return DEFECT
+        return end.code or 0
+    except Exception:
+        traceback.print_exc()
+        return DEFECT

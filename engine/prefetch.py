@@ -40,7 +40,7 @@ class Prefetcher:
                 if self._stream is None:
                     following = self._load(batches)
         finally:    # worker processes end now, not whenever the iterator is collected
-            getattr(batches, "_shutdown_workers", lambda: None)()
+            getattr(batches, "close", lambda: None)()
 
     def _load(self, batches: Iterator[dict]) -> dict | None:
         began = time.perf_counter()

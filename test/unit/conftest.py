@@ -63,6 +63,12 @@ def torchrun_command(script: str | Path, processes: int = 2) -> list[str]:
             f"--master_port={port}", str(script)]
 
 
+def children_of(process: int) -> list[int]:
+    """Ids of the processes that a process has started and that live, in order."""
+    return [int(number) for number
+            in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
     """Opening a device and joining processes set variables, which no other test shall see."""

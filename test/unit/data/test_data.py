@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 import data
 from data.base_dataset import BadImageCounter, BaseDataset, collate, hold_out
@@ -177,14 +178,15 @@ def test_loaders_leave_the_global_generator_alone(num_threads, faces):
 
 
 class SignalledDataset(BaseDataset):
-    """Sends its own process the signals of an interrupted run."""
+    """Sends its own worker process the signals of an interrupted run."""
 
     def find_items(self):
         return range(2)
 
     def sample(self, index, rng):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
         return {"gt": np.zeros((1, 1, 3), np.uint8), "path": str(index)}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_arguments, torchrun_command
+from conftest import ROOT, children_of, tiny_arguments, torchrun_command
 from PIL import Image
 
 import data
@@ -220,8 +220,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
 def ranks_of(process: subprocess.Popen) -> list[int]:
     """Process numbers of the ranks that a torchrun started, in rank order."""
-    tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(number) for number in tasks.split()]
+    return children_of(process.pid)
 
 
 def end(process: subprocess.Popen) -> str:
@@ -262,6 +261,52 @@ def test_a_signal_to_the_launcher_saves_and_stops_every_rank(running: Callable,
     assert process.returncode != 0 and "everything is saved" in text
     step = int(re.search(r"stopped by SIGTERM after step (\d+)", text)[1])
     assert torch.load(tmp_path / "ddp" / "latest_state.pth", weights_only=True)["step"] == step
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_loader_worker_of_any_rank_saves_and_stops_every_rank(
+        rank: int, running: Callable, tmp_path: Path) -> None:
+    process = running(3, "--train_steps", 10000, "--num_threads", 2)
+    os.kill(children_of(ranks_of(process)[rank])[-1], signal.SIGKILL)
+    text = end(process)
+    assert process.returncode != 0 and "exitcode  : 5" in text
+    assert text.count("newtrain.py: error:") == 1 and 'newtrain.py", line' not in text
+    step = int(re.search(r"SIGKILL \(out of memory\?\); step (\d+) is saved", text)[1])
+    arguments = ("--train_steps", step + 2)
+    assert f"continuing after step {step}" in train(tmp_path, *arguments, "--continue_train")
+    train(tmp_path, *arguments, name="undisturbed")
+    expected, found = weights(tmp_path, "undisturbed"), weights(tmp_path)
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+DEFECT = """
+import atexit
+from argparse import Namespace
+import torch
+from engine import distributed, entry
+
+def work(opt):
+    distributed.start(torch.device("cpu"), 60)
+    network = distributed.wrap(torch.nn.Linear(4, 4), torch.device("cpu"))
+    network(torch.ones(2, 4)).sum().backward()
+    raise {what}
+
+atexit.register(print, "torn down", flush=True)
+distributed.leave(entry.run(distributed.recorded(work), Namespace(), "work"))
+"""
+
+
+@pytest.mark.parametrize("what, status, words", [
+    ('KeyError("a defect")', 1, "KeyError: 'a defect'"), ("SystemExit(2)", 2, "")])
+def test_a_defect_ends_a_group_without_tearing_the_interpreter_down(
+        what: str, status: int, words: str, tmp_path: Path) -> None:
+    script = tmp_path / "defect.py"
+    script.write_text(DEFECT.format(what=what))
+    done = subprocess.run(torchrun_command(script, 2), capture_output=True, text=True,
+                          timeout=SECONDS_TO_END, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and f"exitcode  : {status}" in done.stderr
+    assert words in done.stderr and "torn down" not in done.stdout
 
 
 @pytest.mark.deep

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_arguments
+from conftest import ROOT, children_of, tiny_arguments
 
 import models
 from utils.images.io import write_image
@@ -191,6 +191,33 @@ def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_gr
     assert "--continue_train" in rest
     state = torch.load(folder / "latest_state.pth", weights_only=True)
     assert state["step"] >= 3
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGBUS,
+                                                               marks=pytest.mark.deep)])
+def test_a_killed_loader_worker_saves_and_goes_on_as_if_nothing_was(
+        stop: int, train: Callable, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "newtrain.py"), *tiny_arguments("sparnet"), "--train_steps",
+         "100000", "--print_freq", "1", "--save_latest_freq", "1", "--num_threads", "2",
+         "--eval_freq", "0", "--checkpoints_dir", str(tmp_path / "runs"), "--name", "tiny",
+         "--no-tensorboard"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for line in process.stdout:
+        if " step: 3/" in line:
+            os.kill(children_of(process.pid)[-1], stop)
+            break
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 5, said
+    assert said.count("newtrain.py: error:") == 1 and "Traceback" not in said
+    assert f"a loader worker was killed by {signal.Signals(stop).name}" in said
+    assert "is saved; go on with --continue_train and fewer --num_threads" in said
+    step = torch.load(tmp_path / "runs/tiny/latest_state.pth", weights_only=True)["step"]
+    for arguments in (["--continue_train"], ["--name", "whole"]):
+        done = train("--train_steps", step + 2, "--eval_freq", "0", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert_same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "tiny")
 
 
 @pytest.mark.deep
