@@ -18,7 +18,6 @@ from options.enhance_options import EnhanceOptions
 if __name__ == "__main__":
     options = EnhanceOptions(models, data, "enhance.py").parse()
 
-import itertools
 import logging
 import sys
 from argparse import Namespace
@@ -39,31 +38,12 @@ from faces.video import restore_video
 from utils.images.convert import image_grid
 from utils.images.deep import Layers, read_layers, write_layers
 from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.images.names import folder_beside, output_stems
 from utils.images.video import CODECS, BadVideo, find_videos, is_video, usable_codec
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
-
-
-def output_stems(root: Path, inputs: list[Path]) -> list[str]:
-    """A name for everything that is written of each input: its path below `root`.
-
-    Without its extension, unless another input would have the same name then. No two names differ
-    in upper and lower case only: on some file systems they are one file.
-    """
-    short = [path.relative_to(root).with_suffix("").as_posix() for path in inputs]
-    whole = [path.relative_to(root).as_posix() for path in inputs]
-    shared = Counter(name.casefold() for name in short)
-    alone = [shared[name.casefold()] == 1 for name in short]
-    stems, taken = [""] * len(inputs), set()
-    for index in sorted(range(len(inputs)), key=alone.__getitem__):     # whole names first
-        names = [short[index], whole[index]] if alone[index] else [whole[index]]
-        more = (f"{whole[index]}_{number}" for number in itertools.count(2))
-        stems[index] = next(name for name in itertools.chain(names, more)
-                            if name.casefold() not in taken)
-        taken.add(stems[index].casefold())
-    return stems
 
 
 def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list[Path]:
@@ -74,11 +54,6 @@ def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list
     return [folder / (path.relative_to(root) if ext == "same" and path.suffix.lower() in WRITABLE
                       else f"{stem}.{'png' if ext == 'same' else ext}")
             for path, stem in zip(inputs, output_stems(root, inputs), strict=True)]
-
-
-def strip_path(stem: str, folder: Path) -> Path:
-    """Where input and result side by side go, below `folder`/compare."""
-    return folder / "compare" / f"{stem}.png"
 
 
 def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
@@ -166,7 +141,8 @@ def single_faces(opt: Namespace) -> int:
     if is_video(job.inputs[0]):
         raise ValueError(f"--input: {job.inputs[0]} is a video; add --photos")
     outputs = output_paths(job.root, job.inputs, job.folder, opt.ext)
-    strips = [strip_path(stem, job.folder) for stem in output_stems(job.root, job.inputs)]
+    beside = folder_beside(outputs, job.folder, "compare")
+    strips = [beside / f"{stem}.png" for stem in output_stems(job.root, job.inputs)]
     refuse_overwriting(job.inputs, outputs + (strips if opt.compare else []))
     job.open()
     degrade = data.create_degradation(opt.degradation, vars(opt)) if opt.simulate_lq else None

@@ -206,7 +206,7 @@ class Trainer:
             for batch in self.batches:
                 self.bad_images.add(batch["bad"])
                 if not batch["path"]:
-                    raise ValueError(f"every picture drawn for step {self.step + 1} is unreadable: "
+                    raise ValueError(f"every image drawn for step {self.step + 1} is unreadable: "
                                      f"{'; '.join(batch['bad'][:3])}")
                 self._train_step(batch)
                 if self.step == self.sampler.start_step + 1:
@@ -238,17 +238,17 @@ class Trainer:
         last = self.step == self.total_steps
         if self._due(opt.print_freq) or interrupted:
             self._report()
-        pictures, validation = self._due(opt.visual_freq, last=False), self._due(opt.eval_freq)
+        images, validation = self._due(opt.visual_freq, last=False), self._due(opt.eval_freq)
         numbered = self._due(opt.save_iter_freq, last=False)
         per_epoch = self.sampler.steps_per_epoch
         epoch_end = self._due(opt.save_epoch_freq * per_epoch, last=False)
         saving = self._due(opt.save_latest_freq) or last or interrupted
-        if not (pictures or validation or numbered or epoch_end or saving):
+        if not (images or validation or numbered or epoch_end or saving):
             return
         self.speed.pause()
         paused = time.perf_counter()
-        if pictures:
-            self._show_pictures()
+        if images:
+            self._show_images()
         if validation and not interrupted:
             self._validate()
         if numbered:
@@ -274,9 +274,10 @@ class Trainer:
     def _announce(self) -> None:
         """Say after the first step how it goes: the first line may be minutes away on a CPU."""
         devices.synchronize(self.device)
-        self.progress.say(f"the first step took {time.perf_counter() - self.report_time:.1f} s, "
-                          f"loading included; {self.total_steps - self.step} more, a line every "
-                          f"{self.opt.print_freq}")
+        every = self.opt.print_freq
+        self.progress.say(f"the first step took {time.perf_counter() - self.report_time:.1f} s "
+                          f"including loading; progress is printed every "
+                          f"{'step' if every == 1 else f'{every} steps'}")
 
     def _report(self) -> None:
         """Print one line; this is where the host waits for the device."""
@@ -358,7 +359,7 @@ class Trainer:
             self._save_weights("best")
         distributed.barrier()
 
-    def _show_pictures(self) -> None:
+    def _show_images(self) -> None:
         if not (self.progress.writer and len(self.val_dataset)):
             return
         self.model.eval()
@@ -367,7 +368,7 @@ class Trainer:
             with torch.inference_mode():
                 restored = to_image(self.model.restore(batch["lq"]))
             rows = list(zip(to_image(batch["lq"]), restored, to_image(batch["gt"]), strict=True))
-            self.progress.picture("lq_restored_gt", image_grid(rows), self.step)
+            self.progress.image("lq_restored_gt", image_grid(rows), self.step)
         self.model.train()
 
     # -- saving -----------------------------------------------------------------------------------

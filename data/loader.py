@@ -94,7 +94,7 @@ def _fit_shared_memory(num_threads: int, prefetch_factor: int, size: int) -> tup
 
 
 def batch_bytes(dataset: Dataset, keys: Sequence[Any]) -> int:
-    """Bytes of a batch's tensors, judged by its first readable sample; 0 if there is none.
+    """Bytes of a batch's tensors, estimated from its first readable sample; 0 if there is none.
 
     Global generators stay as they are. OpenCV starts no threads: forked workers would miss them.
     """

@@ -1,7 +1,7 @@
 """Weights in the published layout and training states that resume exactly.
 
 A run's folder holds, for a suffix S = latest, best, iter_<step>, epoch_<n>:
-    S_net_<name>.pth    bare fp32 state dict on the CPU, the published format
+    S_net_<name>.pth    plain fp32 state dict on the CPU, the published format
     latest_state.pth    everything needed to go on, weights included, so that one file is the
                         whole truth whatever instant a run is killed at
     previous_state.pth  the state before that
@@ -67,7 +67,7 @@ def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor
     """Write `<suffix>_net_<name>.pth` for every network's state dict.
 
     Args:
-        keys: by network, the key under which its file holds the state dict; others are bare.
+        keys: by network, the key under which its file holds the state dict; others have none.
     """
     for name, state in networks.items():
         portable = _portable(state)
@@ -313,7 +313,7 @@ def load_published_state(folder: Path, suffix: str, names: list[str],
         return None
     info, states = read(info_path), read(optimizer_path)
     if len(states) != len(optimizers):
-        raise ValueError(f"{optimizer_path} holds {len(states)} optimisers, the model has "
+        raise ValueError(f"{optimizer_path} holds {len(states)} optimizers, the model has "
                          f"{len(optimizers)} ({', '.join(optimizers)})")
     networks = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""What the entries share: logging, and mistakes of the user reported in one line."""
+"""What the entries share: logging, and user errors reported in one line."""
 from __future__ import annotations
 
 import logging

@@ -71,7 +71,7 @@ class LossWindow:
         self.steps += 1
 
     def take(self, *figures: float) -> tuple[dict[str, float], list[float]]:
-        """Means of the losses over steps and ranks, and of further figures over ranks: everything
+        """Means of the losses over steps and ranks, and of other figures over ranks: everything
         summed and read back at once. Empties the window."""
         world, losses = distributed.world_size(), list(self.sums.values())
         device = losses[0].device if losses else None
@@ -129,9 +129,9 @@ class Progress:
         else:
             logger.info("%s", _line(record, self.total_steps))
 
-    def validation(self, step: int, values: dict[str, float], further: Iterable[str],
+    def validation(self, step: int, values: dict[str, float], extra: Iterable[str],
                    best: bool) -> None:
-        """PSNR, SSIM and, by the names in `further`, what else a validation measured."""
+        """PSNR, SSIM and, by the names in `extra`, what else a validation measured."""
         if not self.active:
             return
         self._append({"step": step, "validation": values, "best": best})
@@ -141,10 +141,10 @@ class Progress:
         self.say(f"validation at step {step}: PSNR {values['psnr']:.2f} dB, SSIM "
                  f"{values['ssim']:.4f}; bicubic {values['psnr_bicubic']:.2f} dB, "
                  f"{values['ssim_bicubic']:.4f}; {values['psnr'] - values['psnr_bicubic']:+.2f} dB"
-                 + "".join(f"; {name} {values[name]:.4f}" for name in further)
+                 + "".join(f"; {name} {values[name]:.4f}" for name in extra)
                  + ("; best so far" if best else ""))
 
-    def picture(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """A uint8 RGB (H, W, 3) image for TensorBoard."""
         if self.writer:
             self.writer.add_image(tag, image, step, dataformats="HWC")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from options.parser import positive_int
 from utils.files import write_text
 from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.images.names import output_stems
 from utils.text import counted
 
 SOME_FAILED = 1
@@ -42,8 +43,7 @@ def convert(opt: argparse.Namespace, change: Callable[[np.ndarray], np.ndarray])
         change: from uint8 RGB (H, W, 3) to uint8; picklable. A ValueError of its is the image's.
 
     Raises:
-        ValueError: no images, two images with one result, a result that would overwrite an
-            image.
+        ValueError: no images, or a result that would overwrite one.
     """
     targets = targets_of(opt.input, Path(opt.output), opt.ext)
     waiting = [pair for pair in targets.items() if not pair[1].exists()]
@@ -60,13 +60,10 @@ def written(new: int, noun: str, old: int, folder: str | Path) -> str:
 
 
 def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
-    """The result of each image: its path below the source, in `folder`, with the extension."""
+    """The result of each image: its name of `output_stems`, in `folder`, with the extension."""
     root, images = find_images(source)
-    targets = {path: (folder / path.relative_to(root)).with_suffix(f".{ext}")
-               for path in images}
-    if len(set(targets.values())) < len(targets):
-        raise ValueError(f"images in {root} must differ in more than their extension, "
-                         "since their results would have the same name")
+    targets = {path: folder / f"{stem}.{ext}"
+               for path, stem in zip(images, output_stems(root, images), strict=True)}
     originals = {os.path.realpath(path) for path in images}     # resolve() raises at circular links
     clash = next((target for target in targets.values() if os.path.realpath(target) in originals),
                  None)

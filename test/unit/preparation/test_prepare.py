@@ -82,10 +82,13 @@ def test_refusals_are_one_line(arguments: tuple, word: str, pictures: Path, tmp_
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_two_pictures_with_one_result_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_images_that_differ_in_their_extension_have_results_of_their_own(
+        pictures: Path, tmp_path: Path) -> None:
     write_image(pictures / "a.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match="their results would have the same name"):
-        run("resize", "--input", pictures, "--output", tmp_path / "out", "--size", 64)
+    assert run("resize", "--input", pictures, "--output", tmp_path / "out", "--size", 64,
+               "--workers", 1) == 0
+    assert written(tmp_path / "out") == ["a.jpg.png", "a.png.png", "more/b.png"]
+    assert not read_image(tmp_path / "out" / "a.png.png").any()
 
 
 @pytest.fixture
