@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,7 +38,7 @@ def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
         parts = {str(name): torch.tensor([[float(v) for v in entry[part]] for part in PARTS],
                                          dtype=torch.float64) for name, entry in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
-            pickle.UnpicklingError) as error:
+            pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"--component_file {path} must hold eye and mouth positions "
                          f"({first})") from error
@@ -52,6 +53,10 @@ def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
 
 def _read(path: Path) -> tuple[Mapping[str, Any], int]:
     if path.suffix in (".pth", ".pt"):
+        if zipfile.is_zipfile(path):        # torch.load compares no checksum
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of its record {damaged} is wrong")
         # Since torch 2.6; older ones have no allow-list that names modules.
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True), REFERENCE

@@ -12,10 +12,27 @@ import torch
 from torch import Tensor
 
 from engine import device as devices
+from utils.files import sha256
 from utils.images.convert import to_tensor
 
 CPU = "CPUExecutionProvider"
 Preprocess = Callable[[np.ndarray, argparse.Namespace], np.ndarray]
+
+
+def check_digest(path: Path) -> None:
+    """Compare a graph with the JSON that its export wrote beside it, if that is still there.
+
+    Raises:
+        ValueError: the graph has changed since.
+    """
+    about = path.with_suffix(".json")
+    try:
+        expected = json.loads(about.read_text(encoding="utf-8")).get("sha256")
+    except (OSError, ValueError, AttributeError):       # none, or a file of somebody else
+        return
+    if expected is not None and expected != sha256(path):
+        raise ValueError(f"--onnx {path} is damaged or was changed after its export; its SHA-256 "
+                         f"is not the one in {about}")
 
 
 class OnnxModel:
@@ -40,6 +57,7 @@ class OnnxModel:
         providers = [CPU] if devices.on_host(device) else onnxruntime.get_available_providers()
         if not Path(path).is_file():
             raise ValueError(f"--onnx {path} does not exist")
+        check_digest(Path(path))
         try:
             self.session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
         except Exception as error:      # onnxruntime's own errors have no common base class

@@ -186,6 +186,18 @@ def test_a_file_with_program_code_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--component_file"):
         read_components(published(tmp_path / "bad.pth", Exploit()))
+
+
+def test_damage_of_the_published_file_is_noticed(tmp_path: Path) -> None:
+    path = published(tmp_path / "FFHQ_eye_mouth_landmarks_512.pth")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"numpy")
+    for bit in range(at + 200, at + 240):       # inside the pickled numbers
+        damaged = bytearray(content)
+        damaged[bit] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="--component_file"):
+            read_components(path)
     assert not (tmp_path / "exploited").exists()
 
 

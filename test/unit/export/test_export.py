@@ -1,8 +1,10 @@
 """export_onnx.py and tools.quantize as far as they need neither onnx nor onnxruntime."""
 from __future__ import annotations
 
+import hashlib
 import json
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,20 @@ def test_the_command_line_goes_before_the_json(tmp_path: Path) -> None:
         ["--input", "x.png", "--engine", "onnx", "--onnx", str(tmp_path / "a.onnx"),
          "--load_size", "128"])
     assert opt.load_size == 128
+
+
+@pytest.mark.parametrize(("about", "refused"), [
+    ({"sha256": "0" * 64}, True), ({"sha256": hashlib.sha256(b"graph").hexdigest()}, False),
+    ({}, False), ([], False), (None, False)])
+def test_a_graph_that_is_not_what_was_exported_is_refused(about: object, refused: bool,
+                                                          tmp_path: Path) -> None:
+    engine = pytest.importorskip("export.engine", exc_type=ImportError)
+    (tmp_path / "a.onnx").write_bytes(b"graph")
+    if about is not None:
+        (tmp_path / "a.json").write_text(json.dumps(about))
+    with (pytest.raises(ValueError, match=r"--onnx .*a.onnx is damaged or was changed after")
+          if refused else nullcontext()):
+        engine.check_digest(tmp_path / "a.onnx")
 
 
 def test_missing_packages_are_named_with_their_requirements_file(
