@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engine import integrity
 from utils.files import stamp_of, write_atomically
+from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 WRAPPERS = ("params_ema", "params", "g_ema", "state_dict", "model_state_dict")
@@ -207,19 +208,31 @@ def check_match(state: dict[str, Tensor], expected: dict[str, Tensor], path: str
         hint: appended to the message, e.g. the options the file seems to need.
 
     Raises:
-        ValueError: counts missing, unexpected and differently shaped entries, three of each.
+        ValueError: counts missing, unexpected and differently shaped entries, three of each; names
+            those that hold infinite numbers or none.
     """
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
               for key in expected if key in state and state[key].shape != expected[key].shape]
     if not (missing or unexpected or shapes):
+        _check_finite(state, path)
         return
     parts = [f"{len(found)} {what} ({', '.join(found[:3])}{' ...' if len(found) > 3 else ''})"
              for what, found in (("missing", missing), ("unexpected", unexpected),
                                  ("of another shape", shapes)) if found]
     raise ValueError(f"{path} does not fit the network: {'; '.join(parts)}"
                      + (f". {hint}" if hint else ""))
+
+
+def _check_finite(state: dict[str, Tensor], path: str | Path) -> None:
+    wrong = [key for key, value in state.items()
+             if value.is_floating_point() and not torch.isfinite(value).all()]
+    if wrong:
+        raise ValueError(f"{path} must hold finite numbers, got NaN or infinity in "
+                         f"{counted(len(wrong), 'tensor')} ({', '.join(wrong[:3])}"
+                         f"{', ...' if len(wrong) > 3 else ''}); the training has diverged or the "
+                         "file is damaged")
 
 
 def load_weights(path: str | Path, expected: dict[str, Tensor], name: str = "",

@@ -48,7 +48,9 @@ class BaseOptions:
         group.add_argument("--name", help="name of the run, a folder in --checkpoints_dir "
                            "(default: MODEL_DATASET)" if self.is_train else
                            "use the weights of this run, a folder in --checkpoints_dir")
-        group.add_argument("--checkpoints_dir", "--output_path", "--train_url",
+        # Elsewhere --output_path names the results.
+        group.add_argument("--checkpoints_dir",
+                           *(("--output_path", "--train_url") if self.is_train else ()),
                            default="./check_points", metavar="DIR", help="folder of all runs")
         group.add_argument("--seed", type=count, default=123, help="random seed").rare = True
         group.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False,
@@ -142,9 +144,13 @@ class BaseOptions:
                layers: list[Layer]) -> dict[str, Any]:
         """What the command line or a layer says of model, dataset, degradation and data."""
         aliases = {name: action.dest for name, action in parser.by_name().items()}
-        found = {aliases.get(name, name): value for layer in layers
-                 for name, value in layer.values.items()}
-        keys = ("model", "dataset_name", "degradation", "dataroot")
+        keys, found = ("model", "dataset_name", "degradation", "dataroot"), {}
+        for layer in layers:
+            for name, value in layer.values.items():
+                if isinstance(value, (list, dict)) and aliases.get(name) in keys:
+                    raise ValueError(f"{layer.source}: {name} takes a single value, got a "
+                                     f"{type(value).__name__}")
+                found[aliases.get(name, name)] = value
         found |= {key: getattr(first, key) for key in keys if getattr(first, key) is not None}
         return {key: found[key] for key in keys if key in found}
 
@@ -234,14 +240,38 @@ class BaseOptions:
 
 # ---- YAML ---------------------------------------------------------------------------------------
 
+class TextLoader(yaml.SafeLoader):
+    """Leaves values as they are written, for the flags to convert as on the command line.
+
+    YAML 1.1 itself reads 12:30:45 as 45045, 010 as 8, 1e-4 as text and `no` as false.
+    """
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for key, value in node.value:
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            names.add(key.value)
+            if isinstance(value, yaml.ScalarNode) and value.style is None and not value.value:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} must have a value, got nothing; null stands for none",
+                    problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Option values of a YAML file.
 
     Raises:
-        ValueError: missing, not YAML, or not a mapping from names to values.
+        ValueError: missing, not YAML, or not a mapping from names to values; a name without value
+            or given twice.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), TextLoader)
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ class EnhanceOptions(RestoreOptions):
         group.add_argument("--input", "-i", "--test_img_path", "--dataroot", "--data_path",
                            "--data_url", metavar="PATH",
                            help="image, folder (including subfolders) or quoted pattern")
-        group.add_argument("--output", "-o", "--results_dir", "--save_as_dir",
+        group.add_argument("--output", "-o", "--output_path", "--results_dir", "--save_as_dir",
                            default="./results/enhanced", metavar="DIR",
                            help="folder for the restored images")
         group.add_argument("--photos", action=argparse.BooleanOptionalAction, default=False,

@@ -28,7 +28,7 @@ class EvaluateOptions(TestOptions):
                            help="low-quality images of the same names, for the bicubic row")
         group.add_argument("--protocol", default="both", choices=("published", "standard", "both"),
                            help="published: Y channel, truncated; standard: RGB, floating point")
-        group.add_argument("--results_dir", default="./results", metavar="DIR",
+        group.add_argument("--results_dir", "--output_path", default="./results", metavar="DIR",
                            help="folder for tables and images")
         group.add_argument("--save_images", action=argparse.BooleanOptionalAction, default=False,
                            help="also save the restored images")

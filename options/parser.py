@@ -26,6 +26,10 @@ RETIRED = {
 }
 
 
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+EMPTY = "expected a value, got an empty one; is a shell variable unset?"
+
+
 class OneLineParser(argparse.ArgumentParser):
     """No abbreviations; errors are one line on stderr with the nearest valid names, status 2.
 
@@ -120,11 +124,13 @@ class OneLineParser(argparse.ArgumentParser):
         if value is None or value == action.default:
             return action.dest, value
         if action.nargs == 0:
-            if not isinstance(value, bool):
+            switch = SWITCHES.get(str(value).lower())
+            if switch is None:
                 raise ValueError(f"{source}: {name} must be true or false, got {value!r}")
-            return action.dest, value
+            return action.dest, switch
         if isinstance(value, (bool, dict)) or (isinstance(value, list) and not action.nargs):
-            raise ValueError(f"{source}: {name} takes a single value, got {value!r}")
+            raise ValueError(f"{source}: {name} takes a single value, got a "
+                             f"{type(value).__name__}")
         try:
             if isinstance(value, list):
                 return action.dest, [self._checked(action, item) for item in value]
@@ -133,7 +139,14 @@ class OneLineParser(argparse.ArgumentParser):
             text = error.message if isinstance(error, argparse.ArgumentError) else error
             raise ValueError(f"{source}: {name}: {text}") from error
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if any(not text.strip() for text in arg_strings):
+            raise argparse.ArgumentError(action, EMPTY)
+        return super()._get_values(action, arg_strings)
+
     def _checked(self, action: argparse.Action, value: Any) -> Any:
+        if not str(value).strip():
+            raise argparse.ArgumentTypeError(EMPTY)
         converted = self._get_value(action, str(value))
         self._check_value(action, converted)
         return converted

@@ -146,3 +146,14 @@ def test_missing_weights_of_a_run_list_those_there_are(tmp_path: Path) -> None:
     checkpoint.save_weights(tmp_path / "run", "epoch_2", {"G": WEIGHTS})
     with pytest.raises(FileNotFoundError, match=r"epoch_2_net_G\.pth"):
         checkpoint.find_weights(None, tmp_path, "run")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, number: float,
+                                                         kind: torch.dtype) -> None:
+    state = {"body.weight": torch.ones(3, 3, dtype=kind), "steps": torch.tensor(3)}
+    state["body.weight"][1, 1] = number
+    checkpoint.write(tmp_path / "w.pth", state)
+    with pytest.raises(ValueError, match=r"w.pth must hold finite .* 1 tensor \(body.weight\)"):
+        checkpoint.load_weights(tmp_path / "w.pth", state)

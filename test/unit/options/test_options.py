@@ -148,7 +148,7 @@ def test_help_shows_the_models_and_the_datasets_flags(kind: type, needed: list[s
     (["--Gnorm", "layer"], ["--Gnorm", "layer", "bn"]),
     (["--beta1", "1.5"], ["--beta1", "1.5"]),
     (["--name", "a/b"], ["--name", "a/b"]), (["--name", ".."], ["--name", ".."]),
-    (["--name", "."], ["--name", "."]), (["--name", ""], ["--name", "plain folder"]),
+    (["--name", "."], ["--name", "."]), (["--name", ""], ["--name", "empty"]),
     (["--max_bad_images", "2"], ["--max_bad_images", "'2'"]),
     (["--config", "missing.yaml"], ["--config", "missing.yaml"])])
 def test_mistakes_are_named_with_what_is_valid(arguments: list[str], words: list[str],
@@ -160,7 +160,7 @@ def test_mistakes_are_named_with_what_is_valid(arguments: list[str], words: list
 @pytest.mark.parametrize("values, words", [
     ({"batch_sise": 3}, ["batch_sise", "batch_size"]),
     ({"batch_size": "many"}, ["batch_size", "many"]),
-    ({"batch_size": [1, 2]}, ["batch_size", "[1, 2]"]),
+    ({"batch_size": [1, 2]}, ["batch_size", "single value, got a list"]),
     ({"continue_train": "yes please"}, ["continue_train", "true or false"]),
     ({"opt_level": "O9"}, ["opt_level", "O9"])])
 def test_mistakes_in_yaml_name_the_file_and_the_key(values: dict, words: list[str], tmp_path: Path,
@@ -263,3 +263,54 @@ def test_every_model_counts_its_operations_without_computing(name: str,
     small, large = (models.find(name).forward_flops(argparse.Namespace(**vars(opt) | {
         "load_size": opt.load_size * factor})) for factor in (1, 2))
     assert 0 < small < large and torch.equal(state, torch.get_rng_state())
+
+
+# ---- what YAML and shells make of values --------------------------------------------------------
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(("text", "name", "value"), [
+    ("name: 12:30:45", "name", "12:30:45"), ("name: no", "name", "no"),
+    ("name: 2024-01-02", "name", "2024-01-02"), ("seed: 010", "seed", 10),
+    ("name: 0x1F", "name", "0x1F"), ("lr: 1e-4", "lr", 1e-4), ("name: 1_000", "name", "1_000"),
+    ("tensorboard: off", "tensorboard", False), ("tensorboard: True", "tensorboard", True),
+    ("train_steps: null", "train_steps", None), ("\ufeffseed: 5", "seed", 5)])
+def test_yaml_values_are_read_like_the_command_line(tmp_path: Path, text: str, name: str,
+                                                    value: object) -> None:
+    assert getattr(parse("--config", written(tmp_path, text)), name) == value
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("seed: 1\nseed: 2", "seed is given twice"),
+    ("dataroot:\nseed: 2", "dataroot must have a value"),
+    ("dataroot: ''", "dataroot: expected a value, got an empty one"),
+    ("batch_size:", "batch_size must have a value"), ("model: [1]", "model takes a single value"),
+    ("tensorboard: perhaps", "tensorboard must be true or false, got 'perhaps'"),
+    ("seed: 0o17", "seed: expected")])
+def test_yaml_values_that_say_nothing_are_one_line(tmp_path: Path, text: str, words: str,
+                                                   capsys: pytest.CaptureFixture) -> None:
+    said = complaint(capsys, "--config", written(tmp_path, text))
+    assert words in said and "own.yaml" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--dataroot", "--pretrain_model_path", "--val_dataroot",
+                                  "--config", "--checkpoints_dir", "--name", "--model"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_names_its_flag(flag: str, value: str, capsys: pytest.CaptureFixture
+                                       ) -> None:
+    said = complaint(capsys, flag, value)
+    assert flag in said and "is a shell variable unset?" in said
+
+
+@pytest.mark.parametrize("flag", ["--input", "--output", "--pretrain_model_path", "--faces"])
+def test_an_empty_value_of_enhance_names_its_flag(flag: str, capsys: pytest.CaptureFixture) -> None:
+    assert flag in complaint(capsys, "--name", "x", "--input", "y", flag, "", kind=EnhanceOptions)
+
+
+def test_output_path_is_where_results_go() -> None:
+    assert parse("--name", "x", "--input", "y", "--output_path", "z",
+                 kind=EnhanceOptions).output == "z"
