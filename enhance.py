@@ -1,7 +1,7 @@
 """Restore images: python enhance.py --pretrain_model_path FILE --input PATH --output DIR
 
-An image of any size is brought to the network's by the model's own preprocessing. With --photos
-the inputs are whole photographs and videos, whose faces are found, restored and pasted back.
+An image of any size is resized by the model's own preprocessing. With --photos the inputs are whole
+photographs and videos, whose faces are detected, restored and pasted back.
 """
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ from utils.images.deep import Layers, read_layers, write_layers
 from utils.images.io import BadImage, find_images, read_image, write_image
 from utils.images.names import folder_beside, output_stems
 from utils.images.video import CODECS, BadVideo, find_videos, is_video, usable_codec
+from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
+SOME_FAILED = 1     # exit status when some inputs could not be restored
 
 
 def output_paths(root: Path, inputs: list[Path], folder: Path, ext: str) -> list[Path]:
@@ -60,21 +61,21 @@ def find_inputs(pattern: str) -> tuple[Path, list[Path]]:
     """Images and videos, as `find_images` finds images."""
     videos = find_videos(pattern)
     try:
-        root, pictures = find_images(pattern)
+        root, images = find_images(pattern)
     except ValueError:
         if not videos:
             raise
         below = pattern if Path(pattern).is_dir() else os.path.commonpath(
             [video.parent for video in videos])
-        root, pictures = Path(below), []
-    return root, sorted({*pictures, *videos}) if videos else pictures
+        root, images = Path(below), []
+    return root, sorted({*images, *videos}) if videos else images
 
 
 def refuse_overwriting(inputs: list[Path], written: list[Path]) -> None:
-    """Raise ValueError if something to be written is an input, or is written twice."""
+    """Raise ValueError if a result would overwrite an input or another result."""
     twice = [path for path, count in Counter(written).items() if count > 1]
     if twice:
-        raise ValueError(f"--output would hold two results as {twice[0]}; rename an input")
+        raise ValueError(f"two inputs have the same result {twice[0]}; rename one of them")
     originals = {os.path.realpath(path) for path in inputs}     # resolve() raises at circular links
     clash = next((path for path in written if os.path.realpath(path) in originals), None)
     if clash is not None:
@@ -94,7 +95,7 @@ def batches(paths: list[Path], outputs: list[tuple[Path, Path]], size: int) -> I
 
 class Job:
     """What both ways of restoring share: inputs, the network, the images that failed."""
-    inputs_are = "pictures"
+    noun = "image"
     find = staticmethod(find_images)
 
     def __init__(self, opt: Namespace) -> None:
@@ -104,11 +105,11 @@ class Job:
         self.failed: list[str] = []
 
     def open(self) -> None:
-        """Load the network; after everything that can be refused without it."""
+        """Load the network, after every check that does not need it."""
         self.restorer = inference.open_restorer(self.opt)
 
     def read(self, path: Path) -> np.ndarray | None:
-        """The image, or None and a note that it cannot be read."""
+        """The image, or None if it cannot be read, which `finish` reports."""
         try:
             return read_image(path)
         except BadImage as error:
@@ -116,12 +117,12 @@ class Job:
             return None
 
     def bar(self) -> tqdm:
-        return tqdm(total=len(self.inputs), unit="picture", disable=not sys.stderr.isatty())
+        return tqdm(total=len(self.inputs), unit="image", disable=not sys.stderr.isatty())
 
     def finish(self, *remarks: str) -> int:
         """Say what was done; returns the exit status."""
-        print(f"{len(self.inputs) - len(self.failed)} of {len(self.inputs)} "
-              f"{self.inputs_are} restored, results in {self.folder}")
+        print(f"restored {len(self.inputs) - len(self.failed)} of "
+              f"{counted(len(self.inputs), self.noun)}; results are in {self.folder}")
         for remark in remarks:
             print(remark)
         for message in self.failed:
@@ -139,7 +140,7 @@ def single_faces(opt: Namespace) -> int:
     """Restore images that show one aligned face each."""
     job = Job(opt)
     if is_video(job.inputs[0]):
-        raise ValueError(f"--input: {job.inputs[0]} is a video; add --photos")
+        raise ValueError(f"--input {job.inputs[0]} is a video; add --photos")
     outputs = output_paths(job.root, job.inputs, job.folder, opt.ext)
     beside = folder_beside(outputs, job.folder, "compare")
     strips = [beside / f"{stem}.png" for stem in output_stems(job.root, job.inputs)]
@@ -169,9 +170,9 @@ def single_faces(opt: Namespace) -> int:
             done += len(pairs)
             bar.update(len(pairs))
     return job.finish(*([
-        f"{distorted} of them had another aspect ratio and were squeezed to "
-        f"{opt.load_size}x{opt.load_size}; crop the faces first for natural results, or use "
-        "--photos"] if distorted else []))
+        f"{counted(distorted, 'image')} with another aspect ratio "
+        f"{'was' if distorted == 1 else 'were'} distorted to {opt.load_size}x{opt.load_size}; crop "
+        "the faces first or use --photos"] if distorted else []))
 
 
 class PhotographJob(Job):
@@ -184,12 +185,12 @@ class PhotographJob(Job):
         images = [path for path in self.inputs if not is_video(path)]
         videos = [path for path in self.inputs if is_video(path)]
         if videos and opt.faces:
-            raise ValueError(f"--faces marks faces in pictures; {videos[0]} is a video")
+            raise ValueError(f"--faces works with images only; {videos[0]} is a video")
         self.stem_of = dict(zip(images, output_stems(self.root, images), strict=True))
         self.target_of = dict(zip(images, output_paths(
             self.root, images, self.folder / "restored_imgs", opt.ext), strict=True))
         if videos:
-            self.inputs_are = "pictures and videos" if images else "videos"
+            self.noun = "input" if images else "video"
             self.codec = usable_codec(opt.video_codec)
             self.target_of |= zip(videos, output_paths(
                 self.root, videos, self.folder / "restored_videos", CODECS[self.codec][1][1:]),
@@ -217,8 +218,8 @@ class PhotographJob(Job):
         self.found += faces
         self.without += [] if faces else [path.relative_to(self.root).as_posix()]
 
-    def picture(self, path: Path) -> None:
-        """Restore a photograph; its transparency and its 16 bits stay where the format has them."""
+    def image(self, path: Path) -> None:
+        """Restore a photograph; it keeps transparency and 16 bits where the format has them."""
         try:
             photo = read_layers(path)
         except BadImage as error:
@@ -254,8 +255,7 @@ class PhotographJob(Job):
                 self.failed.append(str(error))
                 return
         if done.frames < done.expected:
-            self.failed.append(f"{path}: what follows frame {done.frames} of {done.expected}; the "
-                               f"file ends there")
+            self.failed.append(f"{path} ends after frame {done.frames} of {done.expected}")
         self.count(path, done.faces)
 
 
@@ -265,11 +265,11 @@ def photographs(opt: Namespace) -> int:
     job.open()
     with job.bar() as bar:
         for path in job.inputs:
-            (job.video if is_video(path) else job.picture)(path)
+            (job.video if is_video(path) else job.image)(path)
             bar.update(1)
     without = job.without
-    return job.finish(f"{job.found} faces restored", *([
-        f"no face found in {len(without)} of them, written unchanged: {', '.join(without[:5])}"
+    return job.finish(f"restored {counted(job.found, 'face')}", *([
+        f"found no face in {counted(len(without), job.noun)}: {', '.join(without[:5])}"
         + (" ..." if len(without) > 5 else "")] if without else []))
 
 

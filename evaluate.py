@@ -52,7 +52,7 @@ from utils.images.resize import bicubic
 from utils.text import counted
 
 logger = logging.getLogger("facezoo")
-# Options that decide about a network's numbers, shown in report.html.
+# Options that affect a network's results, shown in report.html.
 SETTINGS = ("model", "dataset_name", "dataroot", "degradation", "load_size", "seed", "batch_size",
             "max_dataset_size")
 # Per sample: its numbers, and the images "lq", "restored", "gt".
@@ -61,7 +61,7 @@ Samples = Iterator[tuple[Row, dict[str, np.ndarray]]]
 
 @dataclass
 class Findings:
-    """What a process has measured; the main one merges what all have measured.
+    """Results of one process; the main process merges those of all.
 
     Attributes:
         extremes: the worst and the best cases.
@@ -77,7 +77,7 @@ class Findings:
     state: SetState = field(default_factory=SetState)
 
     def merge(self, other: Findings) -> None:
-        """Append what another process has measured."""
+        """Append the results of another process."""
         self.rows += other.rows
         self.strip += other.strip
         self.unreadable += other.unreadable
@@ -94,9 +94,9 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
     report["device"] = devices.name_of(device)
     dataset = data.create_dataset(opt.dataset_name, "test", opt.degradation, vars(opt))
     if opt.dataset_name == "synthetic":
-        logger.info("evaluating on embedded synthetic faces; --dataroot DIR evaluates your own")
+        logger.info("evaluating on synthetic faces; use --dataroot DIR for your own images")
     if not dataset.has_targets:
-        raise ValueError(f"--dataset_name must have targets to compare with, got "
+        raise ValueError(f"--dataset_name must be a dataset with targets, got "
                          f"{opt.dataset_name}; use --dataset_name folder, or enhance.py to "
                          f"restore images without targets")
     mine = torch.utils.data.Subset(dataset, distributed.share(len(dataset)))
@@ -166,7 +166,7 @@ def pixel_digest(image: np.ndarray) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides about the numbers."""
+    """Versions of the packages that affect the results."""
     found = {"python": platform.python_version()}
     for package in ("torch", "numpy", "Pillow", "opencv-python-headless"):
         try:
@@ -179,12 +179,12 @@ def versions() -> dict[str, str]:
 def evaluate(opt: Namespace) -> int:
     """Measure, print the table, write every file; returns the exit status.
 
-    Of several processes each measures its part of the images; the main one reports them all.
+    With several processes each measures its part of the images, and the main one reports all.
     """
     entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
     protocols = [p for name, p in PROTOCOLS.items() if opt.protocol in (name, "both")]
     report: dict[str, Any] = {"protocols": {p.name: p.text for p in protocols}}
-    device, measures = prepare(opt, report)
+    device, metrics = prepare(opt, report)
     found = Findings(Extremes(opt.cases))
     folders = opt.restored is not None
     samples = (measure_folders(opt, protocols, found.unreadable, report) if folders
@@ -193,7 +193,7 @@ def evaluate(opt: Namespace) -> int:
                                    else f"{opt.name or opt.model}_{opt.dataset_name}")
     order = Column("restored", "psnr", protocols[-1].name)
     for row, images in samples:
-        row.numbers |= measures.of(images)
+        row.numbers |= metrics.of(images)
         found.rows.append(row)
         found.extremes.add(row.numbers[order], row.path, images)
         if len(found.strip) < opt.strip:
@@ -201,16 +201,16 @@ def evaluate(opt: Namespace) -> int:
                                 if key in images])
         if opt.save_images and not folders:
             write_image(out / "images" / Path(row.path).with_suffix(".png"), images["restored"])
-    found.state = measures.state
+    found.state = metrics.state
     parts = distributed.gather_from_ranks(found)
     if distributed.is_main():
         found = Findings(Extremes(opt.cases))
         for part in parts:
             found.merge(part)
-        measures.state = found.state
+        metrics.state = found.state
         report.update(processes=len(parts), unreadable=found.unreadable, versions=versions(),
                       options={key: value for key, value in vars(opt).items() if key != "config"})
-        write_reports(out, found, report, measures)
+        write_reports(out, found, report, metrics)
     distributed.stop()
     return 0
 
@@ -222,26 +222,26 @@ def prepare(opt: Namespace, report: dict[str, Any]) -> tuple[torch.device, Metri
         device = entry.open_device(opt)
         distributed.start(device)
     elif os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("--restored and --gt must be compared by one process, got "
+        raise ValueError(f"--restored and --gt need a single process, got "
                          f"{os.environ['WORLD_SIZE']}; start without torchrun")
     elif any(METRICS[name][0] for name in opt.metrics):
         device = entry.open_device(opt)
     weights = {name: getattr(opt, flag.removeprefix("--"))
                for name, (flag, _) in METRICS.items() if flag}
-    measures, described, remarks = metric_set.create(opt.metrics, weights, opt.fid_stats,
+    metrics, described, remarks = metric_set.create(opt.metrics, weights, opt.fid_stats,
                                                             device)
     report.update(metrics=described, remarks=remarks)
-    return device, measures
+    return device, metrics
 
 
 def write_reports(out: Path, found: Findings, report: dict[str, Any],
-                  measures: MetricSet) -> None:
+                  metrics: MetricSet) -> None:
     """Print the table and write every file."""
     rows, bad, strip = found.rows, found.unreadable, found.strip[:report["options"]["strip"]]
     if not rows:
-        raise ValueError(f"there is no image to evaluate: "
-                         f"{'; '.join(bad[:3]) or 'the data set is empty'}")
-    of_the_set, remarks = measures.of_the_set()
+        raise ValueError(f"no image could be evaluated: "
+                         f"{'; '.join(bad[:3]) or 'the dataset is empty'}")
+    of_the_set, remarks = metrics.of_the_set()
     report["remarks"] |= remarks
     numbers = means(rows) | of_the_set
     text = table(numbers, len(rows))
@@ -260,17 +260,17 @@ def write_reports(out: Path, found: Findings, report: dict[str, Any],
     for name, remark in report["remarks"].items():
         print(f"--metrics {name}: {remark}")
     if bad:
-        print(f"warning: left out {counted(len(bad), 'unreadable image')}; report.json names "
+        print(f"warning: skipped {counted(len(bad), 'unreadable image')}; report.json lists "
               f"{'it' if len(bad) == 1 else 'them'}")
 
 
 def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:
-    """report.html; the same whoever measured which image, and wherever it is written to."""
+    """report.html; it depends neither on the number of processes nor on the output folder."""
     opt, folders = report["options"], report.get("folders")
     title = (f"{folders['restored']} compared with {folders['gt']}" if folders else
              f"{opt['name'] or opt['model']} on {opt['dataset_name']}")
     every = "".join(digest for row in found.rows for digest in row.digests.values())
-    facts = {**report["versions"], "unreadable images, left out": len(report["unreadable"]),
+    facts = {**report["versions"], "unreadable images, skipped": len(report["unreadable"]),
              "SHA-256 of all images' SHA-256 in per_image.csv":
                  hashlib.sha256(every.encode()).hexdigest()}
     if folders:

@@ -1,9 +1,9 @@
 """Export a network: python export_onnx.py --pretrain_model_path FILE --output FACE.onnx
 
 The graph takes `input`, float32 RGB (B, 3, H, W) in [-1, 1]; its first output is the restored
-face. It is kept only if it computes what the network does. A JSON beside it says what it is and
-how Ascend's compiler is called; --to_bin and --from_bin turn images into ais_bench's files and
-back.
+face. It is kept only if it computes what the network does. A JSON file next to it has its metadata
+and the command of Ascend's compiler. --to_bin and --from_bin convert images to ais_bench's files
+and back.
 """
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def export(opt: Namespace) -> int:
 
 
 def write_graph(model: Any, opt: Namespace, path: Path, weights: Path) -> None:
-    """Export a model with its weights; nothing is written unless it is right."""
+    """Export a model with its weights; writes nothing if the graph differs from the network."""
     # Only now: the packages they need are an extra.
     from export import graph, metadata, smaller
     proto, opset, max_error = graph.make(model, model.input_size(opt), batch=opt.batch_size,
@@ -75,7 +75,7 @@ def write_graph(model: Any, opt: Namespace, path: Path, weights: Path) -> None:
           f"{counted(len(proto.graph.node), 'operator')}, "
           f"{path.stat().st_size / 2 ** 20:.1f} MiB, {model.forward_flops(opt) / 1e9:.1f} GFLOP "
           f"for one image")
-    print(f"compile it for an Ascend chip with: "
+    print(f"to compile it for an Ascend chip: "
           f"{metadata.atc_commands(proto, path)[metadata.CHIPS[1]]}")
 
 
@@ -92,7 +92,7 @@ def read_bins(opt: Namespace) -> int:
     restored = ais_bench.from_bins(opt.from_bin, Path(opt.output))
     print(f"wrote {counted(len(restored), 'image')} to {opt.output}")
     if opt.gt:
-        print(f"mean PSNR in RGB {ais_bench.mean_psnr(restored, opt.gt):.4f} dB")
+        print(f"the mean PSNR in RGB is {ais_bench.mean_psnr(restored, opt.gt):.4f} dB")
     return 0
 
 

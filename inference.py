@@ -1,7 +1,4 @@
-"""What everything that restores with trained weights shares: enhance.py and serve.py today.
-
-The parts are in faces/, models/ and export/; here they are put together from options.
-"""
+"""What enhance.py and serve.py share: networks and settings built from their options."""
 from __future__ import annotations
 
 from argparse import Namespace
@@ -31,20 +28,20 @@ def open_restorer(opt: Namespace) -> FaceRestorer:
 
 
 def open_graph(opt: Namespace, device: torch.device) -> Any:
-    """The graph of --onnx, which stands in for the network; needs an extra package."""
+    """The graph of --onnx, used instead of the network; needs an extra package."""
     try:
         from export.engine import OnnxModel
     except ModuleNotFoundError as error:
-        raise ValueError(f"--engine onnx needs the package {error.name}: pip install -r "
+        raise ValueError(f"--engine onnx needs the package {error.name}; run pip install -r "
                          f"requirements-export.txt") from error
     return OnnxModel(opt.onnx, models.find(opt.model).preprocess, opt, device)
 
 
 def paste_settings(opt: Namespace) -> Settings:
-    """How faces are cut out of photographs and pasted back.
+    """How faces are cropped from photographs and pasted back.
 
     Raises:
-        ValueError: an alignment template that does not exist, or not for this size.
+        ValueError: the alignment template does not exist for this size.
     """
     template = opt.template or models.find(opt.model).template
     align.template(template, opt.load_size)
@@ -53,7 +50,7 @@ def paste_settings(opt: Namespace) -> Settings:
 
 
 def open_mask(opt: Namespace, device: torch.device) -> Mask | None:
-    """What outlines a face for pasting: the network of --mask_weights, None without it."""
+    """The network of --mask_weights, which masks a face for pasting; None without it."""
     return open_parsing_mask(opt.mask_weights, device) if opt.mask_weights else None
 
 

@@ -1,6 +1,6 @@
 """Restore images over HTTP: python serve.py --name RUN, then open http://127.0.0.1:8000
 
-POST an image to /v1/restore, or drop it on the page. docs/serve.md has the whole. Needs
+POST an image to /v1/restore, or drop it on the page; see docs/serve.md. Needs
 requirements-serve.txt.
 """
 from __future__ import annotations
@@ -48,7 +48,7 @@ def check_packages() -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Does only this machine reach the address?"""
+    """Whether only this machine can reach the address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -56,10 +56,10 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket of that address, not listening yet.
+    """A socket bound to that address, not listening yet.
 
     Raises:
-        ValueError: no such address, or the port is taken.
+        ValueError: the address does not exist, or the port is taken.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -72,17 +72,17 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def share_cores(workers: int | None) -> int:
+def split_cores(workers: int | None) -> int:
     """Number of worker threads; the network's operators get the cores they leave."""
     cores = torch.get_num_threads()
     workers = workers or max(1, cores // 4)
     torch.set_num_threads(max(1, cores - workers))
-    cv2.setNumThreads(1)        # workers are its parallelism
+    cv2.setNumThreads(1)        # the workers run in parallel already
     return workers
 
 
 def open_model(name: str, opt: Namespace) -> Any:
-    """The network that the options name, ready to be asked for."""
+    """The network that the options name, ready to restore."""
     from serving.service import Model
     settings = inference.paste_settings(opt)    # before the network, which takes long
     restorer = inference.open_restorer(opt)
@@ -92,7 +92,7 @@ def open_model(name: str, opt: Namespace) -> Any:
 
 
 def open_service(opt: Namespace, tables: dict[str, Namespace], workers: int) -> Any:
-    """Networks and detectors loaded and run once."""
+    """Load the networks and detectors, and run each once."""
     from serving.limits import Limits
     from serving.service import Service
     opened = {name: open_model(name, each) for name, each in tables.items()}
@@ -119,15 +119,15 @@ def serve(opt: Namespace, tables: dict[str, Namespace]) -> int:
         logger.warning("--host %s serves other machines without passwords or encryption; put a "
                        "proxy with both in front", opt.host)
     with bind(opt.host, opt.port) as bound:     # before the networks, which take long
-        service = open_service(opt, tables, share_cores(opt.workers))
+        service = open_service(opt, tables, split_cores(opt.workers))
         server = uvicorn.Server(uvicorn.Config(
             create_app(service, hosts or None, opt.access_log), loop="asyncio",
             http=protocol(opt.receive_timeout, opt.max_clients), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
             limit_concurrency=opt.max_clients,
             timeout_graceful_shutdown=int(opt.timeout) + GRACE))
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)    # clients' mistakes are answered
-        # uvicorn takes these over and raises them again at its end; stopping is no failure.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)    # clients' mistakes get an answer
+        # uvicorn handles these and raises them again when it ends; stopping is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         try:

@@ -1,4 +1,4 @@
-"""What all data sets have in common: reproducible samples, held-out images, unreadable files."""
+"""What all datasets have in common: reproducible samples, held-out images, unreadable files."""
 from __future__ import annotations
 
 import argparse
@@ -22,7 +22,7 @@ logger = logging.getLogger("facezoo")
 
 
 class BaseDegradation:
-    """Makes the degraded image out of the target.
+    """Makes the degraded image from the target.
 
     Args:
         settings: an object of this class's own `Settings`; None takes their defaults.
@@ -30,7 +30,7 @@ class BaseDegradation:
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseSettings):
-        """A degradation with flags declares settings of its own below these."""
+        """Settings of a degradation; one with flags adds them in a subclass."""
 
     @staticmethod
     def modify_commandline_options(parser: argparse.ArgumentParser, is_train: bool) -> None:
@@ -53,7 +53,7 @@ class BaseDegradation:
 
 
 def draw_int(bounds: Sequence[int], rng: np.random.Generator) -> int:
-    """A whole number from low to high, both included, each as likely."""
+    """A random integer from low to high, both included."""
     return int(rng.integers(bounds[0], bounds[1] + 1))
 
 
@@ -74,12 +74,12 @@ class BaseDataset(Dataset):
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseSettings):
-        """What every dataset can be told; one with flags of its own declares its own below these.
+        """Settings of every dataset; one with flags of its own adds them in a subclass.
 
         Attributes:
             seed: of all chance in the samples.
             load_size: side of the square images, in pixels.
-            max_dataset_size: use the first so many items only; None takes all.
+            max_dataset_size: use only the first so many items; None uses all.
         """
         seed: int = 0
         load_size: int = 128
@@ -111,7 +111,7 @@ class BaseDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Sample of an index or an (epoch, index) pair, as `sample` describes it, plus `bad`.
 
-        `bad` lists the unreadable files met on the way. Training then draws another index, a few
+        `bad` lists the unreadable files. Training then draws another index, a few
         times; the other splits, or too many failures, give a dict with nothing but `bad`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -129,7 +129,7 @@ class BaseDataset(Dataset):
         """What `sample` turns into images, for the split: file names, numbers, ...
 
         Raises:
-            ValueError: there are none, or the settings do not lead to them.
+            ValueError: there are none, or the settings are wrong.
         """
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class FileDataset(BaseDataset):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not self.dataroot:
-                raise ValueError("--dataroot must name a folder of images, got nothing")
+                raise ValueError("--dataroot is missing: give a folder of images")
             if self.num_val_images < 0:
                 raise ValueError(f"--num_val_images must not be negative, got "
                                  f"{self.num_val_images}")
@@ -194,7 +194,7 @@ class FileDataset(BaseDataset):
 
     @staticmethod
     def images_of(dataroot: str) -> str:
-        """Where the images of a --dataroot lie; datasets with a published layout know better."""
+        """Folder of a --dataroot's images; datasets with a published layout override it."""
         return dataroot
 
     def names_of_split(self, names: list[str]) -> list[str]:
@@ -205,15 +205,15 @@ class FileDataset(BaseDataset):
         return [name for name in names if (name in held_out) == (self.split == "val")]
 
     def read(self, index: int) -> np.ndarray:
-        """Image of an item, uint8 (H, W, 3), as it lies on disk."""
+        """Image of an item, uint8 (H, W, 3), as stored on disk."""
         return read_image(self.root / self.items[index])
 
 
 class BadImageCounter:
-    """Counts the distinct unreadable files and ends the run when they are too many.
+    """Counts the distinct unreadable files; too many of them end the run.
 
     Args:
-        limit_fraction: --max_bad_images, the fraction of the data set that may be unreadable.
+        limit_fraction: --max_bad_images, the fraction of the dataset that may be unreadable.
         dataset_size: number of items.
     """
 
@@ -227,7 +227,7 @@ class BadImageCounter:
         return len(self.messages)
 
     def add(self, messages: Sequence[str]) -> None:
-        """Take in the `bad` list of a batch; each file is logged once.
+        """Add the `bad` list of a batch; each file is logged once.
 
         Raises:
             ValueError: more than the allowed fraction is unreadable.

@@ -27,17 +27,17 @@ SHARES = {"blur_prob": (0.5, "blurred"), "noise_prob": (0.2, "with noise added")
 
 
 class BlindDegradation(BaseDegradation):
-    """What the photographs of strangers have been through, in the published order and ranges.
+    """Degradation of real photographs, in the published order and ranges.
 
     One of four blurs; shrinking by nearest, linear, area or cubic interpolation; Gaussian noise,
-    gray or colored; JPEG; cubic enlargement.
+    gray or colored; JPEG; cubic upscaling.
 
     Source: chaofengc/Face-SPARNet, chaofengc/PSFRGAN (which shrinks to 32 to 255 pixels).
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseDegradation.Settings):
-        """What RANGES and SHARES say; each range is (low, high), both included."""
+        """The values of RANGES and SHARES; each range is (low, high), both included."""
         gaussian_sigma: Sequence[float] = RANGES["gaussian_sigma"][0]
         blur_size: Sequence[int] = RANGES["blur_size"][0]
         motion_size: Sequence[int] = RANGES["motion_size"][0]
@@ -85,7 +85,7 @@ class BlindDegradation(BaseDegradation):
         return cv2.resize(lq, (gt.shape[1], gt.shape[0]), interpolation=cv2.INTER_CUBIC)
 
     def blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One of the four blurs, each as likely."""
+        """One of the four blurs, with equal probability."""
         settings, kind = self.settings, rng.integers(4)
         if kind == 0:
             return gaussian_blur(image, rng.uniform(*settings.gaussian_sigma))

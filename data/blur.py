@@ -65,7 +65,7 @@ def kernel_form(side: int, sigma: tuple[float, float], theta: float = 0.0) -> np
 
     Args:
         side: of the kernel, odd; g runs over the whole numbers around its center.
-        sigma: deviations along the two axes of the ellipse, in pixels.
+        sigma: standard deviations along the two axes of the ellipse, in pixels.
         theta: turns the ellipse, radians.
 
     Returns:

@@ -15,7 +15,7 @@ from utils.images.image_list import is_list
 from utils.images.io import root_of
 from utils.images.resize import bicubic, flip
 
-PICTURES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
+IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask"
 
 
 class CelebAHQMaskDataset(FileDataset):
@@ -46,7 +46,7 @@ class CelebAHQMaskDataset(FileDataset):
 
         def __post_init__(self) -> None:
             if not self.dataroot:
-                raise ValueError(f"--dataroot must name a folder with {PICTURES} and {MASKS}")
+                raise ValueError(f"--dataroot must name a folder with {IMAGES} and {MASKS}")
             super().__post_init__()
             self.check_fractions("gray_prob", "flip_prob")
 
@@ -70,7 +70,7 @@ class CelebAHQMaskDataset(FileDataset):
 
     @staticmethod
     def images_of(dataroot: str) -> str:
-        return dataroot if is_list(dataroot) else str(Path(dataroot) / PICTURES)
+        return dataroot if is_list(dataroot) else str(Path(dataroot) / IMAGES)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         size = self.settings.load_size

@@ -1,4 +1,4 @@
-"""Colourisation: the input is the target without its colors."""
+"""Colorization: the input is the target without its colors."""
 from __future__ import annotations
 
 import numpy as np

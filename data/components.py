@@ -1,4 +1,4 @@
-"""Files that say where eyes and mouth are in each image of a data set.
+"""Files that say where eyes and mouth are in each image of a dataset.
 
 Own files are JSON: {"size": 512, "parts": {NAME: {"left_eye": [x, y, half], "right_eye": ...,
 "mouth": ...}}}, numbers in pixels of an image of that side, NAME the image's path below its folder.

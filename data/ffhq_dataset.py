@@ -16,7 +16,7 @@ from utils.images.io import root_of
 from utils.images.resize import bicubic
 
 # The published folders.
-PICTURES, MASKS = "imgs1024", "masks512"
+IMAGES, MASKS = "imgs1024", "masks512"
 
 
 class FFHQDataset(FileDataset):
@@ -68,7 +68,7 @@ class FFHQDataset(FileDataset):
 
     @staticmethod
     def images_of(dataroot: str) -> str:
-        inside = Path(dataroot) / PICTURES
+        inside = Path(dataroot) / IMAGES
         return str(inside) if inside.is_dir() else dataroot
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

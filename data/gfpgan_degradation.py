@@ -28,14 +28,14 @@ class GFPGANDegradation(BaseDegradation):
     """GFP-GAN's degradation, in the published order and ranges.
 
     Gaussian blur, round or elliptic; bilinear shrinking; colored noise; JPEG; bilinear
-    enlargement; then now and then a color shift, gray, a color jitter.
+    upscaling; then sometimes a color shift, gray, a color jitter.
 
     Source: TencentARC/GFPGAN, options/train_gfpgan_v1.yml and ffhq_degradation_dataset.py.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseDegradation.Settings):
-        """What RANGES and SHARES say, each range (low, high), and two numbers.
+        """The values of RANGES and SHARES, each range (low, high), and two numbers.
 
         Attributes:
             kernel_size: of the blur, in pixels; odd.

@@ -32,7 +32,7 @@ class GPENDegradation(BaseDegradation):
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(BaseDegradation.Settings):
-        """What RANGES says: each is (low, high), uniform between."""
+        """The values of RANGES: each is (low, high), uniform between."""
         blur_sigma: Sequence[float] = RANGES["blur_sigma"][0]
         shrink: Sequence[float] = RANGES["shrink"][0]
         noise_sigma: Sequence[float] = RANGES["noise_sigma"][0]

@@ -34,7 +34,7 @@ def read_label_map(path: str | Path, size: int | None = None) -> np.ndarray:
     """Label map of a file, uint8 (H, W): gray levels 0 to 18, or the colors of `color_map`.
 
     Args:
-        size: side of the square it is brought to, by the nearest label: their averages are none.
+        size: side of the square it is resized to, by the nearest label.
 
     Raises:
         BadImage: unreadable, or a level or color that is no label, as after JPEG or resizing.

@@ -1,4 +1,4 @@
-"""No degradation: networks that look at good images."""
+"""No degradation, for networks that work on good images."""
 from __future__ import annotations
 
 import numpy as np

@@ -12,17 +12,17 @@ from utils.text import counted
 class StepBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) keys, one per optimizer step, across the borders of epochs.
 
-    One loader serves a whole run, so worker processes never restart, and a run that continues
-    after any step gets the batches it would have got without the interruption. Each epoch is a
+    One loader serves a whole run, so worker processes never restart, and a run that is
+    resumed after any step gets the same batches as without the interruption. Each epoch is a
     permutation of all samples, a function of (seed, epoch); what does not fill a batch on every
     rank is dropped.
 
     Args:
-        num_samples: length of the data set.
+        num_samples: length of the dataset.
         batch_size: samples per step and rank.
         start_step: steps already done; 0 begins with step 1.
         total_steps: last step; None never ends.
-        shuffle: False keeps the order of the data set.
+        shuffle: False keeps the order of the dataset.
         rank, world_size: this process takes its slice of each global batch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What datasets and degradations are made from: frozen objects with a field for each flag."""
+"""Settings of datasets and degradations: frozen objects with a field for each flag."""
 from __future__ import annotations
 
 import math
@@ -35,8 +35,7 @@ class BaseSettings:
         missing = [f"--{each.name}" for each in fields(cls) if each.name not in options
                    and each.default is MISSING and each.default_factory is MISSING]
         if missing:
-            raise ValueError(f"{', '.join(missing)} must be given for {cls.__qualname__}, got "
-                             "nothing")
+            raise ValueError(f"{', '.join(missing)} must be given for {cls.__qualname__}")
         return cls(**{each.name: options[each.name] for each in fields(cls)
                       if each.name in options})
 
@@ -48,7 +47,7 @@ class BaseSettings:
                 raise ValueError(f"--{name} must be from 0 to 1, got {value}")
 
     def check_range(self, name: str, low: float, high: float = math.inf) -> None:
-        """Raise ValueError unless a field is two numbers in order, neither outside low to high."""
+        """Raise ValueError unless a field is two numbers in order, both from low to high."""
         values = getattr(self, name)
         if len(values) != 2 or not low <= values[0] <= values[1] <= high:
             bounds = f"from {low:g} to {high:g}" if high < math.inf else f"not below {low:g}"

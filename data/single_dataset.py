@@ -1,4 +1,4 @@
-"""Images to be restored: no target, nothing random."""
+"""Images to restore: no target, nothing random."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class SingleDataset(BaseDataset):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not self.dataroot:
-                raise ValueError("--dataroot must name an image, a folder or a glob, got nothing")
+                raise ValueError("--dataroot is missing: give an image, a folder or a glob")
 
     settings: Settings
 

@@ -15,7 +15,7 @@ NUM_TEST_PEOPLE = 100
 
 
 class SyntheticDataset(BaseDataset):
-    """Seeded procedural faces; the number of a person decides everything about the image.
+    """Seeded procedural faces; the number of a person determines the whole image.
 
     The people do not depend on --seed, so that runs with different seeds can be compared. The
     held-out ones differ from those of the training set, those of `test` from both.

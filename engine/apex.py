@@ -1,4 +1,4 @@
-"""Which of the packages called apex is installed?"""
+"""Find out which of the packages called apex is installed."""
 from __future__ import annotations
 
 import importlib

@@ -1,4 +1,4 @@
-"""Casting networks and what flows through them to a low precision, as O1 and O2 need it."""
+"""Casting networks and their inputs to a low precision, for O1 and O2."""
 from __future__ import annotations
 
 from typing import Any

@@ -23,10 +23,12 @@ from typing import Any
 
 import torch
 
+from utils.text import counted
+
 BACKENDS = ("npu", "cuda", "cpu")
 VENDORS = {"npu": "ascend", "cuda": "nvidia"}   # of the backends that are cards
 # Speed settings that torch_npu reads when it starts: workspace work off the host's main thread, and
-# each card's share of the cores. What the user has set goes first.
+# each card's share of the cores. What the user has set is kept.
 NPU_ENVIRONMENT = {"TASK_QUEUE_ENABLE": "2", "CPU_AFFINITY_CONF": "1"}
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 logger = logging.getLogger("facezoo")
@@ -46,18 +48,18 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
     """Split `auto`, `npu`, `cuda:1` ... into backend and card number.
 
     Raises:
-        ValueError: another word, or a number that is no non-negative integer.
+        ValueError: unknown backend, or the number is not a non-negative integer.
     """
     backend, colon, number = spec.partition(":")
     known = backend in BACKENDS or (backend == "auto" and not colon)
     if not known or (colon and not number.isdigit()):
         raise ValueError(f"--device must be auto, npu, cuda or cpu, with an optional card number "
-                         f"like npu:3; got {spec!r}")
+                         f"like npu:3, got {spec!r}")
     return backend, int(number) if colon else None
 
 
 def _npu_evidence() -> tuple[bool, str]:
-    """Is there an Ascend card to use? Answered without importing torch_npu."""
+    """Whether there is an Ascend card; does not import torch_npu."""
     if importlib.util.find_spec("torch_npu") is None:
         return False, "torch_npu is not installed"
     if glob.glob("/dev/davinci[0-9]*"):
@@ -142,8 +144,9 @@ def _open_npu(index: int | None, npu_jit: bool, allow_hf32: bool, npu_strict: bo
 
 def _check_number(backend: str, number: int, count: int) -> None:
     if number >= count:
-        raise ValueError(f"--device {backend}:{number}: this machine shows {count} card(s), "
-                         f"numbered from 0; check --device, LOCAL_RANK and ASCEND_DEVICE_ID")
+        raise ValueError(f"--device {backend}:{number} must name a card: this machine has "
+                         f"{counted(count, 'card')}, numbered from 0; check --device, LOCAL_RANK "
+                         f"and ASCEND_DEVICE_ID")
 
 
 def open_device(spec: str = "auto", *, npu_jit: bool = False, allow_hf32: bool = False,
@@ -158,7 +161,7 @@ def open_device(spec: str = "auto", *, npu_jit: bool = False, allow_hf32: bool =
         deterministic: deterministic kernels and collectives only; slower.
 
     Raises:
-        ValueError: torch_npu broken, or no such card.
+        ValueError: torch_npu is broken, or the card does not exist.
     """
     choice = choose(spec)
     if deterministic:
@@ -191,7 +194,7 @@ def module_of(device: torch.device) -> Any:
 def name_of(device: torch.device) -> str:
     """The card's product name, or processor and thread count."""
     if device.type == "cpu":
-        return f"{platform.machine()}, {torch.get_num_threads()} threads"
+        return f"{platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
     return str(module_of(device).get_device_name(device.index or 0))
 
 
@@ -209,7 +212,7 @@ def collective(device: torch.device) -> str:
 
 
 def on_host(device: torch.device) -> bool:
-    """Whether tensors of this device are in the host's memory: reading one makes nobody wait."""
+    """Whether tensors of this device are in the host's memory, so reading one is free."""
     return device.type == "cpu"
 
 
@@ -325,8 +328,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
-    """Put back what `rng_state` returned; a state taken on another device type is put back in part.
-    """
+    """Restore what `rng_state` returned; of another device type's state only the host's part."""
     import random
 
     import numpy
@@ -340,7 +342,7 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the card has done all it was given."""
+    """Wait until the device has finished all work."""
     if device.type != "cpu":
         module_of(device).synchronize()
 
@@ -385,5 +387,5 @@ class Stopwatch:
 
 
 def side_stream(device: torch.device) -> Any:
-    """A stream for copies that overlap with the running step; None on the CPU, where none would."""
+    """A stream for copies that overlap with the running step; None on the CPU."""
     return None if on_host(device) else module_of(device).Stream()

@@ -1,8 +1,8 @@
-"""Damage of `.pth` files: noticed when they are read, which torch.load alone does not do.
+"""Detect damaged `.pth` files when they are read, which torch.load alone does not do.
 
 A `.pth` file is a zip archive whose records carry a CRC-32. What is written here has a SHA-256 of
-all its bytes as well, as the comment of the archive, where every reader of zip files passes over
-it. Files in PyTorch's format before 1.6 carry no checksum at all; only their structure is checked.
+all its bytes as well, as the comment of the archive, which every reader of zip files
+skips. Files in PyTorch's format before 1.6 carry no checksum; only their structure is checked.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.files import stamp_of
 MARK = b"facezoo-sha256 "
 COMMENT = len(MARK) + 64
 BLOCK = 1 << 20
-# What was found whole in this process, by path, with size and time of change.
+# Files found intact in this process, by path, with size and time of change.
 _checked: dict[str, tuple[int, int]] = {}
 
 
@@ -70,7 +70,7 @@ def check(path: str | Path) -> None:
     """Compare a file with its digest, or else its records with their CRCs; once per process.
 
     Raises:
-        ValueError: it is damaged or cut short.
+        ValueError: it is damaged or truncated.
     """
     stamp = stamp_of(path)
     if _checked.get(str(path)) == stamp:

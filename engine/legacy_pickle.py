@@ -30,7 +30,7 @@ DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
 
 
 class Inert:
-    """Stands for every class and function a file names: takes what it gets and does nothing."""
+    """Replaces every class and function a file names; ignores its arguments and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.args, self.state = args, {}
@@ -110,7 +110,7 @@ def read_legacy_module(path: str | Path) -> dict[str, Tensor]:
     """Parameters and buffers, by name, of the module that a file holds.
 
     Raises:
-        ValueError: another format, damaged, or no module.
+        ValueError: the file has another format, is damaged or holds no module.
     """
     with open(path, "rb") as file:
         try:
@@ -118,7 +118,7 @@ def read_legacy_module(path: str | Path) -> dict[str, Tensor]:
             found = {name: _tensor(value, storages) for name, value in _walk(root, "")}
         except Exception as error:  # arbitrary bytes make an unpickler raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{path} is no module pickled by PyTorch before 1.6, or is damaged "
+            raise ValueError(f"{path} must be an intact module pickled by PyTorch before 1.6 "
                              f"({reason})") from error
     if not found:
         raise ValueError(f"{path} holds no module with tensors")
@@ -141,7 +141,7 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
             raise ValueError(f"its storage {key} belongs to no tensor of the module")
         raw = file.read(8)
         if len(raw) < 8 or struct.unpack("<q", raw)[0] != wanted[key].count:
-            raise ValueError(f"its storage {key} has another length than announced")
+            raise ValueError(f"the length of its storage {key} is wrong")
         width = np.dtype(wanted[key].dtype).itemsize
         values = file.read(wanted[key].count * width)
         if len(values) < wanted[key].count * width:
@@ -153,7 +153,7 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
 def _walk(module: Any, prefix: str) -> list[tuple[str, TensorOf]]:
     """Names and tensors below a module, in the order of PyTorch's state dicts."""
     if not isinstance(module, Inert) or "_parameters" not in module.state:
-        raise ValueError("its object is no module")
+        raise ValueError("it holds no module")
     found = []
     for table in ("_parameters", "_buffers"):
         found += [(f"{prefix}{name}", value) for name, value in module.state[table].items()

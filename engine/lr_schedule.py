@@ -23,4 +23,4 @@ def learning_rate_factor(policy: str, epoch: float, total_epochs: float, n_epoch
         return 0.1 ** (int(epoch) // decay_epochs)
     if policy == "cosine":
         return (1 + math.cos(math.pi * min(1.0, epoch / total_epochs))) / 2
-    raise ValueError(f"unknown --lr_policy {policy}")
+    raise ValueError(f"--lr_policy must be constant, linear, step or cosine, got {policy}")

@@ -1,5 +1,5 @@
-"""What lies between a model and the machine: networks on the device, precision, optimizers, ranks,
-and what is saved of them."""
+"""Everything a model leaves to the engine: networks on the device, precision, optimizers, ranks and
+their training state."""
 from __future__ import annotations
 
 import argparse
@@ -25,11 +25,11 @@ Groups = Callable[[nn.Module], Iterable[dict]]
 
 
 class ModelEngine:
-    """The half of a model that its author does not write; see models.base_model.BaseModel.
+    """The base of every model, which its author does not write; see models.base_model.BaseModel.
 
     Attributes:
         networks: by letter, to be called; in mixed precision and DDP these are wrappers.
-        bare: by letter, the networks themselves.
+        unwrapped: by letter, the networks themselves.
         step: number of the current optimizer step, the first is 1.
     """
     every_gradient: bool
@@ -54,7 +54,7 @@ class ModelEngine:
     # -- what a model's constructor calls ---------------------------------------------------------
 
     def add_network(self, name: str, network: nn.Module, saved: bool = True) -> None:
-        """Take a network, with its fp32 initial weights, to the device.
+        """Register a network, with its fp32 initial weights, and move it to the device.
 
         Args:
             saved: False for fixed networks that come from a file of their own.
@@ -71,7 +71,7 @@ class ModelEngine:
             logger.info("%s", network)
 
     def add_ema(self, name: str, of: str) -> None:
-        """Take a copy of network `of` that follows its weights; see `update_ema`.
+        """Register a copy of network `of` that follows its weights; see `update_ema`.
 
         Call before the first forward: a module with spectral norm cannot be copied after one.
         """
@@ -93,7 +93,7 @@ class ModelEngine:
     # -- set-up -----------------------------------------------------------------------------------
 
     def setup(self, state: dict[str, Any] | None = None) -> None:
-        """Load start weights, cast, build the optimizers, restore a training state, go parallel.
+        """Load initial weights, cast, build the optimizers, restore a training state, go parallel.
 
         The order matters: masters are made from the loaded weights, fused optimizers must be
         restored before their first step, and DDP comes last.
@@ -118,7 +118,7 @@ class ModelEngine:
         opt = self.opt
         if opt.checkpointing and not any(isinstance(network, Recomputable)
                                          for network in self.unwrapped.values()):
-            raise ValueError(f"--checkpointing: no network of --model {opt.model} can do it")
+            raise ValueError(f"--checkpointing is not supported by --model {opt.model}")
         if opt.sync_bn:
             self._synchronize_batch_norms()
         self.precision = Precision(
@@ -131,7 +131,7 @@ class ModelEngine:
                             for name, step in self.precision.steps.items()}
 
     def _starting(self) -> str:
-        """The network that start weights are for: the one that restores, or its origin."""
+        """The network for initial weights: the inference network, or the one it averages."""
         letter = self.inference_network
         return next(name for name in (self._emas.get(letter), letter, "G")
                     if name in self.unwrapped)
@@ -144,7 +144,7 @@ class ModelEngine:
             for name in self._trained():
                 distributed.copy_weights(self.unwrapped[name])
             for step in self.precision.steps.values():
-                step.averages = True
+                step.averages_gradients = True
 
     def _synchronize_batch_norms(self) -> None:
         if distributed.world_size() == 1:
@@ -152,11 +152,11 @@ class ModelEngine:
             return
         for name in self._trained():
             count = self.synchronize_batch_norms(self.unwrapped[name])
-            logger.info("network %s: %d batch norms over all %d processes", name, count,
+            logger.info("network %s: synchronized batch norms: %d, processes: %d", name, count,
                         distributed.world_size())
 
     def _trained(self) -> list[str]:
-        """Names of the networks that an optimizer moves."""
+        """Names of the networks that an optimizer trains."""
         return list(dict.fromkeys(name for names, _, _ in self._plans.values() for name in names))
 
     def load_weights(self, name: str, path: str | Path) -> None:
@@ -175,7 +175,7 @@ class ModelEngine:
             network.eval()
 
     def share_buffers(self) -> None:
-        """Give every process the main one's buffers (batch norm statistics): those are saved."""
+        """Copy the main process's buffers (batch norm statistics) to all others."""
         distributed.copy_buffers(self.unwrapped.values())
 
     # -- training ---------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class ModelEngine:
             average[key].copy_(origin[key])
 
     def learning_rates(self) -> dict[str, float]:
-        """Current rate of the first parameter group of each optimizer."""
+        """Current learning rate of the first parameter group of each optimizer."""
         return {name: step.optimizer.param_groups[0]["lr"]
                 for name, step in self.precision.steps.items()}
 
@@ -241,7 +241,7 @@ class ModelEngine:
     # -- saving -----------------------------------------------------------------------------------
 
     def weights_are_finite(self) -> bool:
-        """False once an overflow or a diverged step has spoilt a network; waits for the device."""
+        """False once a network holds non-finite values; waits for the device."""
         tensors = [tensor for state in self.weights().values() for tensor in state.values()
                    if tensor.is_floating_point()]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors)).sum()))
@@ -256,20 +256,20 @@ class ModelEngine:
                 for name, network in self.unwrapped.items() if name not in self._not_saved}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the model needs to go on exactly."""
+        """Everything needed to resume exactly."""
         steps = self.precision.steps
         return {"networks": self.weights(), "amp": self.precision.state_dict(),
                 "optimizers": {name: step.optimizer.state_dict() for name, step in steps.items()},
                 "bad_steps": {name: step.bad_steps for name, step in steps.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned, strictly."""
+        """Restore what `state_dict` returned, strictly."""
         for name, network in self.unwrapped.items():
             if name in self._not_saved:
                 continue
             if name not in state["networks"]:
-                raise ValueError(f"the training state holds no network {name}; it was written by "
-                                 f"another model than {self.opt.model}")
+                raise ValueError(f"the training state must be of --model {self.opt.model}, but "
+                                 f"has no network {name}")
             saved = state["networks"][name]
             hint = self.describe(saved) if name in (self.inference_network, "G") else ""
             checkpoint.check_match(saved, network.state_dict(), f"network {name} of the state",

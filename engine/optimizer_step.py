@@ -1,4 +1,4 @@
-"""One optimizer's step in any precision: loss scale, master weights, what to do with overflow."""
+"""One optimizer's step in any precision: loss scale, master weights, overflow."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class LossScaler:
         return {"loss_scaler0": {"loss_scale": self.loss_scale, "unskipped": self.unskipped}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A constant scale stays what the options say; a dynamic one continues where it was."""
+        """A constant scale stays what the options say; a dynamic one continues."""
         if self.dynamic:
             self.loss_scale = float(state["loss_scaler0"]["loss_scale"])
         self.unskipped = int(state["loss_scaler0"]["unskipped"])
@@ -92,7 +92,7 @@ class OptimizerStep:
         self.optimizer, self.scaler, self.grad_clip, self.device = (
             optimizer, scaler, grad_clip, device)
         self.weights, self.masters = weights, masters
-        self.averages = False       # gradients over the ranks here, where no DDP does it
+        self.averages_gradients = False       # gradients over the ranks here, where no DDP does it
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         # torch's fused Adam leaves everything untouched, without a host read, where this is 1.
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -108,7 +108,7 @@ class OptimizerStep:
     def step(self, *losses: Tensor, at: MicroBatch = WHOLE) -> None:
         """One optimizer step on scalar losses, which go backward one after the other; the step is
         made after the last loss of the last micro-batch. Where a loss is not finite nothing is
-        changed, if that can be had without stalling the device, and `bad_steps` counts it."""
+        changed, if that is possible without stalling the device, and `bad_steps` counts it."""
         for index, loss in enumerate(losses):
             self._add(loss, MicroBatch(at.first and index == 0,
                                        at.last and index == len(losses) - 1, at.fraction))
@@ -129,8 +129,7 @@ class OptimizerStep:
                 self.zero()     # the first step was skipped: flatten now, not after a forward pass
 
     def _begin(self, loss: Tensor, at: MicroBatch) -> Tensor:
-        """The loss by its fraction of the step; the first one clears gradients and what is known.
-        """
+        """The loss times its fraction of the step; the first one clears the gradients."""
         bad = ~torch.isfinite(loss.detach())
         if at.first:
             self.zero()
@@ -140,12 +139,12 @@ class OptimizerStep:
         return loss if at.fraction == 1 else loss * at.fraction
 
     def _average(self) -> None:
-        if self.averages:
+        if self.averages_gradients:
             distributed.average([w.grad for w in self.weights if w.grad is not None])
 
     def _count_bad(self) -> Tensor:
-        """Whether a loss was not finite on some rank, counted: averaging has spoilt all ranks'
-        gradients then."""
+        """Whether a loss was not finite on some rank, which `bad_steps` counts: averaging has made
+        the gradients of all ranks non-finite then."""
         if distributed.world_size() > 1:
             self._bad = distributed.sum_over_ranks(self._bad.int()) > 0
         self.bad_steps += self._bad
@@ -226,7 +225,7 @@ class ApexOptimizerStep(OptimizerStep):
         self._started = False
 
     def load_later(self, state: dict[str, Any]) -> None:
-        """Take an optimizer's state in at the first step, the earliest time it can be."""
+        """Load an optimizer's state at the first step, the earliest possible time."""
         self._state = state
 
     def _add(self, loss: Tensor, at: MicroBatch) -> None:

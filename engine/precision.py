@@ -22,7 +22,7 @@ logger = logging.getLogger("facezoo")
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable", "maximize")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NEEDS_EVERY_GRADIENT = ("NpuFusedAdam fails where a step leaves a parameter without gradient, as "
-                        "this recipe's steps do")
+                        "this model's steps do")
 
 
 class Precision:
@@ -79,16 +79,16 @@ class Precision:
             logger.warning("--loss_scale has no effect with --opt_level O0")
         if given == "dynamic":
             if devices.overflow_saturates(self.device) and self.opt_level == "O2":
-                raise ValueError("--loss_scale dynamic: this chip turns overflow into its largest "
-                                 "number, so native O2 cannot see it; give a number (128), or use "
-                                 "--opt_level O1")
+                raise ValueError("--loss_scale dynamic cannot be used: this chip turns overflow "
+                                 "into its largest number, so native O2 cannot see it; give a "
+                                 "number (128), or use --opt_level O1")
             return "dynamic"
         try:
             scale = float(given)
         except ValueError:
             scale = 0.0
         if not 0 < scale < float("inf"):
-            raise ValueError(f"--loss_scale must be dynamic or a positive number, got {given!r}")
+            raise ValueError(f"--loss_scale must be dynamic or a positive number, got {given}")
         return scale
 
     def _checked_dtype(self, given: str) -> torch.dtype:
@@ -99,22 +99,22 @@ class Precision:
         if given == "auto":
             given = devices.default_amp_dtype(self.device, self.opt_level)
         if given == "bf16" and devices.lacks_bf16(self.device):
-            raise ValueError("--amp_dtype bf16: NPU batch norm, PReLU and reflection padding have "
-                             "no bf16 kernels; use fp16")
+            raise ValueError("--amp_dtype bf16 cannot be used: NPU batch norm, PReLU and "
+                             "reflection padding have no bf16 kernels; use fp16")
         if given == "bf16" and self.opt_level == "O2":
-            raise ValueError("--amp_dtype bf16 belongs to --opt_level O1; O2 is fp16")
+            raise ValueError("--amp_dtype bf16 needs --opt_level O1, since O2 is fp16")
         return DTYPES[given]
 
     def _checked_apex(self, backend: str) -> Any:
         if backend != "apex":
             return None
         if not devices.takes_ascend_apex(self.device):
-            raise ValueError(f"--amp_backend apex needs an Ascend NPU, the device is "
+            raise ValueError(f"--amp_backend apex needs an Ascend NPU, got "
                              f"{self.device.type}; use native")
         amp, found = find_apex()
         if amp is None:
-            raise ValueError(f"--amp_backend apex: {found}; see requirements-npu.txt, or use "
-                             f"native")
+            raise ValueError(f"--amp_backend apex cannot be used: {found}; see "
+                             f"requirements-npu.txt, or use native")
         if self.opt_level == "O0":
             raise ValueError("--amp_backend apex needs --opt_level O1 or O2")
         return amp
@@ -177,7 +177,7 @@ class Precision:
         if devices.fused_adam_needs_every_gradient(self.device) and not every_gradient:
             fused, found = None, NEEDS_EVERY_GRADIENT
         if kind == "fused" and fused is None:
-            raise ValueError(f"--optimizer fused: {found}; use --optimizer adam")
+            raise ValueError(f"--optimizer fused cannot be used: {found}; use --optimizer adam")
         if kind in ("auto", "fused") and fused is not None:
             logger.info("optimizer %s: %s", name, found)
             return fused(groups, **settings)
@@ -193,7 +193,8 @@ class Precision:
                    for name, entries in groups.items()}
         fused = self.optimizer_kind != "adam" and every_gradient
         if self.optimizer_kind == "fused" and not fused:
-            raise ValueError(f"--optimizer fused: {NEEDS_EVERY_GRADIENT}; use --optimizer adam")
+            raise ValueError(f"--optimizer fused cannot be used: {NEEDS_EVERY_GRADIENT}; use "
+                             f"--optimizer adam")
         kind = (importlib.import_module("apex.optimizers").NpuFusedAdam if fused
                 else torch.optim.Adam)
         built = [kind(groups[name], **settings) for name, (_, _, settings) in plans.items()]
@@ -225,7 +226,7 @@ class Precision:
 
     @torch.no_grad()
     def load_state_of(self, network: nn.Module, state: dict[str, Tensor]) -> None:
-        """Put an fp32 state dict with exactly this network's keys into weights and masters."""
+        """Load an fp32 state dict with exactly this network's keys into weights and masters."""
         network.load_state_dict(state)
         for name, weight in network.named_parameters():
             if self.apex and weight.dtype != torch.float32:     # apex makes masters later
@@ -244,7 +245,7 @@ class Precision:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Also takes apex's flat layout, and a file of another level: then scales start anew."""
+        """Also loads apex's flat layout, and a file of another level, whose scales start anew."""
         if self.apex:
             flat = {key: value for key, value in state.items() if key.startswith("loss_scaler")}
             if flat:

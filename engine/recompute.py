@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Recomputable(nn.Module):
-    """A network that can compute what is inside its blocks again in the backward pass.
+    """A network that can recompute its blocks in the backward pass.
 
     Attributes:
         checkpointing: whether it does; set by the training model.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine import distributed
 from engine.optimizer_step import WHOLE, MicroBatch
 
-# What of a batch is not one value per sample.
+# Entries of a batch that are not one value per sample.
 PER_BATCH = ("bad", "fraction")
 
 
@@ -56,7 +56,7 @@ class Step:
 
     def split(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Micro-batches in order, with two entries more: `place`, the number of each sample in the
-        batch, and `fraction`, the micro-batch's part of all samples."""
+        batch, and `fraction`, that of the micro-batch in all samples."""
         count = len(batch["gt"])
         batch = {**batch, "place": list(range(count))}
         for start in range(0, count, self.size):

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils import plugins
 
-# Names the original repositories give to models of ours.
+# Names of our models in the original repositories.
 ALIASES = {"enhance": "psfrgan", "fpn": "parse"}
 
 
@@ -27,7 +27,7 @@ def find(name: str) -> Any:
 
 
 def canonical(name: str) -> str:
-    """The model's own name, for it or for what an original repository calls it."""
+    """The model's own name, for its name or that of an original repository."""
     return ALIASES.get(name, name)
 
 
@@ -49,7 +49,7 @@ def find_weights(opt: Any) -> Path:
     """
     from engine import checkpoint
     model = find(opt.model)
-    # Earlier versions wrote "best" weights by a number that says nothing of this model.
+    # Earlier versions chose "best" weights by a metric that is meaningless for this model.
     epoch = "latest" if opt.epoch == "best" and model.best_by is None else opt.epoch
     return checkpoint.find_weights(opt.pretrain_model_path, Path(opt.checkpoints_dir), opt.name,
                                    epoch, opt.load_iter, model.inference_network)

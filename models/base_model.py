@@ -1,4 +1,4 @@
-"""What the author of a model writes: options, losses, the order of steps, what is restored."""
+"""Base class of all models: options, losses, the order of steps, restoring."""
 from __future__ import annotations
 
 import argparse
@@ -23,23 +23,23 @@ class BaseModel(ModelEngine):
 
     A subclass writes `build`, `__init__`, `train_step` and `restore`, adds its flags, and is found
     by its file's name. Class attributes:
-        dataset: data used where --dataroot is given but no --dataset_name.
-        degradation: how low-quality images are made, where --degradation is not given.
+        dataset: default of --dataset_name where --dataroot is given.
+        degradation: default of --degradation.
         every_gradient: each `train_step` gives every trained parameter a gradient.
         size_multiple: --load_size must be a multiple of it.
-        min_size: smallest --load_size, where its networks do not say so by `min_size` themselves.
-        loss_scale: what O2 takes without --loss_scale; "dynamic" for losses with large weights.
+        min_size: smallest --load_size, unless its networks have a `min_size` themselves.
+        loss_scale: default of O2; "dynamic" for losses with large weights.
         inference_network: letter of the network whose saved weights restore images.
         file_keys: by letter, the key that other tools expect the saved state dict under.
         template: five-point alignment of the faces it was made for, see faces.align.TEMPLATES.
-        best_by: the number of a validation, larger is better, that decides about `best`; None
-            where no number says which weights are best: then there are only the latest.
+        best_by: the validation metric, larger is better, that chooses `best`; None if there is
+            none: then only the latest weights are saved.
         rounding: how the published program turns results into bytes, `truncate` or `round`.
         extra_outputs: what an exported graph gives besides the restored image: the output's name,
             and the method from low-quality images that computes it.
-        makes_samples: it makes images out of codes (`draw_codes`, `sample`), see tools.sample.
-        figures: what others report of it, shown beside what is measured.
-        weights_license: of its published weights; empty where their authors say nothing.
+        makes_samples: it makes images from codes (`draw_codes`, `sample`), see tools.sample.
+        figures: published results, shown next to the measured ones.
+        weights_license: of its published weights; empty if unknown.
         gradients: how ranks exchange them. "ddp" overlaps that with the backward pass; "average"
             does it after, for networks with parameters that a step does not use or whose gradients
             are differentiated again. Ranks must agree on which parameters a step uses.
@@ -78,7 +78,7 @@ class BaseModel(ModelEngine):
 
     @classmethod
     def resolve(cls, opt: argparse.Namespace) -> None:
-        """Fill in what follows from other options; a second time changes nothing.
+        """Derive options from others; a second call changes nothing.
 
         Raises:
             ValueError: options that contradict each other.
@@ -86,7 +86,7 @@ class BaseModel(ModelEngine):
 
     @classmethod
     def check(cls, opt: argparse.Namespace) -> None:
-        """Refuse resolved options that do not go together; changes none.
+        """Check that the resolved options fit together; changes none.
 
         Raises:
             ValueError: such options.
@@ -156,12 +156,12 @@ class BaseModel(ModelEngine):
 
     @classmethod
     def agrees(cls, name: str, value: Any, shown: Any) -> bool:
-        """Whether a value of option `name` builds the network of one that `settings_of` shows."""
+        """Whether a value of option `name` builds the same network as one of `settings_of`."""
         return value == shown
 
     @classmethod
     def describe(cls, state: dict[str, Tensor]) -> str:
-        """What a state dict that does not fit is of, for the message."""
+        """What a state dict that does not fit holds, for the message."""
         try:
             settings = cls.settings_of(state)
         except ValueError as error:
@@ -197,7 +197,7 @@ class BaseModel(ModelEngine):
         """Called once a step, after the first forward pass, before any gradient or step."""
 
     def on_step_end(self) -> None:
-        """Called once a step, after every optimizer has stepped; the place for moving averages."""
+        """Called once a step, after every optimizer has stepped; for moving averages."""
 
     def restore(self, lq: Tensor) -> Tensor:
         """Restored faces (B, 3, H, W) for low-quality ones in [-1, 1]; range not clipped."""
@@ -214,7 +214,7 @@ class BaseModel(ModelEngine):
 
     @staticmethod
     def preprocess(image: np.ndarray, opt: argparse.Namespace) -> np.ndarray:
-        """Make an image of any size fit the network: bicubic to --load_size squared.
+        """Resize an image of any size for the network: bicubic to --load_size squared.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -245,7 +245,7 @@ class BaseModel(ModelEngine):
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through what the network computes inside, but not into its weights."""
+    """Inside, gradients pass through the network but not into its weights."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

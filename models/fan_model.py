@@ -90,7 +90,7 @@ class FanModel(BaseModel):
             self.add_network("T", teacher_network(opt.fan_teacher), saved=False)
 
     def load_weights(self, name: str, path: str | Path) -> None:
-        """As every model's; the published pickled module is refused with the way out."""
+        """As every model's; the published pickled module is refused with advice."""
         with checkpoint.named_by("--pretrain_model_path"):
             self.unwrapped[name].load_state_dict(read_landmark_weights(self.unwrapped[name], path))
 

@@ -7,7 +7,7 @@ from typing import Any
 from models.losses.gan import TERMS
 from models.ops.blocks import NORMS
 
-# The published rates are 1e-4 and 4e-4.
+# The published learning rates are 1e-4 and 4e-4.
 D_RATE = 4.0
 
 

@@ -47,7 +47,7 @@ COMPONENT_BETAS = (0.9, 0.99)
 # Lazy regularization: D's second beta counts the steps that R1 would have had of its own.
 LAZY_BETA = 0.99 ** (16 / 17)
 REMOVED = 1e-12
-# Plain layers take the full rate where equalized ones divide it by sqrt(fan in), some 20 and more.
+# Plain layers take the full learning rate; equalized ones divide it by sqrt(fan in), 20 and more.
 CLEAN_RATE = 1 / 20
 logger = logging.getLogger("facezoo")
 
@@ -175,7 +175,7 @@ class GFPGANModel(BaseModel):
                     if self.is_train else "")
 
     def start_step(self, step: int, steps_per_epoch: int, total_steps: int) -> None:
-        """As BaseModel's; --lr_milestones lower the rate from the step after each."""
+        """As BaseModel's; --lr_milestones lower the learning rate from the step after each."""
         super().start_step(step, steps_per_epoch, total_steps)
         passed = sum(step > milestone for milestone in self.opt.lr_milestones)
         for update in self.precision.steps.values():
@@ -254,8 +254,8 @@ class GFPGANModel(BaseModel):
                         crops: dict[str, tuple[Tensor, Tensor]],
                         real: dict[str, tuple[Tensor, list[Tensor]]]) -> dict[str, Tensor]:
         opt, losses = self.opt, {}
-        regularised = opt.lambda_r1 > 0 and self.step % opt.r1_every == 0
-        if regularised:
+        regularized = opt.lambda_r1 > 0 and self.step % opt.r1_every == 0
+        if regularized:
             gt = gt.detach().requires_grad_()
             real_logits = in_float32(self.unwrapped["D"], gt)
             # Every r1_every steps with that much more weight.

@@ -157,12 +157,12 @@ class GPENModel(StyleTraining):
 
 
 def load_prior(network: nn.Module, path: str) -> None:
-    """Load a StyleGAN2's weights into the generator inside G, and say what was left aside.
+    """Load a StyleGAN2's weights into the generator inside G, and log what was skipped.
 
     Args:
         network: the Generator inside a FullGenerator.
         path: plain weights of a generator, a training checkpoint that holds them as g_ema, or
-            weights of a FullGenerator, whose encoder is left aside.
+            weights of a FullGenerator, whose encoder is skipped.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no checkpoint, or another network's.

@@ -1,4 +1,4 @@
-"""Face parsing: the network that tells PSFR-GAN where the regions of a face are."""
+"""Face parsing: the network that finds the regions of a face for PSFR-GAN."""
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,4 @@
-"""PFSRNet's generator files: the published layout in and out, and where a training stood.
+"""PFSRNet's generator files: the published layout, and how far a training came.
 
 The published file is a dict of `step` (the stage), `alpha`, `iteration` and `model_state_dict`.
 """
@@ -32,7 +32,7 @@ def read_generator(path: str | Path, expected: dict[str, Tensor], hint: Any = No
     if isinstance(content, dict) and "model_state_dict" in content:
         missing = [key for key in ("step", "alpha") if key not in content]
         if missing:
-            raise ValueError(f"{path} holds model_state_dict but no {' and no '.join(missing)}")
+            raise ValueError(f"{path} has model_state_dict but no {' and no '.join(missing)}")
         stated = int(content["step"]), float(content["alpha"])
         content = content["model_state_dict"]
     state = checkpoint.unwrap(content, path, "G")
@@ -43,7 +43,7 @@ def read_generator(path: str | Path, expected: dict[str, Tensor], hint: Any = No
 
 
 def reached(state: dict[str, Tensor], fade: float) -> tuple[int, float]:
-    """Stage and alpha that a generator was trained up to, read off its batch norms' counters.
+    """Stage and alpha that a generator was trained up to, from its batch norms' counters.
 
     A stage's counter moves only in that stage and later ones, equally often in every step. So the
     difference of the first two is the length of the first stage, in the same unit.

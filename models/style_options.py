@@ -12,7 +12,7 @@ from engine import checkpoint
 from models.networks.gpen import discriminator_config
 from models.networks.stylegan2 import Discriminator
 
-# Size and widths of the released networks; 64 is for trying out.
+# Size and widths of the released networks; 64 is for tests.
 PRESETS: dict[str, dict[str, Any]] = {
     "64": {"load_size": 64, "channel_multiplier": 2, "narrow": 0.125},
     "256": {"load_size": 256, "channel_multiplier": 1, "narrow": 0.5},
@@ -110,7 +110,7 @@ def resolve_discriminator(opt: argparse.Namespace) -> None:
 
 
 def check_training_flags(opt: argparse.Namespace) -> None:
-    """Raise ValueError for values that make no sense."""
+    """Raise ValueError for values out of range."""
     if not 0 <= opt.ema_decay < 1:
         raise ValueError(f"--ema_decay must be from 0 to below 1, got {opt.ema_decay}")
     for name, low in (("path_batch_shrink", 1), ("stddev_group", 0), ("d_reg_every", 0),

@@ -1,4 +1,4 @@
-"""Training of networks built on StyleGAN2: lazy regularizers, a moving average, start weights."""
+"""Training of networks built on StyleGAN2: lazy regularizers, a moving average, initial weights."""
 from __future__ import annotations
 
 import argparse
@@ -34,7 +34,7 @@ logger = logging.getLogger("facezoo")
 
 
 class StyleTraining(BaseModel):
-    """What the prior and GPEN have in common; a subclass builds G and makes images with it.
+    """Base of the prior and GPEN; a subclass builds G and makes images with it.
 
     A step consists of up to four phases, each a step of an optimizer: D's loss, R1 every so many
     steps, G's losses, path lengths every so many. H, the moving average of G, follows at the end.
@@ -105,7 +105,7 @@ class StyleTraining(BaseModel):
         return None
 
     def setup(self, state: dict[str, Any] | None = None) -> None:
-        """As every model's; start weights of D come from --d_weights."""
+        """As every model's; initial weights of D come from --d_weights."""
         self._training_file: dict[str, Any] = {}
         if self.is_train and state is None and self.opt.d_weights:
             read_discriminator(self.unwrapped["D"], self.opt.d_weights)
@@ -128,7 +128,7 @@ class StyleTraining(BaseModel):
             self._take("D", content["d"], path)
 
     def _take(self, name: str, content: Any, path: Any) -> None:
-        """Put one network out of a file's content in its place."""
+        """Load one network from the content of a file."""
         state = checkpoint.unwrap(content, path, name)
         network = self.unwrapped[name]
         checkpoint.check_match(state, network.state_dict(), f"network {name} of {path}",
@@ -137,7 +137,7 @@ class StyleTraining(BaseModel):
         logger.info("network %s starts from the weights in %s", name, path)
 
     def _finish_training_file(self) -> None:
-        """What of a training checkpoint belongs into what `setup` has built meanwhile."""
+        """Load the parts of a training checkpoint that need what `setup` has built."""
         content, path = self._training_file, self.opt.pretrain_model_path
         if "g_ema" in content:
             self._take("H", content["g_ema"], path)
@@ -265,7 +265,7 @@ class StyleTraining(BaseModel):
 
 
 class _Plain(nn.Module):
-    """A network's own forward pass, whatever has been put around it (apex casts there)."""
+    """A network's own forward pass, without any wrapper (apex casts there)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -276,5 +276,5 @@ class _Plain(nn.Module):
 
 
 def lazy_reg_scale(every: int) -> float:
-    """Rate and betas of an optimizer that also takes a step every so many are scaled by this."""
+    """Factor on learning rate and exponent of betas of an optimizer with lazy regularization."""
     return every / (every + 1) if every else 1.0

@@ -27,7 +27,7 @@ class StyleGAN2Model(StyleTraining):
     Source:  yangxy/GPEN for the noise; nobody published how its prior was trained
 
     Its weights, `<S>_net_H.pth` and `<S>_net_D.pth`, are what --model gpen takes as --prior and
-    --d_weights. There is nothing to restore: `restore` makes a face for each image.
+    --d_weights. It restores nothing: `restore` makes a random face for each image.
     """
     degradation = "none"
     best_by = None          # its images belong to no target

@@ -14,7 +14,7 @@ CUT=6
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 
-# What only Python knows.
+# Answers from Python.
 names() { "$PYTHON" -c 'import models; print(*models.names())'; }
 tiny() { PYTHONPATH=.:test/unit "$PYTHON" -c \
     'import sys, conftest; print(*conftest.tiny_arguments(sys.argv[1]))' "$1"; }
@@ -23,7 +23,8 @@ import sys
 from pathlib import Path
 from engine import checkpoint
 step = checkpoint.load_state(Path(sys.argv[1]))["step"]
-sys.exit(f"the training state is of step {step}, not {sys.argv[2]}" if step != int(sys.argv[2]) else 0)
+if step != int(sys.argv[2]):
+    sys.exit(f"the training state must be of step {sys.argv[2]}, got {step}")
 ' "$@"; }
 same() { PYTHONPATH=. "$PYTHON" -c '
 import sys
@@ -31,9 +32,9 @@ import numpy as np
 from utils.images.io import list_images, read_image
 pairs = [(read_image(path), read_image(f"{sys.argv[2]}/{path.name}"))
          for path in list_images(sys.argv[1])]
-away = max(np.abs(ours.astype(int) - theirs).max() for ours, theirs in pairs)
-print(f"{len(pairs)} pictures, at most {away} grey levels apart")
-sys.exit("more than 1" if away > 1 else 0)
+max_error = max(np.abs(first.astype(int) - second).max() for first, second in pairs)
+print(f"{len(pairs)} images differ by at most {max_error} gray levels")
+sys.exit("the max error must be at most 1" if max_error > 1 else 0)
 ' "$@"; }
 
 # stage NAME COMMAND...: run it, print a row, on failure the end of its log and leave.
@@ -63,11 +64,11 @@ for model in $models; do
     stage resumed reached "$run" $LAST
     stage evaluate "$PYTHON" evaluate.py $trained --dataset_name synthetic --max_dataset_size 3 \
         --num_threads 0 --save_images --results_dir "$runs/measured"
-    pictures=$runs/measured/chain_synthetic/images
+    images=$runs/measured/chain_synthetic/images
     stage export "$PYTHON" export_onnx.py $trained --output "$runs/chain.onnx"
-    stage infer_torch "$PYTHON" enhance.py $trained --input "$pictures" --output "$runs/torch"
+    stage infer_torch "$PYTHON" enhance.py $trained --input "$images" --output "$runs/torch"
     stage infer_onnx "$PYTHON" enhance.py --engine onnx --onnx "$runs/chain.onnx" --device cpu \
-        --input "$pictures" --output "$runs/onnx"
+        --input "$images" --output "$runs/onnx"
     stage compare same "$runs/torch" "$runs/onnx"
 done
 echo "all stages passed for: $models"

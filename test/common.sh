@@ -15,26 +15,26 @@ TRAINING_KEYS="$COMMON_KEYS learning_rate train_epochs train_steps precision_mod
 
 argument_texts() {
     cat << 'EOF'
-data_path       folder of face pictures; required
-model           recipe to use (default: sparnet)
-dataset_name    how the pictures are read (default: the model's own way)
-output_path     where everything goes (default: test/output/CARD, emptied before training)
-batch_size      pictures per card and step (default: the model's own)
-learning_rate   (default: the model's own)
-train_epochs    passes over the data (default: the model's own)
-train_steps     stop after so many steps instead
+data_path       folder of face images; required
+model           model to use (default: sparnet)
+dataset_name    dataset class that reads the images (default: the model's own)
+output_path     folder for all results (default: test/output/CARD, emptied before training)
+batch_size      images per card and step (default: the model's own)
+learning_rate   initial learning rate (default: the model's own)
+train_epochs    number of epochs (default: the model's own)
+train_steps     number of steps, instead of train_epochs
 workers         data loading processes per card
 device          auto, npu, cuda or cpu (default: auto)
-device_id       number of the card; ASCEND_DEVICE_ID, where set, goes first (default: 0)
-world_size      number of cards, of all machines together (default: 8 per machine)
+device_id       number of the card; ASCEND_DEVICE_ID overrides it (default: 0)
+world_size      number of cards on all machines together (default: 8 per machine)
 nnodes          number of machines; start the script on each, with MASTER_ADDR set (default: 1)
-node_rank       number of this machine; that of number 0 reports (default: 0)
-pin             1 binds each rank to its share of the processor cores (default: 0)
+node_rank       number of this machine; machine 0 prints the results (default: 0)
+pin             1 binds each rank to its own CPU cores (default: 0)
 precision_mode  must_keep_origin_dtype (O0), allow_fp32_to_fp16 (O1) or allow_mix_precision (O2)
-opt_level       auto, O0, O1 or O2; goes before precision_mode
+opt_level       auto, O0, O1 or O2; overrides precision_mode
 loss_scale      dynamic or a number
 pth_path        weights of network G; required
-conda_name      conda environment to activate first
+conda_name      conda environment to activate
 more            other arguments of the Python program, split at spaces: --more="--load_size 64"
 EOF
 }
@@ -65,20 +65,20 @@ read_arguments() {
         key=${argument%%=*}
         key=${key#--}
         [[ $argument == --* && $key =~ ^[a-z_]+$ && " $known " == *" $key "* ]] ||
-            fail "unknown argument ${argument%%=*}; known are --${known// / --}"
+            fail "unknown argument ${argument%%=*}; use one of --${known// / --}"
         if [[ $argument == *=* ]]; then
             value=${argument#*=}
         elif (($#)) && [[ $1 != --* || $key == more ]]; then
             value=$1
             shift
         else
-            fail "para \"$key\" needs a value: --$key=VALUE"
+            fail "--$key needs a value: --$key=VALUE"
         fi
         printf -v "$key" %s "$value"
     done
-    # The ModelZoo's spelling; tools look for it.
-    [[ -n $data_path ]] || fail 'para "data_path" must be confing'
-    [[ -n $pth_path || " $known " != *" pth_path "* ]] || fail 'para "pth_path" must be confing'
+    [[ -n $data_path ]] || fail "--data_path is missing: give a folder of face images"
+    [[ -n $pth_path || " $known " != *" pth_path "* ]] ||
+        fail "--pth_path is missing: give the weights of network G"
 }
 
 usage() {
@@ -88,7 +88,7 @@ usage() {
     while read -r key text; do
         [[ " $2 " != *" $key "* ]] || printf '  --%-15s %s\n' "$key" "$text"
     done < <(argument_texts)
-    echo "The environment variable PYTHON names the interpreter (default: python3)."
+    echo "Set the environment variable PYTHON to choose the interpreter (default: python3)."
 }
 
 # Appends --key=value to `arguments` for each of the keys that has a value.
@@ -115,7 +115,7 @@ open_job() {
     kind=$1
     node=""     # in the names of what every machine of a job writes
     pick_card
-    [[ -z $several ]] || share_out
+    [[ -z $several ]] || count_ranks
     export RANK_SIZE
     ((${node_rank:-0} == 0)) || node=_node$node_rank
     translate_precision
@@ -125,14 +125,14 @@ open_job() {
 }
 
 # Sets `card`. Exporting ASCEND_DEVICE_ID would be taken as proof of an NPU, so `auto` gets the
-# number by LOCAL_RANK, which only says which card to take of those there are.
+# number by LOCAL_RANK, which only chooses among the cards there are.
 pick_card() {
     device=${device:-auto}
     unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE RANK_ID   # of a surrounding job: this is one
     if [[ -n $several ]]; then
         card=0      # as in the ModelZoo; each rank takes the card of its number
-        [[ $device != *:* ]] || fail "--device=$device names one card, this script uses several;" \
-            "choose them by ASCEND_RT_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES"
+        [[ $device != *:* ]] || fail "--device=$device names one card, but this script uses" \
+            "several; choose them with ASCEND_RT_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES"
         return
     fi
     card=${ASCEND_DEVICE_ID:-${device_id:-0}}
@@ -140,8 +140,8 @@ pick_card() {
     [[ $card =~ ^[0-9]+$ ]] ||
         fail "the card (--device_id, ASCEND_DEVICE_ID or --device) must be a number, got \"$card\""
     [[ -z $device_id || $device_id == "$card" ]] ||
-        echo "[Warning] ASCEND_DEVICE_ID or --device asks for card $card; --device_id" \
-            "$device_id has no effect" >&2
+        echo "[Warning] --device_id $device_id has no effect, since ASCEND_DEVICE_ID or --device" \
+            "chooses card $card" >&2
     if [[ -n $device_id && $device_id == "$card" && -z ${ASCEND_DEVICE_ID:-} ]]; then
         case $device in
             npu | cuda) device=$device:$card ;;
@@ -157,7 +157,7 @@ translate_precision() {
         must_keep_origin_dtype | O0) level=O0 ;;
         allow_fp32_to_fp16 | O1) level=O1 ;;
         allow_mix_precision | O2) level=O2 ;;
-        *) fail "para \"precision_mode\" must be must_keep_origin_dtype, allow_fp32_to_fp16 or" \
+        *) fail "--precision_mode must be must_keep_origin_dtype, allow_fp32_to_fp16 or" \
             "allow_mix_precision, got \"$precision_mode\"" ;;
     esac
     opt_level=${opt_level:-$level}
@@ -167,7 +167,7 @@ open_environment() {
     PYTHON=${PYTHON:-python3}
     [[ -z $conda_name ]] || source "$ROOT/test/set_conda.sh"
     [[ $PYTHON != */* ]] || PYTHON=$(CDPATH='' cd -- "${PYTHON%/*}" && pwd)/${PYTHON##*/}
-    command -v "$PYTHON" > /dev/null || fail "no Python: $PYTHON; set the variable PYTHON"
+    command -v "$PYTHON" > /dev/null || fail "PYTHON must be a Python interpreter, found no $PYTHON"
     if [[ $device != cpu* && $device != cuda* && ${etp_running_flag:-} != true ]]; then
         source "$ROOT/test/env_npu.sh"
     fi
@@ -182,7 +182,7 @@ open_output() {
             rm -rf -- "$output_path"
     fi
     mkdir -p -- "$output_path" && output=$(CDPATH='' cd -- "$output_path" && pwd) ||
-        fail "para \"output_path\": $output_path cannot be made"
+        fail "--output_path $output_path cannot be created"
     log=$output/train_$card$node.log
     [[ $kind != eval ]] || log=$output/eval_$card$node.log
 }

@@ -8,10 +8,10 @@ activate_conda() {
         [[ -z $base || ! -f $base/etc/profile.d/conda.sh ]] || break
         base=""
     done
-    [[ -n $base ]] || fail "para \"conda_name\": no conda found; put it on the PATH"
+    [[ -n $base ]] || fail "--conda_name needs conda, which was not found; put it on the PATH"
     set +u      # conda reads variables that need not be set
     source "$base/etc/profile.d/conda.sh" && conda activate "$conda_name" ||
-        fail "para \"conda_name\": conda cannot activate \"$conda_name\""
+        fail "conda cannot activate --conda_name $conda_name"
     [[ $nounset != *u* ]] || set -u
     PYTHON=python3      # the environment's, whatever was asked for before
 }

@@ -5,26 +5,26 @@
 # and because it kills ranks 30 seconds after a signal, which may be too soon for a last save.
 
 # Sets RANK_SIZE and `per_node`, the number of ranks on this machine.
-share_out() {
+count_ranks() {
     local key
     nnodes=${nnodes:-1} node_rank=${node_rank:-0}
     for key in nnodes node_rank world_size; do
         [[ -z ${!key} || ${!key} =~ ^(0|[1-9][0-9]{0,5})$ ]] ||
-            fail "para \"$key\" must be a number, got \"${!key}\""
+            fail "--$key must be a number, got \"${!key}\""
     done
     ((nnodes > 0 && node_rank < nnodes)) ||
-        fail "para \"node_rank\" must be 0 to nnodes - 1, got $node_rank of $nnodes"
+        fail "--node_rank must be from 0 to $((nnodes - 1)), got $node_rank"
     RANK_SIZE=${world_size:-$((RANK_SIZE * nnodes))}
     ((RANK_SIZE > 0 && RANK_SIZE % nnodes == 0)) ||
-        fail "para \"world_size\" must be a multiple of nnodes ($nnodes), got $RANK_SIZE"
+        fail "--world_size must be a multiple of --nnodes ($nnodes), got $RANK_SIZE"
     per_node=$((RANK_SIZE / nnodes))
     ((nnodes == 1)) || [[ -n ${MASTER_ADDR:-} ]] ||
-        fail "several machines need the variable MASTER_ADDR: the address of the one with node_rank 0"
-    share_cores
+        fail "MASTER_ADDR is missing: give the address of the machine with --node_rank 0"
+    divide_cores
 }
 
-# Decides on threads and on binding to processor cores; before env_npu.sh, which knows another way.
-share_cores() {
+# Sets threads and binding to CPU cores; before env_npu.sh, which has another way.
+divide_cores() {
     local cores
     cores=$(env -u OMP_NUM_THREADS nproc)
     export PIN_CORES=0
@@ -32,12 +32,12 @@ share_cores() {
         0) ;;
         1) PIN_CORES=$((cores / per_node))
             [[ ${CPU_AFFINITY_CONF:-0} == 0 ]] ||
-                fail "--pin=1 and the variable CPU_AFFINITY_CONF ($CPU_AFFINITY_CONF) both bind" \
-                    "processes to cores; use one of them"
+                fail "--pin=1 and CPU_AFFINITY_CONF=$CPU_AFFINITY_CONF cannot be used together"
             export CPU_AFFINITY_CONF=0
-            ((PIN_CORES > 0)) || fail "--pin=1: $cores cores cannot be shared out to $per_node ranks"
+            ((PIN_CORES > 0)) ||
+                fail "--pin=1 needs a CPU core per rank, got $cores for $per_node ranks"
             command -v taskset > /dev/null || fail "--pin=1 needs the program taskset" ;;
-        *) fail "para \"pin\" must be 0 or 1, got \"$pin\"" ;;
+        *) fail "--pin must be 0 or 1, got \"$pin\"" ;;
     esac
     # torchrun's own default is one thread, which suits cards only.
     if [[ $device == cpu ]] || [[ $device == auto && -z $(cards_of_this_machine) ]]; then
@@ -71,7 +71,8 @@ for port in (29688, 0):
 # Runs a Python program on every card of this machine; sets `status`.
 run_ranks() {
     local port pid
-    RANK_NOTES=$(mktemp -d) && port=$(meeting_port) || fail "no folder or no port for the ranks"
+    RANK_NOTES=$(mktemp -d) && port=$(meeting_port) ||
+        fail "cannot create a temporary folder or find a free port"
     export RANK_NOTES
     run "$PYTHON" -m torch.distributed.run --nnodes="$nnodes" --node_rank="$node_rank" \
         --nproc_per_node="$per_node" --master_addr="${MASTER_ADDR:-127.0.0.1}" \

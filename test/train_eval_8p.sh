@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PSNR and SSIM of given weights, the pictures shared out to several cards.
+# PSNR and SSIM of given weights, on several cards.
 set -uo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh" || exit 1
 

@@ -1,4 +1,4 @@
-"""One page about this machine: what it has, what will be used, what to fix.
+"""One page about this machine: what it has, what training will use, what to fix.
 
 python -m tools.doctor [--json]
 
@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from tools.probe import Facts, probe
+from utils.text import counted
 
 GIB = 2 ** 30
-LEAST_FILES, LEAST_SHM, LEAST_DISK, LEAST_MEMORY = 4096, GIB, 2 * GIB, 4 * GIB
+MIN_FILES, MIN_SHM, MIN_DISK, MIN_MEMORY = 4096, GIB, 2 * GIB, 4 * GIB
 SET_ENV = "source CANN's set_env.sh in this shell"
 
 
@@ -29,7 +30,7 @@ class Finding:
     remedy: str
 
 
-# ---- judging: a machine's facts in, findings out ------------------------------------------------
+# ---- diagnosis: a machine's facts in, findings out ----------------------------------------------
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Everything that is wrong, worst first."""
@@ -41,7 +42,7 @@ def diagnose(facts: Facts) -> list[Finding]:
 def _python(facts: Facts) -> Iterator[Finding]:
     if numbers(facts["python"]) < (3, 10):
         yield Finding(True, f"Python {facts['python']} is older than 3.10",
-                      "make a virtual environment with a newer one")
+                      "create a virtual environment with a newer Python")
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:
@@ -52,7 +53,7 @@ def _packages(facts: Facts) -> Iterator[Finding]:
         elif not within(found, each["bounds"]):
             # The code is written for torch 2.4 and later; only the pinned one is tested.
             yield Finding(name == "torch" and numbers(found) < (2, 4),
-                          f"{name} {found} is not {each['bounds']}",
+                          f"{name} must be {each['bounds']}, {found} is installed",
                           "pip install -r requirements.txt")
 
 
@@ -71,7 +72,8 @@ def _npu(facts: Facts) -> Iterator[Finding]:
             yield Finding(True, "--device npu: torch-npu is not installed",
                           "pip install -r requirements-npu.txt")
         elif ascend["nodes"]:
-            yield Finding(False, f"{len(ascend['nodes'])} Ascend card(s), but no torch-npu",
+            yield Finding(False, f"{counted(len(ascend['nodes']), 'Ascend card')} found, but "
+                                 f"torch-npu is not installed",
                           "pip install -r requirements-npu.txt")
         return
     if torch and torch_npu and numbers(torch)[:2] != numbers(torch_npu)[:2]:
@@ -86,8 +88,8 @@ def _npu(facts: Facts) -> Iterator[Finding]:
                       "add this user to the group of these files (HwHiAiUser)")
     if error:
         yield Finding(wanted, f"torch_npu cannot be used: {error}",
-                      f"{SET_ENV} and mend what stands above, or pass --device cpu" if wanted else
-                      "nothing for CPU and CUDA runs; other programs need "
+                      f"{SET_ENV} and fix the problems above, or pass --device cpu" if wanted else
+                      "none is needed for CPU and CUDA runs; for other programs set "
                       "TORCH_DEVICE_BACKEND_AUTOLOAD=0, or pip uninstall torch-npu")
     elif wanted and not works:
         yield Finding(True, "torch_npu finds no Ascend card",
@@ -106,7 +108,7 @@ def _cann(facts: Facts, stops: bool) -> Iterator[Finding]:
     elif cann["set_env"]:
         yield Finding(stops, "CANN's set_env.sh was not sourced", f"source {cann['set_env']}")
     elif stops:
-        yield Finding(True, "torch-npu is installed, CANN is not",
+        yield Finding(True, "torch-npu is installed, but CANN is not",
                       "install the CANN release that belongs to this torch-npu, or pass "
                       "--device cpu")
 
@@ -119,7 +121,7 @@ def _cuda(facts: Facts) -> Iterator[Finding]:
         yield Finding(True, "--device cuda: torch sees no CUDA card",
                       "install a CUDA build of torch and check nvidia-smi, or pass --device cpu")
     elif facts["nvidia"]:
-        yield Finding(False, f"NVIDIA card(s), but torch {torch['version']} does not see them",
+        yield Finding(False, f"torch {torch['version']} does not see the NVIDIA card",
                       "check the driver" if torch["cuda_build"] else
                       "install a CUDA build of torch")
 
@@ -128,27 +130,28 @@ def _host(facts: Facts) -> Iterator[Finding]:
     disk, (soft, hard) = facts["disk"], facts["open_files"]
     if not disk["writable"]:
         yield Finding(True, f"no permission to write {disk['folder']}",
-                      "choose another folder: --checkpoints_dir")
-    if disk["free"] < LEAST_DISK:
-        yield Finding(False, f"{size(disk['free'])} left on the disk of {disk['folder']}",
-                      "make room, choose another --checkpoints_dir or a small --keep_last")
-    if facts["memory"] < LEAST_MEMORY:
-        yield Finding(False, f"{size(facts['memory'])} of memory",
+                      "choose another --checkpoints_dir")
+    if disk["free"] < MIN_DISK:
+        yield Finding(False, f"the disk of {disk['folder']} has only {size(disk['free'])} left",
+                      "free some space, choose another --checkpoints_dir or a small --keep_last")
+    if facts["memory"] < MIN_MEMORY:
+        yield Finding(False, f"this machine has only {size(facts['memory'])} of memory",
                       "use a smaller --batch_size and --num_threads")
-    if 0 <= soft < LEAST_FILES:
-        yield Finding(False, f"only {soft} open files per process",
+    if 0 <= soft < MIN_FILES:
+        yield Finding(False, f"a process may open only {soft} files",
                       f"ulimit -n {hard if 0 < hard < 65536 else 65536}"
                       if hard < 0 or hard > soft else "ask the administrator to raise ulimit -Hn")
-    if facts["shm"] is not None and facts["shm"] < LEAST_SHM:
-        yield Finding(False, f"/dev/shm has {size(facts['shm'])}, loader processes pass pictures "
-                             f"through it", "docker run --shm-size=8g, or --num_threads 0")
+    if facts["shm"] is not None and facts["shm"] < MIN_SHM:
+        yield Finding(False, f"/dev/shm has only {size(facts['shm'])}, and loader processes pass "
+                             f"images through it", "docker run --shm-size=8g, or --num_threads 0")
 
 
 def _apex(facts: Facts) -> Iterator[Finding]:
     apex = facts["apex"]
     if apex and not apex.get("usable"):
-        yield Finding(False, f"apex is of no use: {apex.get('error') or apex['found']}",
-                      "nothing, the native O2 needs none; to have it gone: pip uninstall apex")
+        yield Finding(False, f"apex cannot be used: {apex.get('error') or apex['found']}",
+                      "none is needed, since native O2 works without apex; to remove it: pip "
+                      "uninstall apex")
 
 
 def _opencv(facts: Facts) -> Iterator[Finding]:
@@ -165,18 +168,18 @@ def _torchvision(facts: Facts) -> Iterator[Finding]:
         expected = (0, numbers(torch)[1] + 15)      # 2.0 came with 0.15, and so on
         if numbers(vision)[:2] != expected:
             yield Finding(False, f"torchvision {vision} does not fit torch {torch}",
-                          f"nothing here needs it; for others: pip install "
+                          f"none is needed here; for other programs: pip install "
                           f"torchvision=={expected[0]}.{expected[1]}.*")
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """2.13.0+cpu -> (2, 13, 0); what follows the numbers does not count."""
+    """2.13.0+cpu -> (2, 13, 0); what follows the numbers is ignored."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else (0,)
 
 
 def within(version: str, bounds: str) -> bool:
-    """Whether a version keeps bounds like >=4.9,<5, by its numbers alone."""
+    """Whether a version is within bounds like >=4.9,<5, by its numbers alone."""
     for bound in filter(None, bounds.split(",")):
         sign, text = re.match(r"\s*([=<>!~]+)\s*(\S+)", bound).groups()
         wanted = numbers(text)
@@ -191,7 +194,7 @@ def within(version: str, bounds: str) -> bool:
 # ---- the page -----------------------------------------------------------------------------------
 
 def machine(facts: Facts) -> list[tuple[str, str]]:
-    """What is there, a row each."""
+    """What this machine has, as rows of label and text."""
     packages, cann, ascend = facts["packages"], facts["cann"], facts["ascend"]
     found = facts["torch"].get("cards", {}) | facts["torch_npu"].get("cards", {})
     cards = [f"{backend}: {number} x {name}, {size(memory)}" for backend in found
@@ -223,13 +226,13 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
 
 
 def plan(facts: Facts) -> list[tuple[str, str]]:
-    """What a training without further options takes, a row each; empty if torch does not work."""
+    """What training uses by default, as rows of label and text; empty if torch does not work."""
     torch = facts["torch"]
     if "backend" not in torch:
         return []
     known = {"opt_level": "unknown", "optimizer": "unknown", **facts["torch_npu"], **torch}
     return [("device", f"{torch['backend']} ({torch['reason']})"),
-            ("precision", known["opt_level"]), ("optimiser", known["optimizer"]),
+            ("precision", known["opt_level"]), ("optimizer", known["optimizer"]),
             ("several cards", torch["collective"])]
 
 
@@ -243,13 +246,14 @@ def page(facts: Facts, findings: list[Finding]) -> str:
     problems = [f"  {'STOPS' if each.stops else 'warns'}  {each.problem}\n         -> {each.remedy}"
                 for each in findings]
     return "\n".join(["This machine", *rows(machine(facts)), "", "What will be used",
-                      *(rows(plan(facts)) or ["  nothing: torch does not work"]), "",
+                      *(rows(plan(facts)) or ["  torch does not work"]), "",
                       "Problems", *(problems or ["  none"]), "", verdict(findings)])
 
 
 def verdict(findings: list[Finding]) -> str:
     stopping = sum(each.stops for each in findings)
-    return f"training cannot start: {stopping} problem(s)" if stopping else "training can start"
+    return (f"training cannot start: {counted(stopping, 'problem')} to fix" if stopping
+            else "training can start")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -260,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     opt = parser.parse_args(argv)
     if not re.fullmatch(r"auto|(npu|cuda|cpu)(:\d+)?", opt.device):
         parser.error(f"--device must be auto, npu, cuda or cpu, with an optional card number like "
-                     f"npu:3; got {opt.device!r}")
+                     f"npu:3, got {opt.device!r}")
     facts = probe(opt.device, opt.checkpoints_dir)
     findings = diagnose(facts)
     if opt.json:

@@ -71,7 +71,7 @@ def fill(network: nn.Module, keep: Iterable[str] = (),
         gain: factors on single entries, applied last.
 
     Raises:
-        ValueError: a gain for an entry the network does not have.
+        ValueError: there is a gain for an entry the network does not have.
     """
     keep, state = list(keep), network.state_dict()
     for key, tensor in state.items():
@@ -80,7 +80,7 @@ def fill(network: nn.Module, keep: Iterable[str] = (),
             tensor.copy_(value.to(tensor.dtype))
     for key, factor in (gain or {}).items():
         if key not in state:
-            raise ValueError(f"gain for {key}, which the network does not have")
+            raise ValueError(f"the case has a gain for {key}, which the network does not have")
         state[key].mul_(factor)
 
 
@@ -92,7 +92,7 @@ def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float =
 
 
 def mismatch(expected: dict[str, Any], actual: Any) -> float:
-    """Largest error over the record's samples, mean and deviation, relative to its absmax.
+    """Largest error over the record's samples, mean and std, relative to its absmax.
 
     Infinite where the shape differs.
     """

@@ -3,7 +3,7 @@
 python3 -m tools.launch_report --case acc --output DIR --run full --log FILE --status 0
                                --began SECONDS
 
-Every figure was measured by the program that ran; it is read from the JSON files it left.
+Every number was measured by the program that ran, and is read from the JSON files it wrote.
 """
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import write_text
+from utils.text import counted
 
-NO_FIGURES = 3      # exit status of a run that ended well without the figures it was for
+NO_FIGURES = 3      # exit status of a run that succeeded without the results it was for
 MISSING = "NA"
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the files, print the lines; returns the exit status of the launch script."""
     job = _parser().parse_args(argv)
     if job.node_rank:       # the ranks of this machine wrote no figures
-        print(f"machine {job.node_rank}: status {job.status}; machine 0 has the results")
+        print(f"machine {job.node_rank} ended with status {job.status}; machine 0 has the results")
         if job.status:
             complain(job, job.status)
         return job.status
@@ -102,13 +103,13 @@ def report_training(job: argparse.Namespace) -> Report:
     if result:
         notes.append(f"device: {result['device']}, {result['device_name']}; {result['precision']}")
     if measured and keys.get("TrainAccuracy") == MISSING:
-        notes.append("no accuracy: nothing was validated; give --val_dataroot by --more, or more "
-                     "pictures, of which a tenth is held out")
+        notes.append("no accuracy was measured, since there were no validation images; pass "
+                     "--more=\"--val_dataroot DIR\", or more images, of which a tenth is held out")
     return Report(keys, lines, measured, notes)
 
 
 def read_losses(path: Path) -> list[float]:
-    """The losses in a metrics.jsonl, one per progress line.
+    """The losses in a metrics.jsonl, one per log line.
 
     A line that was cut off when the run was killed is left out.
     """
@@ -124,7 +125,7 @@ def read_losses(path: Path) -> list[float]:
 
 
 def options_of_run(job: argparse.Namespace) -> dict[str, Any]:
-    """The options a failed run resolved; empty if it did not come that far."""
+    """The options a failed run resolved; empty if it did not get that far."""
     path = job.output / job.run / "train_opt.yaml"
     if not is_fresh(path, job):
         return {}
@@ -153,8 +154,8 @@ def report_evaluation(job: argparse.Namespace) -> Report:
     lines = {"Final PSNR": psnr, "Final SSIM": ssim, "Final Train Accuracy": psnr}
     notes = []
     if content:
-        notes.append(f"device: {content['device']}; {content['pictures']} pictures, bicubic PSNR "
-                     f"{texts['bicubic', 'psnr']}, SSIM {texts['bicubic', 'ssim']}")
+        notes.append(f"device: {content['device']}; {counted(content['pictures'], 'image')}; "
+                     f"bicubic PSNR {texts['bicubic', 'psnr']}, SSIM {texts['bicubic', 'ssim']}")
     return Report(keys, lines, psnr != MISSING, notes)
 
 
@@ -195,10 +196,10 @@ def complain(job: argparse.Namespace, status: int, lines: int = 30) -> None:
         with open(job.log, encoding="utf-8", errors="replace") as file:
             sys.stderr.writelines(deque(file, lines))
     except OSError as error:
-        print(f"no log: {error}", file=sys.stderr)
+        print(f"the log cannot be read: {error}", file=sys.stderr)
     reason = (f"the program ended with status {job.status}" if job.status else
-              "the program ended well but without the figures this script is for")
-    print(f"[Error] {reason}; exit status {status}, the log is {job.log}", file=sys.stderr)
+              "the program succeeded but did not write the results this script reports")
+    print(f"[Error] {reason}; the exit status is {status}, the log is {job.log}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tensors out of a pickled module, without running what it says.
+"""Extract the tensors of a pickled module without running any of its code.
 
 python -m tools.legacy_pickle compressed_model_011000.pth fan.pth
 """
@@ -12,6 +12,7 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 import sys
 
 from options.parser import OneLineParser
+from utils.text import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,10 +30,10 @@ def main(argv: list[str] | None = None) -> int:
         state = read_legacy_module(opt.input)
         checkpoint.write(opt.output, state)
     except (ValueError, OSError) as error:
-        print(f"legacy_pickle: error: {error}", file=sys.stderr)
+        print(f"tools.legacy_pickle: error: {error}", file=sys.stderr)
         return 2
-    print(f"{opt.output}: {len(state)} tensors, "
-          f"{sum(tensor.numel() for tensor in state.values()):,} values")
+    values = sum(tensor.numel() for tensor in state.values())
+    print(f"wrote {counted(len(state), 'tensor')} with {values:,} values to {opt.output}")
     return 0
 
 

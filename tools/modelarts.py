@@ -14,7 +14,7 @@ INPUT = "/home/ma-user/modelarts/inputs/data_url_0"
 OUTPUT = "/home/ma-user/modelarts/outputs/train_url_0/"
 # Where remote folders lie during the job; each may be set by the environment.
 CACHES = {"FACEZOO_CACHE_DATA": "/cache/data_url", "FACEZOO_CACHE_TRAIN": "/cache/train_url"}
-# What the platform adds to a job's command line, of no use to the scripts.
+# What the platform adds to a job's command line and the scripts do not use.
 PLATFORM_OPTIONS = ("init_method", "rank", "num_gpus")
 BAD_INPUT = 2
 
@@ -28,27 +28,27 @@ def run_job(kind: str, root: Path, argv: list[str] | None = None) -> int:
         argv: command line; what is not named here goes to the script as --key=value.
 
     Returns:
-        Exit status of the script; 2 for what this function refuses.
+        Exit status of the script; 2 for bad input.
     """
     job, rest = _parser(kind).parse_known_args(argv)
     for name in PLATFORM_OPTIONS:
         if getattr(job, name) is not None:
-            say(f"left out: --{name}={getattr(job, name)}")
+            say(f"ignoring --{name}={getattr(job, name)}")
     card = os.environ.get("ASCEND_DEVICE_ID", "0")
     try:
         cards = card_count("RANK_SIZE", os.environ.get("RANK_SIZE") or "1")
         size = card_count("--world_size", job.world_size) if job.world_size else cards
         script = root / "test" / f"{kind}_{'8p' if size > 1 else '1p'}.sh"
         if not script.is_file():
-            raise ValueError(f"{size} cards need {script}, which does not exist; --world_size=1 "
-                             f"takes one card")
+            raise ValueError(f"{size} cards need {script}, which does not exist; use "
+                             f"--world_size=1")
         copy = find_copy([url for url in (job.data_url, job.train_url) if is_remote(url)])
     except ValueError as error:
         print(f"[CANN-Modelzoo] error: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT
     if cards > 1 and card != "0":
         # The platform starts this file once per card; that of card 0 starts all the processes.
-        say(f"card {card}: the process of card 0 runs the job")
+        say(f"nothing to do for card {card}; the process of card 0 runs the job")
         return 0
     arguments = as_assignments(rest) + ([f"--world_size={size}"] if size > 1 else [])
     return transfer_and_run(script, job.data_url, job.train_url, arguments, copy)
@@ -92,7 +92,7 @@ def transfer_and_run(script: Path, data_url: str, train_url: str, arguments: lis
     """Run the script on local folders; results go back even if it fails or is stopped.
 
     Args:
-        copy: copies a folder from one place to the other; needed for remote places only.
+        copy: copies a folder from one place to the other; needed for remote folders only.
     """
     data, output = local_folder(data_url, 0), local_folder(train_url, 1)
     if is_remote(data_url):
@@ -127,8 +127,8 @@ def find_copy(remote: list[str]) -> Callable[[str, str], Any] | None:
     try:
         import moxing
     except ImportError as error:
-        raise ValueError(f"{remote[0]} is in an object store, which takes the package moxing of "
-                         f"ModelArts ({error}); give a local folder") from error
+        raise ValueError(f"{remote[0]} needs the package moxing, which only ModelArts has "
+                         f"({error}); give a local folder") from error
     return moxing.file.copy_parallel
 
 
@@ -143,7 +143,7 @@ def run_script(script: Path, arguments: list[str]) -> int:
         status = process.wait()
     finally:
         signal.signal(signal.SIGTERM, former)
-    status = status if status >= 0 else 128 - status     # as a shell tells of a signal
+    status = status if status >= 0 else 128 - status     # as a shell reports a signal
     say(f"{script.name} ended with status {status}")
     return status
 

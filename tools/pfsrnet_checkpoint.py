@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> int:
         state = checkpoint.unwrap(checkpoint.read(opt.weights), opt.weights, "G")
         absent = [key for key in COUNTERS if key not in state]
         if absent:
-            raise ValueError(f"{opt.weights} is no generator of --model pfsrnet: it has no "
+            raise ValueError(f"{opt.weights} must hold network G of --model pfsrnet, but has no "
                              f"{absent[0]}")
         stage, alpha = reached(state, opt.fade)
         write_published(opt.output, state, stage, alpha)
     except (ValueError, OSError) as error:
-        print(f"pfsrnet_checkpoint: error: {error}", file=sys.stderr)
+        print(f"tools.pfsrnet_checkpoint: error: {error}", file=sys.stderr)
         return 2
-    print(f"{opt.output}: stage {stage}, alpha {alpha:g}")
+    print(f"wrote stage {stage} with alpha {alpha:g} to {opt.output}")
     return 0
 
 

@@ -19,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from utils.text import counted
+
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "facezoo-probe:"     # before the answer of a child: torch_npu prints to stdout as well
 OTHER_PACKAGES = ("torch-npu", "torchvision", "apex", "opencv-python", "opencv-contrib-python",
@@ -27,7 +29,7 @@ Facts = dict[str, Any]
 
 
 def probe(device: str = "auto", folder: str = "check_points") -> Facts:
-    """Everything tools.doctor judges, as values that JSON knows."""
+    """Everything tools.doctor looks at, as values that JSON can hold."""
     requirements = [read_requirement(line) for line in
                     (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     names = [each["name"] for each in requirements if each] + list(OTHER_PACKAGES)
@@ -82,12 +84,12 @@ def ask(question: str, *arguments: str, timeout: float = 120) -> Facts:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=ROOT,
                               timeout=timeout, env=environment, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return {"error": f"gave no answer within {timeout:.0f} seconds"}
+        return {"error": f"its import took more than {counted(round(timeout), 'second')}"}
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
             return json.loads(line[len(MARK):])
     if done.returncode < 0:
-        return {"error": f"the process died of signal {-done.returncode}"}
+        return {"error": f"the process was killed by signal {-done.returncode}"}
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
     return {"error": " ".join(last[0].split()) if last else f"exit status {done.returncode}"}
 
@@ -133,7 +135,7 @@ def _cards() -> dict[str, list[Facts]]:
 
 
 def _settings(backend: str) -> dict[str, str]:
-    """What training on a backend takes by itself."""
+    """What training uses by default on a backend."""
     import torch
 
     from engine import device as devices

@@ -23,6 +23,7 @@ from argparse import Namespace
 from engine import entry
 from utils.images.convert import image_grid, to_image
 from utils.images.io import write_image
+from utils.text import counted
 
 
 def sample(opt: Namespace) -> int:
@@ -31,11 +32,11 @@ def sample(opt: Namespace) -> int:
     device = entry.open_device(opt)
     model, _ = models.load_trained(opt, device)
     codes = model.draw_codes(opt.rows * opt.columns, opt.seed).to(device)
-    made = [picture for part in codes.split(opt.batch_size)
-            for picture in to_image(model.sample(part, opt.seed, opt.truncation))]
+    made = [image for part in codes.split(opt.batch_size)
+            for image in to_image(model.sample(part, opt.seed, opt.truncation))]
     rows = [made[start:start + opt.columns] for start in range(0, len(made), opt.columns)]
     write_image(opt.output, image_grid(rows, gap=0))
-    print(f"{len(made)} pictures in {opt.output}")
+    print(f"wrote a grid of {counted(len(made), 'image')} to {opt.output}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Prove on this machine that the networks compute what the published ones compute.
+"""Check on this machine that the networks compute what the published ones compute.
 
 python -m tools.selftest [--golden DIR] [--device auto] [--json FILE]
 
 Runs every golden case of a folder and prints one row each; exit status 1 if one fails. How a
-family's cases are built stands in test/golden/<family>_cases.py, found by its file name.
+family's cases are built is in test/golden/<family>_cases.py, found by its file name.
 """
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from engine import device as devices
 from engine import entry
 from tools.golden import Check
 from utils.files import to_json, write_text
+from utils.text import counted
 
 Runner = Callable[[dict[str, Any], torch.device, Path], list[Check]]
 
@@ -66,7 +67,7 @@ def run_case(path: Path, known: list[tuple[str, str, Runner]],
     try:
         case = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(case, dict):
-            raise ValueError("not a golden case: expected a JSON object")
+            raise ValueError(f"a golden case must be a JSON object, got {type(case).__name__}")
         row["network"] = case.get("network") or case.get("kind") or ""
         run = runner_for(case, known)
         if run is None:
@@ -74,7 +75,7 @@ def run_case(path: Path, known: list[tuple[str, str, Runner]],
         checks = run(case, device, path.parent)
         if not checks:
             raise ValueError("the case compares nothing")
-    except Exception as error:  # whatever a case runs into is its row's business
+    except Exception as error:  # reported in the row of the case
         row["problem"] = " ".join(f"{type(error).__name__}: {error}".split())
         row["traceback"] = traceback.format_exc()
         return row
@@ -104,7 +105,7 @@ def selftest(opt: argparse.Namespace) -> int:
     folder = Path(opt.golden)
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
     if not paths or not paths[0].exists():
-        raise ValueError(f"--golden {folder}: no case files (*.json) there")
+        raise ValueError(f"--golden must hold case files (*.json), found none in {folder}")
     known = runners()
     print(f"{'case':<34} {'max error':>10} {'tolerance':>10}  ok  (relative to the largest value)")
     rows = []
@@ -112,7 +113,8 @@ def selftest(opt: argparse.Namespace) -> int:
         rows.append(run_case(path, known, device))
         print(line(rows[-1]), flush=True)
     passed = sum(row["ok"] for row in rows)
-    print(f"{passed} of {len(rows)} cases ok on {device} ({devices.name_of(device)})")
+    print(f"{passed} of {counted(len(rows), 'case')} passed on {device} "
+          f"({devices.name_of(device)})")
     if opt.json:
         write_text(opt.json, to_json({
             "device": str(device), "device_name": devices.name_of(device),

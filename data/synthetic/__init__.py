@@ -1,1 +1,1 @@
-"""The renderer of embedded synthetic faces."""
+"""The renderer of synthetic faces."""

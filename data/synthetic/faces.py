@@ -1,8 +1,8 @@
-"""Synthetic portraits: an image, its parsing map and its landmarks, drawn from a number alone.
+"""Synthetic portraits: an image, its parsing map and its landmarks, made from a seed alone.
 
-The data set that needs no download. `render_face(index)` paints one stylised but detailed portrait
+A dataset that needs no download. `render_face(index)` paints one stylized but detailed portrait
 with OpenCV; image, labels and landmarks come from the same outlines, so they agree by
-construction. traits.py draws the person by lot, shapes.py places the parts of the
+construction. traits.py draws the person at random, shapes.py places the parts of the
 head, skin.py computes soft light on a small grid; what is sharp is drawn at twice the final
 size or more and averaged down.
 """

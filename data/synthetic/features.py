@@ -35,9 +35,9 @@ _THROAT, _TONGUE = np.array([62.0, 18, 20]), np.array([150.0, 70, 74])
 _ENAMEL = np.array([236.0, 228, 212])
 _TEETH = np.array([-0.66, -0.52, -0.36, -0.19, 0.0, 0.19, 0.36, 0.52, 0.66])
 _TEETH_EDGE = np.linspace(-0.82, 0.82, 15)
-# Fibres of the iris: two stars.
-_FIBRES = ellipse(0, 1, 1, samples=16)[:, None] * [[0.42], [0.82]]
-_FIBRES = np.stack([_FIBRES[::2], _FIBRES[1::2]]).reshape(2, 1, 16, 2)
+# Fibers of the iris: two stars.
+_FIBERS = ellipse(0, 1, 1, samples=16)[:, None] * [[0.42], [0.82]]
+_FIBERS = np.stack([_FIBERS[::2], _FIBERS[1::2]]).reshape(2, 1, 16, 2)
 
 
 def tint_face(scene: Scene) -> None:
@@ -133,7 +133,7 @@ def _paint_irises(scene: Scene, gaze: tuple[float, float], color: np.ndarray) ->
     canvas.discs(at, radius, 0.42 * color, gaze)
     canvas.discs(at, 0.86 * radius, color, gaze)
     canvas.discs(at, 0.58 * radius, 1.3 * color + 6, (gaze[0], gaze[1] + 0.25 * radius))
-    stars = scene.lines.placed("irises") + (gaze + radius * _FIBRES)
+    stars = scene.lines.placed("irises") + (gaze + radius * _FIBERS)
     fibers = canvas.fixed(stars.reshape(4, 16, 2))
     canvas.hairs(fibers[:2], (0.7 * color).tolist())
     canvas.hairs(fibers[2:], (1.55 * color).tolist())

@@ -123,7 +123,7 @@ def hides_ears(traits: Traits) -> bool:
 
 
 def beard_ribbons(landmarks: np.ndarray, traits: Traits) -> list[Ribbon]:
-    """Beard and moustache, each from the left of the image to the right, roots at the inside."""
+    """Beard and mustache, each from the left of the image to the right, roots at the inside."""
     jaw, mouth, nose = landmarks[:17], landmarks[48:60], landmarks[31:36]
     chin = jaw[8] - mouth[9]
     inner = np.stack([

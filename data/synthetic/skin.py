@@ -22,7 +22,7 @@ _CHEEKS = ({2: 0.4, 31: 0.25, 41: 0.2, 48: 0.15}, {14: 0.4, 35: 0.25, 46: 0.2, 5
 _EYES = (dict.fromkeys(range(36, 42), 1 / 6), dict.fromkeys(range(42, 48), 1 / 6))
 _CHIN, _BELOW_LIP = {57: 0.28, 8: 0.72}, {57: 0.8, 8: 0.2}
 # Gaussians on the face: weights of the points of the head that give the middle, an offset down, the
-# deviation across and down. First what stands out or lies back, with the height of each.
+# standard deviation across and down. First what stands out or lies back, with the height of each.
 _RELIEF = (
     ({30: 1}, 0, 0.026, 0.024, 0.034), ({28: 1}, 0, 0.020, 0.050, 0.020),              # nose
     ({27: 1}, 0, 0.022, 0.050, 0.010), ({31: 1}, 0, 0.018, 0.016, 0.012),

@@ -30,7 +30,7 @@ class Dice:
         return low + (high - low) * next(self._values)
 
     def bell(self, width: float) -> float:
-        """Near-normal draw around 0 that never leaves [-width, width]; deviation width / 3."""
+        """Near-normal draw around 0 within [-width, width]; standard deviation width / 3."""
         draw = self._values
         return width * (2.0 * (next(draw) + next(draw) + next(draw)) - 3.0) / 3
 
@@ -49,7 +49,7 @@ class Dice:
 
 
 class Traits(NamedTuple):
-    """Everything that is drawn by lot about one person and one moment, except the image's noise.
+    """Everything random about one person and one moment, except the image's noise.
 
     Factors are around 1, offsets around 0 in units of the image side, angles in radians, amounts
     in [0, 1], colors RGB in [0, 255]. `lips` are factors of the skin's color; `smile` goes from

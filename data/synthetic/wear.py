@@ -224,7 +224,7 @@ def paint_glasses(scene: Scene) -> None:
 
 
 def paint_hat(scene: Scene) -> None:
-    """A woollen hat, a cap or a brimmed hat, over the hair."""
+    """A woolen hat, a cap or a brimmed hat, over the hair."""
     canvas, traits, dice = scene.canvas, scene.traits, scene.dice
     if not traits.hat:
         return

@@ -46,12 +46,12 @@ def real_term(real_logits: Tensor, mode: str) -> Tensor:
 
 
 def fake_term(fake_logits: Tensor, mode: str) -> Tensor:
-    """The discriminator's loss on made images; see `real_term`."""
+    """The discriminator's loss on fake images; see `real_term`."""
     return _term(mode, 1, fake_logits)
 
 
 def generator_term(fake_logits: Tensor, mode: str) -> Tensor:
-    """The generator's loss: low where the discriminator takes its images for real."""
+    """The generator's loss: low where the discriminator classifies its images as real."""
     return _term(mode, 2, fake_logits)
 
 
@@ -94,13 +94,13 @@ def gradient_norms(discriminator: Callable[[Tensor], Tensor], images: Tensor) ->
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor, gt: Tensor,
                      fraction: Tensor, kind: str = "two_sided") -> Tensor:
-    """How far the discriminator's slope between made and real images is from 1.
+    """Gradient penalty: distance from 1 of D's gradient norm between fake and real images.
 
     Args:
         discriminator: from images (B, 3, H, W) to logits (B,), in fp32.
         restored, gt: images; no gradient reaches them.
         fraction: (B, 1, 1, 1) in [0, 1], how much of the real image is in the mixture.
-        kind: `two_sided` punishes each image's norm; `one_sided_mean`, the form of the first
+        kind: `two_sided` penalizes each image's norm; `one_sided_mean`, the form of the first
             published code, only a mean norm above 1.
 
     Raises:
@@ -113,7 +113,7 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], restored: Tensor
 
 
 def wasserstein_loss(real_logits: Tensor, fake_logits: Tensor, drift: float = 1e-3) -> Tensor:
-    """Distance between logits (B,) of made and real images, low where they are told
+    """Wasserstein loss of logits (B,) of fake and real images, low where D tells them
     apart; the drift term keeps real logits near 0."""
     real = real_logits.mean()
     return fake_logits.mean() - (real - drift * real_logits.square().mean())

@@ -1,4 +1,4 @@
-"""How far a restored face is from the identity of its target."""
+"""Identity loss: distance of a restored face from the identity of its target."""
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """PFSRNet's losses on landmark heat-maps.
 
 Source: arXiv 1908.08239 and the training code its authors withdrew. There the restored image's
-maps are shifted by the minimum of the target's, a slip; here each image has its own range.
+maps are shifted by the minimum of the target's, a mistake; here each image has its own range.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def normalized_maps(maps: Tensor, eps: float = 1e-8) -> Tensor:
-    """Heat-maps (B, N, H, W) brought to [0, 1], each image by its smallest and largest value.
+    """Heat-maps (B, N, H, W) normalized to [0, 1] by each image's smallest and largest value.
 
     Args:
         eps: added to the range; constant maps give zeros.

@@ -72,7 +72,7 @@ def landmark_network(path: str | Path, flag: str = "--fan_weights",
 
 
 def read_landmark_weights(network: FAN, path: str | Path) -> dict[str, Tensor]:
-    """A state dict that fits; the published pickled module is refused with the way out.
+    """A state dict that fits; the published pickled module is refused with advice.
 
     Raises:
         FileNotFoundError, ValueError: as `landmark_network`.

@@ -5,7 +5,7 @@
 * "clean": bilinear too, without equalized learning rates; what 1.2, 1.3 and 1.4 are published as.
 
 Halving bilinearly without antialiasing is the mean of 2 x 2 pixels. A pointwise convolution
-without bias and an enlargement commute, so the convolution comes first, on a quarter of the pixels.
+without bias and upscaling commute, so the convolution comes first, on a quarter of the pixels.
 
 Source: GFP-GAN (arXiv 2101.04061), TencentARC/GFPGAN; StyleGAN2 (arXiv 1912.04958).
 """
@@ -97,7 +97,7 @@ class HalvingLayer(nn.Sequential):
 
 
 class DoublingLayer(EqualConv2d):
-    """Enlargement, equalized 3x3 convolution and sqrt(2) leaky ReLU."""
+    """Upscaling, equalized 3x3 convolution and sqrt(2) leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3)

@@ -68,7 +68,7 @@ class MultiScale(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Metric images.
+        """Classify the patches of images as real or fake.
 
         Args:
             x: (B, in_channels, H, W) in [-1, 1]; both sides at least `min_size`.

@@ -115,7 +115,7 @@ class Stage(nn.Sequential):
 
 
 class PSFRGenerator(Recomputable):
-    """Grows a face from a learnt constant; image and parsing map steer it at every scale.
+    """Grows a face from a learned constant; image and parsing map steer it at every scale.
 
     Args:
         size: side of the result, 16 times a power of two; weights fit one size only.

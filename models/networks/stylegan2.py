@@ -395,7 +395,7 @@ def with_batch_deviation(x: Tensor, group: int = 0) -> Tensor:
 
 
 class Discriminator(Recomputable):
-    """StyleGAN2's residual discriminator; an image's logit depends on its batch mates.
+    """StyleGAN2's residual discriminator; an image's logit depends on the others of its batch.
 
     Args:
         size, channel_multiplier, narrow: see Generator.

@@ -1,6 +1,6 @@
 """Spectral norm of whole networks, in the form published weights were made with.
 
-The hook of `torch.nn.utils.spectral_norm`, not the newer parametrisation: its names are
+The hook of `torch.nn.utils.spectral_norm`, not the newer parametrization: its names are
 `weight_orig`, `weight_u`, `weight_v`. In train mode every forward is one power iteration.
 Source: arXiv 1802.05957.
 """

@@ -54,7 +54,7 @@ def resampling_pad(taps: int, *, up: bool = False, conv: int = 1) -> Pad:
 
     Args:
         taps: of the filter along one axis.
-        up: the filter follows an enlargement (with conv > 1: a transposed convolution).
+        up: the filter follows upscaling (with conv > 1: a transposed convolution).
         conv: side of the convolution's kernel; 1 where there is none.
 
     Returns:

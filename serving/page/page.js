@@ -67,9 +67,9 @@ function drawFaces(width, height) {
     box.type = "checkbox";
     box.checked = face.wanted;
     box.dataset.face = face.index;
-    box.setAttribute("aria-label", `Restore face ${face.index + 1}`);
+    box.setAttribute("aria-label", `Restore face ${face.index}`);
     box.addEventListener("change", () => { face.wanted = box.checked; later(); });
-    chip.append(box, String(face.index + 1));
+    chip.append(box, String(face.index));
     node.append(chip);
     $("faces").append(node);
     if (focused === String(face.index)) box.focus();

@@ -40,7 +40,7 @@ def test_a_cuda_card_is_selected_and_its_tf32_follows_the_flag(short: bool, cuda
 
 
 def test_a_cuda_card_that_is_missing_is_an_error_with_the_count(cuda: list) -> None:
-    with pytest.raises(ValueError, match=r"cuda:1: this machine shows 1 card"):
+    with pytest.raises(ValueError, match=r"cuda:1 must name a card: this machine has 1 card,"):
         devices.open_device("cuda:1")
     assert cuda == []
 

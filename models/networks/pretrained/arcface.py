@@ -14,7 +14,7 @@ LUMA = (0.2989, 0.5870, 0.1140)
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel weights out of the channels' means."""
+    """Channel weights computed from the channels' means."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.ops.fixed import FixedNetwork
 
 INPUT_SIZE = 112
-# What of an aligned image of 256 pixels shows the face: rows, then columns.
+# The face in an aligned image of 256 pixels: rows, then columns.
 CROP, CROP_SIZE = ((35, 256 - 33), (32, 256 - 36)), 256
 # Channels and number of units of each stage; a stage's first unit halves the sides.
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
@@ -24,7 +24,7 @@ def face_crop(images: Tensor) -> Tensor:
 
     Args:
         images: (B, C, H, W), aligned as FFHQ is. Published for multiples of 256; at other sizes the
-            crop is scaled and cut to whole pixels.
+            crop is scaled and rounded to whole pixels.
 
     Returns:
         (B, C, 112, 112).
@@ -35,7 +35,7 @@ def face_crop(images: Tensor) -> Tensor:
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales channels by what their means say."""
+    """Scales channels by weights computed from their means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Unit(nn.Module):
 
 
 class IRSE50(FixedNetwork):
-    """Unit vectors that tell people apart; frozen, always in eval mode."""
+    """Unit vectors that identify people; frozen, always in eval mode."""
     flag, published = "--id_weights", "model_ir_se50.pth"
     use = "THE IDENTITY LOSS COMPARES FEATURES OF"
     draw = (50, 1.0)

@@ -1,4 +1,4 @@
-"""RRDBNet: super-resolution of what lies around the faces of a photograph.
+"""RRDBNet: super-resolution of a photograph's background.
 
 Source: ESRGAN (arXiv 1809.00219), Real-ESRGAN (arXiv 2107.10833); the layout of the released
 `RealESRGAN_x2plus.pth`, `RealESRGAN_x4plus.pth` and GPEN's `realesrnet_x1.pth`, `_x2`, `_x4`.

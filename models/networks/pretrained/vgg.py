@@ -66,7 +66,7 @@ class VGGFeatures(FixedNetwork):
         return found
 
     def read(self, path: str | Path) -> dict[str, Tensor]:
-        """What is needed of torchvision's file, by its own key names; the classifier is left aside.
+        """The weights needed from torchvision's file, by its own key names; skips the classifier.
 
         Raises:
             FileNotFoundError, ValueError: no such file, no checkpoint, or another architecture.
@@ -82,8 +82,8 @@ class VGGFeatures(FixedNetwork):
                                         for index in _convolutions(BLOCKS[self.arch])})
         if wrong:
             raise ValueError(f"{path} is not torchvision's {self.arch} file: "
-                             f"{counted(len(wrong), 'tensor')} are missing, unknown or of another "
-                             f"shape, such as {', '.join(wrong[:3])}")
+                             f"{counted(len(wrong), 'mismatch', 'mismatches')} in names or "
+                             f"shapes, such as {', '.join(wrong[:3])}")
         return {key: content[key] for key in state}
 
 

@@ -353,12 +353,12 @@ def test_the_preview_is_a_picture_of_targets_and_inputs_and_nothing_else(
 
 
 def test_the_preview_shows_what_training_draws(faces: Path) -> None:
-    from data.degradation_preview import COLUMNS, degradation_grid
+    from data.degradation_preview import EPOCHS, degradation_grid
     data_set = dataset(faces)
     grid = degradation_grid(data_set)
-    for column in range(COLUMNS):
-        left = (column + 1) * 68
-        assert np.array_equal(grid[20:84, left:left + 64], data_set[(column, 0)]["lq"])
+    for column in range(2 * EPOCHS):
+        expected = data_set[(column // 2, 0)][("gt", "lq")[column % 2]]
+        assert np.array_equal(grid[20:84, column * 68:column * 68 + 64], expected)
 
 
 def test_a_preview_without_pairs_is_refused(faces: Path) -> None:

@@ -288,7 +288,7 @@ def test_a_number_finds_its_entry_in_the_published_file(tmp_path: Path) -> None:
 
 def test_pictures_the_file_does_not_know_are_named(faces: Path, tmp_path: Path) -> None:
     path = component_file(tmp_path, NAMES[:1])
-    with pytest.raises(ValueError, match=r"no entry for 2 of 3 pictures, e\.g\. 00000001\.png"):
+    with pytest.raises(ValueError, match=r"no entry for 2 of 3 images, such as 00000001\.png"):
         dataset(faces, component_file=path)
 
 

@@ -427,12 +427,13 @@ def refusal(script: str, *arguments: str, **changes: object) -> str:
 
 @pytest.mark.parametrize("script", [path.name for path in LAUNCHERS])
 def test_data_must_be_named(script: str) -> None:
-    assert refusal(script) == '[Error] para "data_path" must be confing'
+    assert refusal(script) == "[Error] --data_path is missing: give a folder of face images"
 
 
 @pytest.mark.parametrize("script", ["train_eval_1p.sh", "train_eval_8p.sh", "train_finetune_1p.sh"])
 def test_weights_must_be_named(script: str) -> None:
-    assert refusal(script, "--data_path=x") == '[Error] para "pth_path" must be confing'
+    assert refusal(script, "--data_path=x") == (
+        "[Error] --pth_path is missing: give the weights of network G")
 
 
 @pytest.mark.parametrize("wrong", ["--batchsize=8", "--data_path model=8", "batch_size=8", "-b",
@@ -453,8 +454,8 @@ def test_a_wrong_value_is_one_line(arguments: list[str], words: str, tmp_path: P
 
 
 def test_a_missing_interpreter_is_one_line() -> None:
-    assert "set the variable PYTHON" in refusal("train_full_1p.sh", "--data_path=x",
-                                                PYTHON="no-such-python")
+    assert "PYTHON must be a Python interpreter" in refusal(
+        "train_full_1p.sh", "--data_path=x", PYTHON="no-such-python")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

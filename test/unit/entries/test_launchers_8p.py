@@ -199,7 +199,7 @@ def test_a_killed_rank_shows_the_end_of_the_log(killed: tuple) -> None:
 
 @pytest.mark.deep
 def test_the_log_says_which_rank_was_killed(killed: tuple) -> None:
-    assert "rank 1 was ended by signal 9" in (killed[0] / "train_0.log").read_text().splitlines()
+    assert "rank 1 was killed by signal 9" in (killed[0] / "train_0.log").read_text().splitlines()
 
 
 @pytest.mark.deep
@@ -402,9 +402,9 @@ def test_a_port_that_others_know_is_kept(nnodes: int, changes: dict, port: str) 
 
 @pytest.mark.parametrize("given, expected", [
     (":", "8 8"), ("nnodes=2", "16 8"), ("world_size=4", "4 4"), ("nnodes=2 world_size=4", "4 2")])
-def test_cards_are_shared_out_to_the_machines(given: str, expected: str) -> None:
+def test_cards_are_divided_among_the_machines(given: str, expected: str) -> None:
     assert shell(f'RANK_SIZE=8 nnodes="" node_rank="" world_size="" pin="" device=npu; {given}; '
-                 f"share_out; echo $RANK_SIZE $per_node", MASTER_ADDR="10.0.0.1") == expected
+                 f"count_ranks; echo $RANK_SIZE $per_node", MASTER_ADDR="10.0.0.1") == expected
 
 
 @pytest.mark.parametrize("given, expected", [([], "1"), (["--pin=1"], "0")])
@@ -418,9 +418,9 @@ def test_with_cann_the_ranks_are_bound_in_one_way(given: list[str], expected: st
 
 @pytest.mark.parametrize("wrong, words", [
     (["--world_size=many"], "world_size"), (["--world_size=0"], "world_size"),
-    (["--nnodes=2", "--world_size=3"], "multiple of nnodes"), (["--nnodes=2"], "MASTER_ADDR"),
+    (["--nnodes=2", "--world_size=3"], "multiple of --nnodes"), (["--nnodes=2"], "MASTER_ADDR"),
     (["--nnodes=2", "--node_rank=2"], "node_rank"), (["--pin=yes"], "pin"),
-    (["--device=npu:3"], "ASCEND_RT_VISIBLE_DEVICES"), (["--device_id=3"], "known are"),
+    (["--device=npu:3"], "ASCEND_RT_VISIBLE_DEVICES"), (["--device_id=3"], "use one of"),
     (["--pin=1", "--world_size=100000"], "100000 ranks")])
 def test_what_several_cards_cannot_do_is_one_line(wrong: list[str], words: str) -> None:
     text = refusal("train_full_8p.sh", "--data_path=x", *wrong)

@@ -180,7 +180,7 @@ def test_photographs_get_folders_and_only_faces_change(run_script: Callable, wei
                                                        photos: Path, tmp_path: Path) -> None:
     done = enhance(run_script, weights, photos, tmp_path / "out")
     assert done.returncode == 1 and "broken.png" in done.stderr
-    assert "1 faces restored" in done.stdout and "sub/none.png" in done.stdout
+    assert "restored 1 face" in done.stdout and "sub/none.png" in done.stdout
     written = sorted(p.relative_to(tmp_path / "out").as_posix()
                      for p in (tmp_path / "out").rglob("*.png"))
     assert written == ["cmp/astro_00.png", "cropped_faces/astro_00.png",
@@ -198,10 +198,10 @@ def test_faces_marked_by_hand_replace_the_detector(run_script: Callable, weights
     (tmp_path / "f.json").write_text(json.dumps({"sub/none.png": [{"points": points}]}))
     done = enhance(run_script, weights, photos / "sub" / "none.png", tmp_path / "one", "--faces",
                    tmp_path / "f.json")
-    assert "0 faces restored" in done.stdout        # names are below the folder that was given
+    assert "restored 0 faces" in done.stdout        # names are below the folder that was given
     done = enhance(run_script, weights, photos, tmp_path / "out", "--faces", tmp_path / "f.json",
                    "--upscale", "2")
-    assert "1 faces restored" in done.stdout
+    assert "restored 1 face" in done.stdout
     result = read_image(tmp_path / "out" / "restored_imgs" / "sub" / "none.png")
     assert result.shape == (180, 240, 3) and (result != 99).any() and (result[:, 160:] == 99).all()
 

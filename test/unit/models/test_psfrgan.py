@@ -241,7 +241,7 @@ def test_a_map_that_is_none_is_an_unreadable_picture(spoil: Callable, celeba: Pa
 @pytest.mark.parametrize("settings, words", [
     ({"gray_prob": 2}, "--gray_prob must be from 0 to 1"),
     ({"flip_prob": -1}, "--flip_prob must be from 0 to 1"),
-    ({"dataroot": ""}, "--dataroot must name a folder"),
+    ({"dataroot": ""}, "--dataroot is missing: give a folder"),
     ({"dataroot": "nowhere"}, "label maps are expected there")])
 def test_the_data_set_refuses(settings: dict, words: str, celeba: Path) -> None:
     with pytest.raises(ValueError, match=words):

@@ -120,7 +120,7 @@ def test_cores_are_shared_between_workers_and_network(monkeypatch: pytest.Monkey
     monkeypatch.setattr(serve, "torch", SimpleNamespace(get_num_threads=lambda: 16,
                                                         set_num_threads=left.append))
     monkeypatch.setattr(serve, "cv2", SimpleNamespace(setNumThreads=lambda number: None))
-    assert (serve.share_cores(None), serve.share_cores(6), serve.share_cores(99)) == (4, 6, 99)
+    assert (serve.split_cores(None), serve.split_cores(6), serve.split_cores(99)) == (4, 6, 99)
     assert left == [12, 10, 1]
 
 

@@ -94,7 +94,7 @@ def test_the_tool_reports_each_case_and_fails_if_one_does(run_script: Callable,
     assert done.returncode == 1
     assert {row["case"]: row["ok"] for row in report["cases"]} == {
         "sparnet_losses": True, "sparnet_x4_128_spar3d": False}
-    assert "1 of 2 cases ok" in done.stdout
+    assert "1 of 2 cases passed" in done.stdout
 
 
 def test_a_folder_without_cases_is_an_error(run_script: Callable, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_folder_may_mix_pictures_and_videos(run_script: Callable, tmp_path: Pa
         "--res_depth", "0", "--bottleneck_size", "16", "--device", "cpu")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "bad.mp4: the video format is unknown" in done.stderr
-    assert "2 of 3 pictures and videos restored" in done.stdout
+    assert "restored 2 of 3 inputs" in done.stdout
     kept = sorted(path.relative_to(tmp_path / "out").as_posix()
                   for path in (tmp_path / "out").rglob("*.*"))
     assert kept == ["cmp/b_00.png", "cropped_faces/b_00.png", "restored_faces/b_00.png",
