@@ -14,7 +14,7 @@ from engine import distributed
 
 DEFECT = 1          # a traceback
 BAD_INPUT = 2       # wrong options, files or data
-WORKER_LOST = 5     # a loader worker was killed, or stood still
+WORKER_LOST = 5     # a worker process was killed, or stood still
 INTERRUPTED = 130   # Ctrl-C where there was nothing to save
 
 
@@ -45,7 +45,7 @@ def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
     """Run an entry's body and turn its exceptions into an exit status.
 
     ValueError and OSError are what our code raises for bad input: one line, to which --verbose
-    adds the traceback. ChildProcessError stands for lost loader workers. Everything else is a
+    adds the traceback. ChildProcessError stands for lost worker processes. Everything else is a
     defect and shows its traceback; it ends here, too, since a process that has used gloo must
     end by `engine.distributed.leave`.
     """

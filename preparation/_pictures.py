@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -76,25 +79,38 @@ def spread(task: Callable, items: list, workers: int, unit: str = "image") -> It
     """task(item) of every item, in order, by several processes, with progress.
 
     Processes wait for a slow reader of the results: these never pile up.
+
+    Raises:
+        ChildProcessError: a process was killed.
     """
     if workers == 1 or len(items) < 2:
         yield from map(task, tqdm(items, unit=unit, disable=None))
         return
-    gate = threading.Semaphore(CHUNK * CHUNKS_AHEAD * workers)
-
-    def admitted() -> Iterator:
-        for item in items:
-            gate.acquire()
-            yield item
+    chunks = (items[at:at + CHUNK] for at in range(0, len(items), CHUNK))
+    before = multiprocessing.active_children()
     # A fresh interpreter each: forking one whose libraries have threads can hang.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _alone) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"),
+                             _alone) as pool, tqdm(total=len(items), unit=unit,
+                                                   disable=None) as bar:
+        under_way = deque(pool.submit(_each, task, chunk)
+                          for chunk in islice(chunks, CHUNKS_AHEAD * workers))
         try:
-            for result in tqdm(pool.imap(task, admitted(), chunksize=CHUNK), total=len(items),
-                               unit=unit, disable=None):
-                yield result
-                gate.release()
-        finally:        # the thread behind imap may wait, and ending the pool waits for it
-            gate.release(len(items) + 1)
+            while under_way:
+                for result in under_way.popleft().result():
+                    bar.update()
+                    yield result
+                under_way.extend(pool.submit(_each, task, chunk) for chunk in islice(chunks, 1))
+        except BrokenProcessPool:
+            raise ChildProcessError("a worker process was killed (out of memory?); use fewer "
+                                    "--workers") from None
+        finally:
+            if under_way:       # an error, or nobody wants the rest: end now, do not finish it
+                for child in set(multiprocessing.active_children()) - set(before):
+                    child.terminate()
+
+
+def _each(task: Callable, items: list) -> list:
+    return [task(item) for item in items]
 
 
 def complete_lines(path: Path) -> list[str]:

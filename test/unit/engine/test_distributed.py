@@ -323,6 +323,22 @@ def test_an_error_on_one_rank_ends_the_job_with_its_message(tmp_path: Path) -> N
     assert "2.png" in text and "Root Cause" in text
 
 
+@pytest.mark.deep
+def test_landmark_trainings_end(tmp_path: Path) -> None:
+    """One of 18 hung in the destructor of DDP's reducer. Here eight run, four at a time."""
+    for first in (0, 4):
+        started = [start(tmp_path, "--train_steps", 2, "--eval_freq", 2, model="fan",
+                         name=f"fan{first + at}") for at in range(4)]
+        try:
+            assert ["finished step 2" in end(process) for process in started] == [True] * 4
+            assert [process.returncode for process in started] == [0] * 4
+        finally:
+            for process in started:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
 # ---- small things --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("count, world", [(5, 2), (3, 8), (0, 2), (16, 4)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,25 @@ def test_a_killed_loader_worker_saves_and_goes_on_as_if_nothing_was(
         done = train("--train_steps", step + 2, "--eval_freq", "0", *arguments)
         assert done.returncode == 0, done.stderr
     assert_same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "tiny")
+
+
+@pytest.mark.deep
+def test_too_little_shared_memory_is_one_warning_and_the_same_weights(
+        faces: Path, tmp_path: Path) -> None:
+    """In a mount namespace of its own, where /dev/shm is as small as a container's may be."""
+    small = ["unshare", "-rm", "bash", "-c",
+             'mount -t tmpfs -o size=256k tmpfs /dev/shm && exec "$@"', "-"]
+    if not shutil.which("unshare") or subprocess.run([*small, "true"]).returncode:
+        pytest.skip("no namespaces here")
+    for name, prefix in (("small", small), ("large", [])):
+        done = subprocess.run(
+            [*prefix, sys.executable, str(ROOT / "newtrain.py"), *tiny_arguments("sparnet"),
+             "--load_size", "128", "--num_threads", "2", "--train_steps", "3", "--dataroot",
+             str(faces), "--checkpoints_dir", str(tmp_path), "--name", name, "--no-tensorboard"],
+            capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("warning: /dev/shm has 0.2 MB free") == (name == "small")
+    assert_same_weights(tmp_path / "small", tmp_path / "large")
 
 
 @pytest.mark.deep
