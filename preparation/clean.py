@@ -5,11 +5,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from pathlib import Path
 
 from engine import checkpoint
 from models.networks.gfpgan import layout_of
 from models.networks.gfpgan_convert import bilinear_to_clean
+from options.base_options import read_yaml
 from utils.text import counted
+
+logger = logging.getLogger("facezoo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +35,21 @@ def run(opt: argparse.Namespace) -> int:
     if layout_of(state) != "equalized":
         raise ValueError(f"--input must hold weights of a bilinear GFP-GAN network, got "
                          f"{layout_of(state) or 'another network'} in {opt.input}")
+    _check_preset(Path(opt.input))
     clean = {key: value.contiguous() for key, value in bilinear_to_clean(state).items()}
     checkpoint.write(opt.output, {"params_ema": clean})
     print(f"wrote a clean network of {counted(len(clean), 'tensor')} to {opt.output}; "
           "use it with --preset 1.3")
     return 0
+
+
+def _check_preset(path: Path) -> None:
+    """Refuse weights of --preset 1, which only the options of their run tell from bilinear ones."""
+    options = path.parent / "train_opt.yaml"
+    preset = read_yaml(options).get("preset") if options.is_file() else None
+    if preset is None:
+        logger.warning("nothing beside %s says that it was trained with --preset bilinear; from "
+                       "weights of --preset 1 the result is 15 to 48 gray levels off", path)
+    elif preset != "bilinear":
+        raise ValueError(f"--input must be weights of --preset bilinear, got {path} of --preset "
+                         f"{preset}, which no clean network computes")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -398,6 +399,17 @@ def test_a_bilinear_run_becomes_a_clean_file(tmp_path: Path) -> None:
     clean.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True)["params_ema"])
     x = torch.rand(1, 3, 16, 16)
     assert torch.allclose(clean(x)[0], network(x)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("preset", "refused"), [("1", True), ("bilinear", False)])
+def test_only_the_options_of_a_run_tell_bilinear_weights_from_original_ones(
+        preset: str, refused: bool, tmp_path: Path) -> None:
+    path, _ = file_of(tmp_path, "bilinear")
+    (tmp_path / "train_opt.yaml").write_text(f"preset: '{preset}'\n")
+    opt = Namespace(input=path, output=tmp_path / "out.pth")
+    with pytest.raises(ValueError, match="of --preset 1") if refused else nullcontext():
+        preparation.find("clean").run(opt)
+    assert (tmp_path / "out.pth").exists() != refused
 
 
 def test_what_is_not_bilinear_cannot_be_made_clean(tmp_path: Path) -> None:
