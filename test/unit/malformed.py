@@ -33,7 +33,7 @@ OTHERS = {"heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "avif": b"\0\0\0\x1cfty
           "mp4": b"\0\0\0\x18ftypmp42\0\0\0\0", "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
           "gzip": b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "elf": b"\x7fELF\x02\x01\x01",
           "psd": b"8BPS\0\1", "exr": b"v/1\x01\x02\0\0\0", "npy": b"\x93NUMPY\x01\0v\0"}
-TEXTS = {"text": "not a image\n" * 9, "html": "<!DOCTYPE html><title>404</title>",
+TEXTS = {"text": "not an image\n" * 9, "html": "<!DOCTYPE html><title>404</title>",
          "json": '{"error": "access denied"}',
          "xml": '<?xml version="1.0"?><Error>NoSuchKey</Error>',
          "svg": '<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',

@@ -339,7 +339,7 @@ def test_a_bad_share_of_gray_is_refused(fraction: float, faces: Path) -> None:
 
 # ---- the preview ---------------------------------------------------------------------------------
 
-def test_the_preview_is_a_image_of_targets_and_inputs_and_nothing_else(
+def test_the_preview_is_an_image_of_targets_and_inputs_and_nothing_else(
         faces: Path, run_script: Callable, tmp_path: Path) -> None:
     path = tmp_path / "preview.png"
     done = run_script("newtrain.py", *tiny_arguments("sparnethd"), "--dataroot", faces,

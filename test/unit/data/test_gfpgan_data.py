@@ -89,7 +89,7 @@ def test_values_out_of_range_are_refused(settings: dict, words: str) -> None:
         gfpgan(**settings)
 
 
-def test_a_image_that_would_shrink_to_nothing_is_refused() -> None:
+def test_an_image_that_would_shrink_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="--downsample_range"):
         GFPGANDegradation().check(7)
 

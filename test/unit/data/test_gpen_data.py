@@ -136,7 +136,7 @@ def test_a_stroke_is_as_wide_as_asked_for() -> None:
 
 
 @pytest.mark.parametrize("size, width", [(1024, 40), (256, 10), (2048, 80)])
-def test_widths_are_those_of_a_image_of_1024(size: int, width: int,
+def test_widths_are_those_of_an_image_of_1024(size: int, width: int,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     monkeypatch.setattr("data.inpainting_degradation.paint",

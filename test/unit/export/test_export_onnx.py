@@ -155,9 +155,9 @@ def test_one_image_at_a_time_is_the_default(name: str, exported: Callable) -> No
     assert metadata.shape_of(onnx.load(path).graph.input[0])[0] == 1
 
 
-@pytest.mark.parametrize(("name", "further"), [("parse", "labels"), ("psfrgan", "labels"),
+@pytest.mark.parametrize(("name", "extra"), [("parse", "labels"), ("psfrgan", "labels"),
                                                ("fan", "heatmaps")])
-def test_parsing_and_landmarks_are_further_outputs(name: str, extra: str,
+def test_parsing_and_landmarks_are_extra_outputs(name: str, extra: str,
                                                    exported: Callable) -> None:
     path, trained = exported(name)
     x = graph.samples(1, trained.opt.load_size)

@@ -80,7 +80,7 @@ def test_a_larger_copy_shows_smaller_faces(astronaut: np.ndarray) -> None:
     assert 1400 < face.box[0] < face.box[2] < 1600 and 700 < face.box[1] < face.box[3] < 884
 
 
-def test_a_image_without_faces_has_none() -> None:
+def test_an_image_without_faces_has_none() -> None:
     assert CascadeDetector()(np.full((200, 300, 3), 128, np.uint8)) == []
 
 

@@ -198,7 +198,7 @@ def test_everything_is_reached_by_keyboard(browser: Browser, photo: Path) -> Non
             "download", "again"} <= reached
 
 
-def test_progress_is_told_while_a_image_is_sent(browser: Browser, photo: Path,
+def test_progress_is_told_while_an_image_is_sent(browser: Browser, photo: Path,
                                                   shots: Callable) -> None:
     browser.cdp("Network.enable")
     browser.cdp("Network.emulateNetworkConditions", offline=False, latency=0,
