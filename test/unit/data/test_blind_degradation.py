@@ -147,7 +147,7 @@ def test_the_size_flag_sets_the_side(drawn: Callable) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 @pytest.mark.parametrize("name, pieces", [("blur_prob", BLURS), ("noise_prob", ["noise"]),
                                           ("jpeg_prob", ["jpeg"])])
-def test_each_share_flag_switches_its_own_piece(name: str, pieces: list[str], fraction: float,
+def test_each_fraction_flag_switches_its_own_piece(name: str, pieces: list[str], fraction: float,
                                                 drawn: Callable) -> None:
     found = drawn(**{name: fraction})
     assert sum(len(found[piece]) for piece in pieces) == fraction * DRAWS
@@ -180,7 +180,7 @@ def test_a_bad_range_is_refused_by_its_flag(name: str, values: tuple) -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 @pytest.mark.parametrize("name", SHARES)
-def test_a_bad_share_is_refused_by_its_flag(name: str, fraction: float) -> None:
+def test_a_bad_fraction_is_refused_by_its_flag(name: str, fraction: float) -> None:
     with pytest.raises(ValueError, match=f"--{name} must be from 0 to 1"):
         blind(**{name: fraction})
 
@@ -332,7 +332,7 @@ def test_images_are_resized_not_cropped_or_flipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [-0.5, 2.0])
-def test_a_bad_share_of_gray_is_refused(fraction: float, faces: Path) -> None:
+def test_a_bad_fraction_of_gray_is_refused(fraction: float, faces: Path) -> None:
     with pytest.raises(ValueError, match="--gray_prob must be from 0 to 1"):
         dataset(faces, gray_prob=fraction)
 

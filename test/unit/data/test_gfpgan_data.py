@@ -317,6 +317,6 @@ def test_the_target_keeps_its_colors_where_the_input_does(faces: Path) -> None:
 
 @pytest.mark.parametrize("settings, words", [({"flip_prob": 2.0}, "--flip_prob"),
                                              ({"eye_enlarge_ratio": 0.0}, "--eye_enlarge_ratio")])
-def test_impossible_shares_are_refused(settings: dict, words: str, faces: Path) -> None:
+def test_impossible_fractions_are_refused(settings: dict, words: str, faces: Path) -> None:
     with pytest.raises(ValueError, match=words):
         dataset(faces, **settings)

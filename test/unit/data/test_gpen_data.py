@@ -189,7 +189,7 @@ def test_other_splits_are_not_varied(faces: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["flip_prob", "gray_prob"])
-def test_a_share_beyond_one_is_refused(flag: str, faces: Path) -> None:
+def test_a_fraction_above_one_is_refused(flag: str, faces: Path) -> None:
     with pytest.raises(ValueError, match=f"--{flag} must be from 0 to 1, got 1.5"):
         GPENDataset.Settings(dataroot=str(faces), **{flag: 1.5})
 

@@ -215,7 +215,7 @@ def test_mirroring_takes_the_labels_along(celeba: Path) -> None:
     assert np.array_equal(other["labels"], mirrored(plain["labels"]))
 
 
-def test_only_training_images_are_mirrored_and_greyed(celeba: Path) -> None:
+def test_only_training_images_are_mirrored_and_grayed(celeba: Path) -> None:
     plain = dataset_of(celeba, split="test")[0]
     other = dataset_of(celeba, split="test", flip_prob=1.0, gray_prob=1.0)[0]
     assert all(np.array_equal(plain[key], other[key]) for key in ("gt", "labels"))

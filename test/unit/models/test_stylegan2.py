@@ -68,7 +68,7 @@ def test_path_lengths_of_a_linear_map() -> None:
     assert lengths.tolist() == pytest.approx([(4 / 3) ** 0.5])
 
 
-def test_the_running_mean_moves_by_its_share_and_carries_no_gradient() -> None:
+def test_the_running_mean_moves_by_its_fraction_and_carries_no_gradient() -> None:
     lengths = torch.tensor([1.0, 3.0], requires_grad=True)
     penalty, mean = path_length_penalty(lengths, torch.tensor(1.0), decay=0.1)
     assert mean.item() == pytest.approx(1.1) and not mean.requires_grad
@@ -103,7 +103,7 @@ def test_all_weights_of_an_optimizer_take_equally_many_steps(name: str, tiny_run
 
 
 @pytest.mark.parametrize("every, fraction", [(4, 0.8), (16, 16 / 17), (0, 1.0)])
-def test_rates_and_betas_make_up_for_the_lazy_steps(every: int, fraction: float,
+def test_learning_rates_and_betas_make_up_for_the_lazy_steps(every: int, fraction: float,
                                                     tiny_run: Callable) -> None:
     model, _ = tiny_run("gpen", "--g_reg_every", str(every), "--lr", "0.002")
     group = model.precision.steps["G"].optimizer.param_groups[0]
@@ -229,7 +229,7 @@ def test_noise_of_the_device_trains_too(tiny_run: Callable) -> None:
     assert all(torch.isfinite(loss) for losses in run(model, batch, 2) for loss in losses.values())
 
 
-def test_the_paths_are_of_a_share_of_the_batch(tiny_run: Callable,
+def test_the_paths_are_of_a_fraction_of_the_batch(tiny_run: Callable,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny_run("stylegan2", *ALWAYS, "--path_batch_shrink", "2")
     counts = []

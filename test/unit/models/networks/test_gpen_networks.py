@@ -74,7 +74,7 @@ def test_a_file_tells_how_its_noise_enters() -> None:
 
 @pytest.mark.parametrize("read", [full_generator_config, discriminator_config])
 def test_another_networks_file_is_refused(read: object) -> None:
-    with pytest.raises(ValueError, match=r"holds no GPEN .* among 2 entries"):
+    with pytest.raises(ValueError, match=r"holds no GPEN .* in 2 entries"):
         read(nn.Conv2d(3, 3, 3).state_dict())
 
 

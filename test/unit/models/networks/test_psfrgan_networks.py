@@ -148,7 +148,7 @@ def test_a_reference_that_is_not_square_works() -> None:
     assert small_generator()(lq[:, :, :16], mask[:, :, :16]).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["picture", "map"])
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "map"])
 @pytest.mark.parametrize("norm, steered", [("spade", True), ("in", False)])
 def test_image_and_map_steer_the_result(norm: str, steered: bool, which: int) -> None:
     network, inputs = small_generator(norm=norm).eval(), list(small_input(32))
