@@ -233,7 +233,7 @@ class PhotographJob(Job):
                                     self.settings, self.mask)
         target = self.target_of[path]
         alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
-        write_layers(target, Layers(result.picture, alpha))
+        write_layers(target, Layers(result.image, alpha))
         stem = self.stem_of[path]
         for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
             for kind, image in (("cropped_faces", crop), ("restored_faces", face),

@@ -87,7 +87,7 @@ def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
         faces = select(detector(image), image.shape, min_size=opt.min_face, max_faces=opt.max_faces)
         if faces:
             found.append((encode_image(image, ".png"), restore_photograph(
-                image, faces, restorer.restore_crops, settings).picture))
+                image, faces, restorer.restore_crops, settings).image))
     return found
 
 

@@ -46,7 +46,7 @@ class CelebAHQMaskDataset(FileDataset):
 
         def __post_init__(self) -> None:
             if not self.dataroot:
-                raise ValueError(f"--dataroot must name a folder with {IMAGES} and {MASKS}")
+                raise ValueError(f"--dataroot is missing: give a folder with {IMAGES} and {MASKS}")
             super().__post_init__()
             self.check_fractions("gray_prob", "flip_prob")
 
@@ -64,8 +64,8 @@ class CelebAHQMaskDataset(FileDataset):
     def find_items(self) -> list[str]:
         self.masks = root_of(self.source()).parent / MASKS
         if not self.masks.is_dir():
-            raise ValueError(f"{self.masks}: no such folder; `prepare.py labels` writes the label "
-                             "maps there")
+            raise ValueError(f"label maps must be in {self.masks}, which does not exist; write "
+                             f"them with prepare.py labels")
         return super().find_items()
 
     @staticmethod

@@ -26,7 +26,7 @@ class FFHQDataset(FileDataset):
     images, whose label maps are looked for beside its folder.
 
     Raises:
-        ValueError: there is no such folder of masks; what FileDataset refuses.
+        ValueError: the folder of masks does not exist; what FileDataset refuses.
 
     Source: chaofengc/Face-SPARNet, chaofengc/PSFRGAN.
     """
@@ -94,7 +94,7 @@ def masks_of(dataroot: str, masks: str | None) -> Path | None:
     above = root_of(dataroot).parent if is_list(dataroot) else Path(dataroot)
     folder = Path(masks or above / MASKS)
     if masks and not folder.is_dir():
-        raise ValueError(f"--masks {masks}: no such folder")
+        raise ValueError(f"--masks {masks} does not exist")
     return folder if folder.is_dir() else None
 
 

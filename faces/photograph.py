@@ -46,7 +46,7 @@ class Settings:
 @dataclass
 class Result:
     """What became of a photograph: the image, and of each face its crop and the restored one."""
-    picture: np.ndarray
+    image: np.ndarray
     crops: list[np.ndarray]
     restored: list[np.ndarray]
 

@@ -142,7 +142,7 @@ class BaseOptions:
 
     def _named(self, parser: OneLineParser, first: argparse.Namespace,
                layers: list[Layer]) -> dict[str, Any]:
-        """What the command line or a layer says of model, dataset, degradation and data."""
+        """Model, dataset, degradation and data as the command line or a layer names them."""
         aliases = {name: action.dest for name, action in parser.by_name().items()}
         keys, found = ("model", "dataset_name", "degradation", "dataroot"), {}
         for layer in layers:
@@ -190,20 +190,20 @@ class BaseOptions:
                 setter(choice[key])(group, self.is_train)
 
     def _weights_of(self, opt: argparse.Namespace) -> Path | None:
-        """The weight file that the network is built for; None where there is none yet, which
-        loading says better."""
+        """The weight file that the network is built for; None if it does not exist, which loading
+        reports."""
         path = Path(opt.pretrain_model_path or "")
         return path if path.is_file() else None
 
     def _take_settings(self, opt: argparse.Namespace, written: dict[str, str]) -> None:
-        """Take over what the weight file shows of its network into the options.
+        """Set the options that the weight file shows of its network.
 
         Args:
             written: by name, how the user wrote the options that contradict it if they differ.
 
         Raises:
-            ValueError: such an option, a file of another model, or one that leaves it open what
-                the options do not say either.
+            ValueError: such an option, a file of another model, or options that neither the file
+                nor the user decides.
         """
         path = self._weights_of(opt)
         if path is None:

@@ -65,7 +65,7 @@ class EvaluateOptions(TestOptions):
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
         if (opt.restored is None) != (opt.gt is None):
-            raise ValueError("--restored and --gt belong together: give both or neither")
+            raise ValueError("--restored and --gt must be given together")
         if opt.lq is not None and opt.restored is None:
             raise ValueError("--lq needs --restored and --gt; for a network's input use "
                              "--dataset_name folder --lq_dataroot DIR")

@@ -1,4 +1,4 @@
-"""An argument parser whose mistakes cost the user one line."""
+"""An argument parser that reports a mistake in one line."""
 from __future__ import annotations
 
 import argparse
@@ -95,21 +95,21 @@ class OneLineParser(argparse.ArgumentParser):
         return {name: action for name, action in found.items() if not name.startswith("no_")}
 
     def given(self, argv: list[str] | None = None) -> dict[str, Any]:
-        """Values by Python name of what the command line names."""
+        """Values by Python name of the options on the command line."""
         unset = object()
         found, _ = self.parse_known_args(argv, argparse.Namespace(
             **{action.dest: unset for action in self._actions}))
         return {name: value for name, value in vars(found).items() if value is not unset}
 
     def reject_unknown(self, unknown: list[str]) -> None:
-        """End with status 2 if anything on the command line was not understood."""
+        """Exit with status 2 if the command line has unknown arguments."""
         if not unknown:
             return
         word = unknown[0].split("=")[0]
         if not word.startswith("-"):
             self.error(f"unexpected argument {word!r}; options are written --name value")
         if word in RETIRED:
-            self.error(f"{word} does not exist any more: {RETIRED[word]}")
+            self.error(f"{word} was removed: {RETIRED[word]}")
         self.error(f"unknown option {word}{nearest(word, self.flags())}")
 
     def from_yaml(self, name: str, value: Any, source: str) -> tuple[str, Any]:

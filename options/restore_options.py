@@ -10,8 +10,7 @@ from options.test_options import TestOptions, graph_options
 
 
 class RestoreOptions(TestOptions):
-    """What restoring images takes, whatever they come from: the network or a graph, how faces
-    are found and how they are pasted."""
+    """Options for restoring images: the network or graph, face detection and pasting."""
     uses_dataset = False
 
     def _layers(self, first: argparse.Namespace) -> list[Layer]:
@@ -68,7 +67,7 @@ class RestoreOptions(TestOptions):
     def finish(self, opt: argparse.Namespace, parser: OneLineParser) -> None:
         super().finish(opt, parser)
         if (opt.engine == "onnx") != bool(opt.onnx):
-            raise ValueError("--engine onnx and --onnx FILE belong together: give both or neither")
+            raise ValueError("--engine onnx and --onnx FILE must be given together")
         if opt.onnx and (opt.pretrain_model_path or opt.name):
             raise ValueError("--onnx FILE has its own weights; leave out --pretrain_model_path "
                              "and --name")

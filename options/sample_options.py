@@ -33,5 +33,5 @@ class SampleOptions(TestOptions):
         if not (opt.pretrain_model_path or opt.name):
             raise ValueError("give --pretrain_model_path FILE or --name RUN")
         if not self.models.find(opt.model).makes_samples:
-            raise ValueError(f"--model {opt.model} is not a prior: it restores images; use "
-                             f"enhance.py")
+            raise ValueError(f"--model must be a prior such as stylegan2, got {opt.model}; use "
+                             f"enhance.py to restore images")

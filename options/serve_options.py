@@ -101,7 +101,7 @@ class ServeOptions(RestoreOptions):
         wrong = next((name for name in opt.allowed_hosts or [] if not re.fullmatch(
             r"\*|(\*\.)?[\w.-]+|\[[0-9a-fA-F:]+\]", name)), None)
         if wrong is not None:
-            raise ValueError(f"--allowed_hosts takes names without a port, like example.org or "
+            raise ValueError(f"--allowed_hosts must be names without a port, like example.org or "
                              f"*.example.org, got {wrong!r}")
         if self.table is not None or not opt.models:    # else each entry is checked by itself
             super().finish(opt, parser)

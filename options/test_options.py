@@ -1,4 +1,4 @@
-"""What entries that use trained weights share: which weights, and the options they imply."""
+"""Options of entries that use trained weights: which weights, and the options they imply."""
 from __future__ import annotations
 
 import argparse
@@ -8,8 +8,8 @@ from options.base_options import BaseOptions, read_yaml
 from options.layers import Layer
 from options.parser import count
 
-# What a run's own options say about its network; where the data lies is the caller's business, and
-# the weights a run started from are not those it ended with.
+# Options of a run that do not describe its network: the caller chooses the data, and the weights a
+# run started from are not those it ended with.
 NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
                "num_threads", "max_dataset_size", "max_bad_images", "verbose", "seed",
                "synthetic_size", "memory_format", "pretrain_model_path"}

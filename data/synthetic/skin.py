@@ -118,8 +118,8 @@ def skin_map(traits: Traits, light: Light, points: np.ndarray, hair: list[np.nda
     lit *= _albedo(grid, traits, points, columns[_B:], rows[_B:])
     mirror *= np.float32(light.gloss)
     lit += mirror
-    picture = np.minimum(lit, 255, out=lit).astype(np.uint8)
-    return np.ascontiguousarray(picture.transpose(1, 2, 0))
+    pixels = np.minimum(lit, 255, out=lit).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def _bells(axis: np.ndarray, middles: np.ndarray,

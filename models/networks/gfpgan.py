@@ -24,6 +24,7 @@ from models.networks.gfpgan_layers import (
 )
 from models.networks.stylegan2 import TAPS, channels_at, check_size
 from models.ops.style_ops import channels_last
+from utils.text import counted
 
 # What --preset calls the published networks; 1.2, 1.3 and 1.4 differ in their weights only.
 PRESETS = {
@@ -157,14 +158,14 @@ def config_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if layout not in ("clean", "equalized"):
         raise ValueError("holds no GFP-GAN network" + (
             "; it is a StyleGAN2 prior, which --decoder_weights takes" if layout == "decoder"
-            else f": no conv_body_first among {len(state)} entries"))
+            else f": no conv_body_first in {counted(len(state), 'entry', 'entries')}"))
     decoder = "stylegan_decoder."
     needed = (f"{decoder}to_rgb1.modulated_conv.modulation.weight", "condition_scale.0.2.weight",
               "final_linear.bias")
     missing = [key for key in needed if key not in state]
     if missing:
-        raise ValueError(f"holds no whole GFP-GAN network: no {missing[0]} among {len(state)} "
-                         f"entries")
+        raise ValueError(f"holds no whole GFP-GAN network: no {missing[0]} in "
+                         f"{counted(len(state), 'entry', 'entries')}")
     width = state[f"{decoder}constant_input.weight"].shape[1]
     style_dim = state[needed[0]].shape[1]
     levels = len([key for key in state if key.startswith("toRGB.") and key[-7:] == ".weight"]) + 2

@@ -21,6 +21,7 @@ from models.networks.stylegan2 import (
     repeated,
 )
 from models.ops.style_ops import channels_last
+from utils.text import counted
 
 
 class FullGenerator(Recomputable):
@@ -117,7 +118,8 @@ def _checked_size(levels: int, what: str) -> int:
 def _require(state: Mapping[str, Tensor], what: str, *names: str) -> None:
     missing = [name for name in names if name not in state]
     if missing:
-        raise ValueError(f"holds no {what}: no {missing[0]} among {len(state)} entries")
+        raise ValueError(f"holds no {what}: no {missing[0]} in "
+                         f"{counted(len(state), 'entry', 'entries')}")
 
 
 def generator_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

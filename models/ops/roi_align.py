@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine import device as devices
+from utils.text import counted
 
 
 def _axis_matrix(start: Tensor, end: Tensor, bins: int, pixels: int, sampling_ratio: int,
@@ -61,7 +62,7 @@ def roi_align(x: Tensor, boxes: Tensor, size: int, *, index: Tensor | None = Non
     """
     if index is None and len(boxes) != len(x):
         raise ValueError(f"index is needed unless there is one box per image, got "
-                         f"{len(boxes)} boxes and {len(x)} images")
+                         f"{counted(len(boxes), 'box', 'boxes')} and {counted(len(x), 'image')}")
     # ceil is sensitive, and half precision has no pixel positions above 2048.
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     x1, y1, x2, y2 = boxes.unbind(1)

@@ -129,9 +129,9 @@ def watched(case: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def changes(case: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor],
-            rates: dict[str, float], suffix: str) -> dict[str, Tensor]:
+            learning_rates: dict[str, float], suffix: str) -> dict[str, Tensor]:
     """The watched weights' steps in units of their learning rate."""
-    return {f"{key}:{suffix}": (after[key] - before[key]) / rates[key.split(".")[0]]
+    return {f"{key}:{suffix}": (after[key] - before[key]) / learning_rates[key.split(".")[0]]
             for key in case["watch"]}
 
 
@@ -145,7 +145,7 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
     model.parse = lambda image: lq_labels       # recorded without a parsing network
     batch = {"lq": make_input(**entries["lr"]).to(device),
              "gt": make_input(**entries["hr"]).to(device), "labels": labels}
-    rates = {"G": config["g_lr"], "D": config["d_lr"]}
+    learning_rates = {"G": config["g_lr"], "D": config["d_lr"]}
 
     def state() -> dict[str, Tensor]:
         return watched(case, {f"{name}.{key}": value for name in "GD"
@@ -164,10 +164,10 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
             values |= {f"{name}.{key}:grad": weight.grad.clone() for name in "GD"
                        for key, weight in model.unwrapped[name].named_parameters()}
             values |= {f"{key}:after": value for key, value in after.items()}
-            values |= changes(case, before, after, rates, "step_over_lr")
+            values |= changes(case, before, after, learning_rates, "step_over_lr")
     hook.remove()
     values |= {f"second.{key}": value for key, value in
-               changes(case, before, state(), rates, "two_steps_over_lr").items()}
+               changes(case, before, state(), learning_rates, "two_steps_over_lr").items()}
     return checks + compare_all(case, case["outputs"], values)
 
 

@@ -381,7 +381,7 @@ def main(arguments: list[str]) -> int:
             print(place, name)
         return 0
     problems = compare(report, load_record())
-    print(*problems, f"{len(report.uses)} uses of torch_npu, {len(problems)} problem(s)", sep="\n")
+    print(*problems, f"uses of torch_npu: {len(report.uses)}, problems: {len(problems)}", sep="\n")
     return 1 if problems else 0
 
 

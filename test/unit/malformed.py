@@ -33,7 +33,7 @@ OTHERS = {"heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "avif": b"\0\0\0\x1cfty
           "mp4": b"\0\0\0\x18ftypmp42\0\0\0\0", "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
           "gzip": b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "elf": b"\x7fELF\x02\x01\x01",
           "psd": b"8BPS\0\1", "exr": b"v/1\x01\x02\0\0\0", "npy": b"\x93NUMPY\x01\0v\0"}
-TEXTS = {"text": "not a picture\n" * 9, "html": "<!DOCTYPE html><title>404</title>",
+TEXTS = {"text": "not an image\n" * 9, "html": "<!DOCTYPE html><title>404</title>",
          "json": '{"error": "access denied"}',
          "xml": '<?xml version="1.0"?><Error>NoSuchKey</Error>',
          "svg": '<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
@@ -71,7 +71,7 @@ class Odd:
 
 # ---- images ------------------------------------------------------------------------------------
 
-def picture(rng: Rng, height: int = 36, width: int = 32) -> Image.Image:
+def sample_image(rng: Rng, height: int = 36, width: int = 32) -> Image.Image:
     coarse = rng.integers(0, 256, (6, 5, 3), np.uint8)
     return Image.fromarray(bicubic(coarse, height, width))
 
@@ -131,9 +131,9 @@ def broken(rng: Rng) -> Made:
     """What must be refused."""
     suffixes = list(FORMATS)
     for suffix in suffixes:
-        whole = encoded(picture(rng), suffix)
-        for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.85):
-            yield f"truncated{suffix}", suffix, whole[:max(1, int(share * len(whole)))], BAD
+        whole = encoded(sample_image(rng), suffix)
+        for fraction in (0.01, 0.1, 0.3, 0.5, 0.7, 0.85):
+            yield f"truncated{suffix}", suffix, whole[:max(1, int(fraction * len(whole)))], BAD
         yield "zero bytes", suffix, b"", BAD
         yield "noise", suffix, rng.bytes(int(rng.integers(1, 3000))), BAD
         yield "noise after a signature", suffix, SIGNATURES[suffix] + rng.bytes(400), BAD
@@ -145,34 +145,34 @@ def broken(rng: Rng) -> Made:
         yield f"{kind} renamed", ".jpg", start + rng.bytes(200), BAD
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr(zipfile.ZipInfo("face.jpg"), encoded(picture(rng), ".jpg"))
+        file.writestr(zipfile.ZipInfo("face.jpg"), encoded(sample_image(rng), ".jpg"))
     yield "zip renamed", ".jpg", archive.getvalue(), BAD
     icon = io.BytesIO()
-    picture(rng).resize((16, 16)).save(icon, "ICO")
+    sample_image(rng).resize((16, 16)).save(icon, "ICO")
     yield "icon renamed", ".png", icon.getvalue(), BAD
-    grey = np.asarray(picture(rng).convert("L"))
+    gray = np.asarray(sample_image(rng).convert("L"))
     for value in (np.nan, np.inf, -np.inf, 1e30, -5.0):
-        samples = (grey / 255).astype(np.float32)
+        samples = (gray / 255).astype(np.float32)
         samples[3, 4] = value
         yield f"floating point {value}", ".tif", encoded(Image.fromarray(samples), ".tif"), BAD
     for value in (10 ** 6, -7):
         samples = np.full((12, 12), value, np.int32)
         yield f"integer {value}", ".tif", encoded(Image.fromarray(samples), ".tif"), BAD
-    jpeg, small = encoded(picture(rng), ".jpg"), png(grey)
+    jpeg, small = encoded(sample_image(rng), ".jpg"), png(gray)
     yield "garbage before", ".jpg", b"\n\n" + jpeg, BAD
     yield "checksum of header", ".png", small[:29] + bytes([small[29] ^ 1]) + small[30:], BAD
     yield "checksum of pixels", ".png", small[:60] + bytes([small[60] ^ 1]) + small[61:], BAD
     yield "no pixels", ".png", small[:33] + chunk(b"IEND", b""), BAD
-    yield "impossible depth", ".png", png(grey, 3), BAD
+    yield "impossible depth", ".png", png(gray, 3), BAD
     for size in ((0, 9), (9, 0)):
-        yield "no area", ".png", png(grey, size=size), BAD
+        yield "no area", ".png", png(gray, size=size), BAD
 
 
 def bombs(rng: Rng) -> Made:
     """Small files that ask for much memory."""
-    grey = np.zeros((4, 4), np.uint8)
+    gray = np.zeros((4, 4), np.uint8)
     for side in (20000, 60000, 2 ** 31 - 1):
-        yield "bomb", ".png", png(grey, size=(side, side)), BAD
+        yield "bomb", ".png", png(gray, size=(side, side)), BAD
         yield "bomb", ".png", png(np.zeros((4, 4, 3), np.uint8), interlaced=True,
                                   size=(side, side)), BAD
         yield "bomb", ".ppm", f"P6\n{side} {side}\n255\n".encode() + bytes(99), BAD
@@ -185,35 +185,35 @@ def bombs(rng: Rng) -> Made:
         yield "huge tile", ".tif", tiff(16, 16, (322, 4, side), (323, 4, side), (324, 4, 8),
                                         (325, 4, 64), (259, 3, 8)), BAD
     for height in (60000, 65535):
-        jpeg = encoded(picture(rng, 200, 200), ".jpg")
+        jpeg = encoded(sample_image(rng, 200, 200), ".jpg")
         yield "bomb", ".jpg", jpeg.replace(struct.pack(">HH", 200, 200),
                                            struct.pack(">HH", height, 65535)), BAD
-    gif = bytearray(encoded(picture(rng).quantize(8), ".gif"))
+    gif = bytearray(encoded(sample_image(rng).quantize(8), ".gif"))
     gif[6:10] = b"\xff\xff\xff\xff"
     yield "bomb", ".gif", bytes(gif), BAD
     deep = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 24), 1))
-    yield "bomb in a comment", ".png", png(grey, extra=deep), EITHER
+    yield "bomb in a comment", ".png", png(gray, extra=deep), EITHER
     deep = chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(1 << 24), 1))
-    yield "bomb in a profile", ".png", png(grey, extra=deep), EITHER
+    yield "bomb in a profile", ".png", png(gray, extra=deep), EITHER
 
 
 def unusual(rng: Rng) -> Made:
     """What must work."""
-    image = picture(rng)
-    grey, palette = image.convert("L"), image.quantize(16)
+    image = sample_image(rng)
+    gray, palette = image.convert("L"), image.quantize(16)
     for suffix in FORMATS:
-        yield "ordinary", suffix, encoded(picture(rng), suffix), GOOD
+        yield "ordinary", suffix, encoded(sample_image(rng), suffix), GOOD
         for other in rng.choice(list(FORMATS), 2, replace=False):
-            yield "wrong extension", str(other), encoded(picture(rng), suffix), GOOD
+            yield "wrong extension", str(other), encoded(sample_image(rng), suffix), GOOD
         if suffix not in (".bmp", ".ppm"):
-            yield "garbage behind", suffix, encoded(picture(rng), suffix) + rng.bytes(50), GOOD
+            yield "garbage behind", suffix, encoded(sample_image(rng), suffix) + rng.bytes(50), GOOD
     yield "palette", ".png", encoded(palette, ".png"), GOOD
     yield "palette, transparent", ".png", encoded(palette, ".png", transparency=b"\0\x80"), GOOD
-    yield "palette, one clear colour", ".gif", encoded(palette, ".gif", transparency=3), GOOD
+    yield "palette, one clear color", ".gif", encoded(palette, ".gif", transparency=3), GOOD
     for suffix in (".png", ".bmp", ".tif", ".gif"):
-        yield "one bit", suffix, encoded(grey.convert("1"), suffix), GOOD
+        yield "one bit", suffix, encoded(gray.convert("1"), suffix), GOOD
     for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp"):
-        yield "grey", suffix, encoded(grey, suffix), GOOD
+        yield "gray", suffix, encoded(gray, suffix), GOOD
     yield "palette", ".bmp", encoded(palette, ".bmp"), GOOD
     for mode, suffix in (("RGBA", ".png"), ("LA", ".png"), ("RGBA", ".webp"), ("RGBA", ".tif")):
         yield "alpha", suffix, encoded(image.convert(mode), suffix), GOOD
@@ -223,25 +223,25 @@ def unusual(rng: Rng) -> Made:
     # The same samples said to be YCCK: Adobe's marker ends in the kind of transform.
     at = cmyk.index(b"Adobe") + 11
     yield "YCCK", ".jpg", cmyk[:at] + b"\x02" + cmyk[at + 1:], GOOD
-    wide = np.asarray(grey).astype(np.uint16) * 257
-    yield "16 bits grey", ".png", png(wide, 16), GOOD
-    yield "16 bits colour", ".png", png(np.asarray(image).astype(np.uint16) * 257, 16), GOOD
-    yield "16 bits grey", ".tif", encoded(Image.fromarray(wide), ".tif"), GOOD
+    wide = np.asarray(gray).astype(np.uint16) * 257
+    yield "16 bits gray", ".png", png(wide, 16), GOOD
+    yield "16 bits color", ".png", png(np.asarray(image).astype(np.uint16) * 257, 16), GOOD
+    yield "16 bits gray", ".tif", encoded(Image.fromarray(wide), ".tif"), GOOD
     yield "32-bit integers", ".tif", encoded(Image.fromarray(wide.astype(np.int32)), ".tif"), GOOD
     for white in (1.0, 255.0):
-        values = (np.asarray(grey) / 255 * white).astype(np.float32)
+        values = (np.asarray(gray) / 255 * white).astype(np.float32)
         yield "floating point", ".tif", encoded(Image.fromarray(values), ".tif"), GOOD
-    for colour in (np.asarray(grey), np.asarray(image)):
-        yield "interlaced", ".png", png(colour, interlaced=True), GOOD
-    more = [picture(rng) for _ in range(3)]
+    for color in (np.asarray(gray), np.asarray(image)):
+        yield "interlaced", ".png", png(color, interlaced=True), GOOD
+    more = [sample_image(rng) for _ in range(3)]
     for suffix in (".tif", ".gif", ".webp"):
-        yield "several pictures", suffix, encoded(image, suffix, save_all=True,
+        yield "several images", suffix, encoded(image, suffix, save_all=True,
                                                   append_images=more), GOOD
     loop = bytearray(tiff(16, 16, data=bytes(range(256))))
     loop[-4:] = struct.pack("<I", 8 + 256)                  # the next page is this one
     yield "endless pages", ".tif", bytes(loop), GOOD
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
-        yield compression, ".tif", encoded(picture(rng), ".tif", compression=compression), GOOD
+        yield compression, ".tif", encoded(sample_image(rng), ".tif", compression=compression), GOOD
     if features.check("jpg_2000"):
         file = io.BytesIO()
         image.save(file, "JPEG2000")
@@ -265,11 +265,11 @@ def unusual(rng: Rng) -> Made:
 def extreme(rng: Rng) -> Made:
     """Shapes at the ends of what is allowed; must work."""
     for suffix in (".png", ".jpg", ".bmp", ".tif", ".gif", ".ppm", ".webp"):
-        yield "one pixel", suffix, encoded(picture(rng, 1, 1), suffix), GOOD
+        yield "one pixel", suffix, encoded(sample_image(rng, 1, 1), suffix), GOOD
     for height, width in ((2, 20000), (20000, 2), (1, 16000), (16000, 1), (3, 5), (10, 300)):
-        yield f"{width}x{height}", ".png", encoded(picture(rng, height, width), ".png"), GOOD
-    yield "20000x2", ".jpg", encoded(picture(rng, 2, 20000), ".jpg"), GOOD
-    yield "40000x1", ".bmp", encoded(picture(rng, 1, 40000), ".bmp"), GOOD
+        yield f"{width}x{height}", ".png", encoded(sample_image(rng, height, width), ".png"), GOOD
+    yield "20000x2", ".jpg", encoded(sample_image(rng, 2, 20000), ".jpg"), GOOD
+    yield "40000x1", ".bmp", encoded(sample_image(rng, 1, 40000), ".bmp"), GOOD
 
 
 def damaged(rng: Rng, count: int) -> Made:
@@ -277,12 +277,12 @@ def damaged(rng: Rng, count: int) -> Made:
     variants = [(suffix, {}) for suffix in FORMATS] + [(".jpg", {"progressive": True})]
     for index in range(count):
         suffix, settings = variants[index % len(variants)]
-        data = bytearray(encoded(picture(rng), suffix, **settings))
+        data = bytearray(encoded(sample_image(rng), suffix, **settings))
         for at in rng.integers(2, len(data), int(rng.integers(1, 9))):
             data[at] = int(rng.integers(256))
         yield f"damaged{suffix}", suffix, bytes(data), EITHER
         if index % 25 == 0:
-            jpeg = encoded(picture(rng), ".jpg")
+            jpeg = encoded(sample_image(rng), ".jpg")
             yield "arithmetic coding", ".jpg", jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1), EITHER
             taller = jpeg.replace(struct.pack(">HH", 36, 32), struct.pack(">HH", 99, 32), 1)
             yield "fewer rows than said", ".jpg", taller, EITHER
@@ -312,8 +312,8 @@ def pipe_behind_link(path: Path) -> None:
 def entries(rng: Rng) -> Iterator[Odd]:
     """What is odd about the entry, not about its content."""
     for at, stem in enumerate(NAMES):
-        yield Odd("odd name", f"names/{stem}.png", GOOD, encoded(picture(rng), ".png"))
-        yield Odd("odd name", f"names/bad {at} {stem[:190]}.JPG", BAD, b"no picture")
+        yield Odd("odd name", f"names/{stem}.png", GOOD, encoded(sample_image(rng), ".png"))
+        yield Odd("odd name", f"names/bad {at} {stem[:190]}.JPG", BAD, b"no image")
     for index in range(6):
         yield Odd("dangling link", f"links/{index}.png", BAD, make=link_to(f"gone{index}"))
     yield Odd("link to itself", "links/self.png", BAD, make=link_to("self.png"))
@@ -327,7 +327,7 @@ def entries(rng: Rng) -> Iterator[Odd]:
         yield Odd("no permission", "links/forbidden.png", BAD, make=forbidden)
     for name in ("notes.txt", "face.svg", "face.ico", "face.heic", "Thumbs.db", ".hidden.png",
                  "noextension"):
-        yield Odd("no picture by name", f"others/{name}", IGNORED, b"\0")
+        yield Odd("no image by name", f"others/{name}", IGNORED, b"\0")
 
 
 @lru_cache

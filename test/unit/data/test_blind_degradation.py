@@ -37,7 +37,7 @@ def blind(**settings: Any) -> BlindDegradation:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def sample() -> np.ndarray:
     """Coarse colors and some texture, 64 x 64."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(30, 220, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
@@ -95,7 +95,7 @@ def test_draws_fill_the_published_range(piece: str, place: int, name: str, drawn
         assert min(values) - low < 0.05 * (high - low) and high - max(values) < 0.05 * (high - low)
 
 
-def test_pictures_shrink_to_32_to_127_pixels_in_four_ways(drawn: Callable) -> None:
+def test_images_shrink_to_32_to_127_pixels_in_four_ways(drawn: Callable) -> None:
     found = drawn()
     assert (min(found["side"]), max(found["side"])) == (32, 127)
     counts = np.unique(found["how"], return_counts=True)[1]
@@ -119,9 +119,9 @@ def test_pieces_are_used_as_often_as_published(drawn: Callable) -> None:
     found = drawn()
     counts = {"blur": sum(len(found[name]) for name in BLURS), "noise": len(found["noise"]),
               "jpeg": len(found["jpeg"])}
-    for name, share in (("blur", 0.5), ("noise", 0.2), ("jpeg", 0.7)):
-        slack = 4 * (DRAWS * share * (1 - share)) ** 0.5
-        assert abs(counts[name] - DRAWS * share) < slack, name
+    for name, fraction in (("blur", 0.5), ("noise", 0.2), ("jpeg", 0.7)):
+        slack = 4 * (DRAWS * fraction * (1 - fraction)) ** 0.5
+        assert abs(counts[name] - DRAWS * fraction) < slack, name
     assert 0.3 < np.mean([colored for _, colored in found["noise"]]) < 0.7
 
 
@@ -144,13 +144,13 @@ def test_the_size_flag_sets_the_side(drawn: Callable) -> None:
     assert set(drawn(lq_size=(40, 42))["side"]) == {40, 41, 42}
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
 @pytest.mark.parametrize("name, pieces", [("blur_prob", BLURS), ("noise_prob", ["noise"]),
                                           ("jpeg_prob", ["jpeg"])])
-def test_each_share_flag_switches_its_own_piece(name: str, pieces: list[str], share: float,
+def test_each_fraction_flag_switches_its_own_piece(name: str, pieces: list[str], fraction: float,
                                                 drawn: Callable) -> None:
-    found = drawn(**{name: share})
-    assert sum(len(found[piece]) for piece in pieces) == share * DRAWS
+    found = drawn(**{name: fraction})
+    assert sum(len(found[piece]) for piece in pieces) == fraction * DRAWS
 
 
 @pytest.mark.parametrize("quality", range(1, 101, 9))
@@ -178,14 +178,14 @@ def test_a_bad_range_is_refused_by_its_flag(name: str, values: tuple) -> None:
         blind(**{name: values})
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1])
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
 @pytest.mark.parametrize("name", SHARES)
-def test_a_bad_share_is_refused_by_its_flag(name: str, share: float) -> None:
+def test_a_bad_fraction_is_refused_by_its_flag(name: str, fraction: float) -> None:
     with pytest.raises(ValueError, match=f"--{name} must be from 0 to 1"):
-        blind(**{name: share})
+        blind(**{name: fraction})
 
 
-def test_shrinking_to_more_than_the_picture_is_refused() -> None:
+def test_shrinking_to_more_than_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--lq_size .*--load_size \(100\)"):
         BlindDegradation().check(100)
     BlindDegradation().check(127)
@@ -193,11 +193,11 @@ def test_shrinking_to_more_than_the_picture_is_refused() -> None:
 
 # ---- pieces --------------------------------------------------------------------------------------
 
-def test_grey_noise_is_the_same_in_all_channels_and_coloured_is_not() -> None:
+def test_gray_noise_is_the_same_in_all_channels_and_coloured_is_not() -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
-    grey, colored = (add_noise(flat, 10.0, each, np.random.default_rng(0)).astype(int)
+    gray, colored = (add_noise(flat, 10.0, each, np.random.default_rng(0)).astype(int)
                       for each in (False, True))
-    assert np.ptp(grey, axis=2).max() == 0 and np.ptp(colored, axis=2).max() > 10
+    assert np.ptp(gray, axis=2).max() == 0 and np.ptp(colored, axis=2).max() > 10
 
 
 @pytest.mark.parametrize("colored", [False, True])
@@ -213,8 +213,8 @@ def test_noise_is_clipped_not_wrapped() -> None:
     assert white.max() == 255 and white.min() > 150
 
 
-def test_lower_quality_loses_more(picture: np.ndarray) -> None:
-    errors = [np.abs(compress(picture, quality).astype(int) - picture).mean()
+def test_lower_quality_loses_more(sample: np.ndarray) -> None:
+    errors = [np.abs(compress(sample, quality).astype(int) - sample).mean()
               for quality in (95, 60, 20)]
     assert 0 < errors[0] < errors[1] < errors[2]
 
@@ -223,12 +223,12 @@ def test_lower_quality_loses_more(picture: np.ndarray) -> None:
     lambda image: gaussian_blur(image, 5.0), lambda image: box_blur(image, 4),
     lambda image: median_blur(image, 4), lambda image: motion_blur(image, 9, 30.0, 0.5)],
     ids=BLURS)
-def test_blurs_smooth_and_keep_shape_and_brightness(blur: Callable, picture: np.ndarray) -> None:
-    blurred = blur(picture)
-    assert blurred.shape == picture.shape and blurred.dtype == np.uint8
+def test_blurs_smooth_and_keep_shape_and_brightness(blur: Callable, sample: np.ndarray) -> None:
+    blurred = blur(sample)
+    assert blurred.shape == sample.shape and blurred.dtype == np.uint8
     assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < 0.6 * np.abs(
-        np.diff(picture.astype(int), axis=1)).mean()
-    assert abs(blurred.mean() - picture.mean()) < 3
+        np.diff(sample.astype(int), axis=1)).mean()
+    assert abs(blurred.mean() - sample.mean()) < 3
 
 
 @pytest.mark.parametrize("direction", [-1.0, 0.0, 1.0])
@@ -239,26 +239,26 @@ def test_motion_kernels_sum_to_one(angle: float, direction: float) -> None:
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_results_have_the_targets_size(picture: np.ndarray) -> None:
+def test_results_have_the_targets_size(sample: np.ndarray) -> None:
     degrade, rng = blind(lq_size=(8, 60)), np.random.default_rng(0)
     for _ in range(20):
-        lq = degrade(picture, rng)
-        assert lq.shape == picture.shape and lq.dtype == np.uint8
+        lq = degrade(sample, rng)
+        assert lq.shape == sample.shape and lq.dtype == np.uint8
 
 
-def test_the_target_is_not_touched(picture: np.ndarray) -> None:
-    before = picture.copy()
-    blind(lq_size=(8, 60), **ALWAYS)(picture, np.random.default_rng(0))
-    assert np.array_equal(picture, before)
+def test_the_target_is_not_touched(sample: np.ndarray) -> None:
+    before = sample.copy()
+    blind(lq_size=(8, 60), **ALWAYS)(sample, np.random.default_rng(0))
+    assert np.array_equal(sample, before)
 
 
 # ---- FFHQ ----------------------------------------------------------------------------------------
 
 @pytest.fixture
-def faces(tmp_path: Path, picture: np.ndarray) -> Path:
+def faces(tmp_path: Path, sample: np.ndarray) -> Path:
     folder = tmp_path / "faces"
     for index in range(6):
-        write_image(folder / f"{index}.png", np.roll(picture, 7 * index, axis=(0, 2)))
+        write_image(folder / f"{index}.png", np.roll(sample, 7 * index, axis=(0, 2)))
     return folder
 
 
@@ -296,34 +296,34 @@ def test_the_number_of_workers_changes_nothing(faces: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
-def is_grey(image: np.ndarray) -> bool:
+def is_gray(image: np.ndarray) -> bool:
     return not np.ptp(image.astype(int), axis=2).any()
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_target_and_input_turn_grey_together(share: float, faces: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_target_and_input_turn_gray_together(fraction: float, faces: Path) -> None:
     """Noise may be colored even where the image is gray, so there is none here."""
     degrade = blind(lq_size=(16, 48), noise_prob=0.0)
-    data_set = dataset(faces, gray_prob=share, degrade=degrade)
+    data_set = dataset(faces, gray_prob=fraction, degrade=degrade)
     for index in range(6):
         sample = data_set[index]
-        assert is_grey(sample["gt"]) == is_grey(sample["lq"]) == bool(share)
+        assert is_gray(sample["gt"]) == is_gray(sample["lq"]) == bool(fraction)
 
 
-def test_about_three_in_ten_training_pictures_are_grey(faces: Path) -> None:
+def test_about_three_in_ten_training_images_are_gray(faces: Path) -> None:
     data_set = dataset(faces, degrade=None)
-    count = sum(is_grey(data_set[(epoch, index)]["gt"]) for epoch in range(50)
+    count = sum(is_gray(data_set[(epoch, index)]["gt"]) for epoch in range(50)
                 for index in range(6))
     assert abs(count - 90) < 4 * (300 * 0.3 * 0.7) ** 0.5
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_only_training_pictures_turn_grey(split: str, faces: Path) -> None:
+def test_only_training_images_turn_gray(split: str, faces: Path) -> None:
     data_set = dataset(faces, split=split, val_dataroot=str(faces), gray_prob=1.0)
-    assert len(data_set) == 6 and not any(is_grey(data_set[i]["gt"]) for i in range(6))
+    assert len(data_set) == 6 and not any(is_gray(data_set[i]["gt"]) for i in range(6))
 
 
-def test_pictures_are_resized_not_cropped_or_flipped(tmp_path: Path) -> None:
+def test_images_are_resized_not_cropped_or_flipped(tmp_path: Path) -> None:
     wide = np.zeros((40, 100, 3), np.uint8)
     wide[:, 50:] = 255
     write_image(tmp_path / "wide.png", wide)
@@ -331,15 +331,15 @@ def test_pictures_are_resized_not_cropped_or_flipped(tmp_path: Path) -> None:
     assert gt.shape == (64, 64, 3) and gt[:, :28].max() == 0 and gt[:, 36:].min() == 255
 
 
-@pytest.mark.parametrize("share", [-0.5, 2.0])
-def test_a_bad_share_of_grey_is_refused(share: float, faces: Path) -> None:
+@pytest.mark.parametrize("fraction", [-0.5, 2.0])
+def test_a_bad_fraction_of_gray_is_refused(fraction: float, faces: Path) -> None:
     with pytest.raises(ValueError, match="--gray_prob must be from 0 to 1"):
-        dataset(faces, gray_prob=share)
+        dataset(faces, gray_prob=fraction)
 
 
 # ---- the preview ---------------------------------------------------------------------------------
 
-def test_the_preview_is_a_picture_of_targets_and_inputs_and_nothing_else(
+def test_the_preview_is_an_image_of_targets_and_inputs_and_nothing_else(
         faces: Path, run_script: Callable, tmp_path: Path) -> None:
     path = tmp_path / "preview.png"
     done = run_script("newtrain.py", *tiny_arguments("sparnethd"), "--dataroot", faces,

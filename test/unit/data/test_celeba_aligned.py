@@ -50,12 +50,12 @@ def test_the_official_split_is_found_where_it_may_lie(place: str, celeba: Path) 
                      "val": ["000008.png", "000010.png"], "test": ["000009.png", "000011.png"]}
 
 
-def test_without_the_split_pictures_are_held_out(celeba: Path) -> None:
+def test_without_the_split_images_are_held_out(celeba: Path) -> None:
     train, val = (set(dataset(celeba, split).items) for split in ("train", "val"))
     assert len(val) == 1 and not train & val and len(dataset(celeba)) == 12
 
 
-def test_a_split_of_other_pictures_is_refused(celeba: Path) -> None:
+def test_a_split_of_other_images_is_refused(celeba: Path) -> None:
     (celeba / "list_eval_partition.txt").write_text("a.jpg 0\n")
     with pytest.raises(ValueError, match=r"got a\.jpg and others that are not there"):
         dataset(celeba, "train")
@@ -67,7 +67,7 @@ def test_a_damaged_split_names_its_line(tmp_path: Path) -> None:
         part_names(tmp_path / "split.txt", "0")
 
 
-def test_only_so_many_pictures_are_used(celeba: Path) -> None:
+def test_only_so_many_images_are_used(celeba: Path) -> None:
     write_split(celeba / "list_eval_partition.txt")
     assert dataset(celeba, "train", max_dataset_size=3).items == [
         "000000.png", "000001.png", "000002.png"]
@@ -100,7 +100,7 @@ def test_turning_by_a_quarter_is_exact() -> None:
     assert np.array_equal(rotated(image, 90.0), np.rot90(image))
 
 
-def test_colours_change_within_their_bounds() -> None:
+def test_colors_change_within_their_bounds() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
     made = [change_colors(image, np.random.default_rng(seed)) for seed in range(40)]
     levels = np.array([each[0, 0] for each in made])
@@ -108,7 +108,7 @@ def test_colours_change_within_their_bounds() -> None:
     assert levels.min() >= 60 and levels.max() <= 140 and len(set(levels[:, 0])) > 20
 
 
-def test_hue_turns_colours() -> None:
+def test_hue_turns_colors() -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     image[..., 0] = 200
     made = np.array([change_colors(image, np.random.default_rng(seed))[0, 0]

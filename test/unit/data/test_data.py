@@ -26,7 +26,7 @@ from utils.images.io import read_image, write_image
 from utils.images.resize import bicubic
 
 
-def picture(seed, height=44, width=36):
+def drawn(seed, height=44, width=36):
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
     return bicubic(coarse, height, width)
 
@@ -36,7 +36,7 @@ def faces(tmp_path):
     """A folder with 20 images, some of them in a subfolder."""
     for index in range(20):
         place = "more/" if index % 3 == 0 else ""
-        write_image(tmp_path / "faces" / f"{place}{index:02d}.png", picture(index))
+        write_image(tmp_path / "faces" / f"{place}{index:02d}.png", drawn(index))
     return tmp_path / "faces"
 
 
@@ -207,7 +207,7 @@ def test_collate_stacks_bytes_and_lists_names(faces):
 # degradation
 
 def test_bicubic_degradation_shrinks_and_enlarges():
-    gt = picture(0, 32, 24)
+    gt = drawn(0, 32, 24)
     expected = bicubic(bicubic(gt, 4, 3), 32, 24)
     degrade = BicubicDegradation(BicubicDegradation.Settings(scale_factor=8))
     assert np.array_equal(degrade(gt, np.random.default_rng()), expected)
@@ -279,14 +279,14 @@ def test_lq_folder_is_paired_by_stem_and_flipped_alike(faces, tmp_path):
 
 def test_lq_folder_with_other_names_is_refused(faces, tmp_path):
     for index in range(5):
-        write_image(tmp_path / f"lq/{index:02d}.png", picture(index))
+        write_image(tmp_path / f"lq/{index:02d}.png", drawn(index))
     message = r"17 only in .*faces .such as 05, 07, 08. and 2 only in .*lq .such as 00, 03"
     with pytest.raises(ValueError, match=message):
         create("folder", dataroot=faces, lq_dataroot=tmp_path / "lq")
 
 
 def test_ambiguous_pairing_is_refused(faces):
-    write_image(faces / "01.bmp", picture(0))
+    write_image(faces / "01.bmp", drawn(0))
     with pytest.raises(ValueError, match=r"more than their extension .* got 01\.bmp and 01\.png"):
         create("folder", dataroot=faces, lq_dataroot=faces)
 
@@ -296,7 +296,7 @@ def test_ambiguous_pairing_is_refused(faces):
 def test_single_gives_resized_inputs_and_relative_names(faces):
     dataset = create("single", "test", dataroot=faces)
     assert set(dataset[0]) == {"lq", "path", "bad"} and "more/00.png" in dataset.items
-    assert np.array_equal(dataset[0]["lq"], bicubic(picture(1), 16, 16))
+    assert np.array_equal(dataset[0]["lq"], bicubic(drawn(1), 16, 16))
 
 
 @pytest.mark.parametrize("pattern, count", [("01.png", 1), ("*.png", 13), ("**/*.png", 20)])
@@ -323,7 +323,7 @@ def test_number_held_out(num_names, count, expected):
     assert len(hold_out([f"{index}.jpg" for index in range(num_names)], count)) == expected
 
 
-def test_choice_of_held_out_pictures_ignores_the_order():
+def test_choice_of_held_out_images_ignores_the_order():
     names = [f"{index}.jpg" for index in range(100)]
     assert hold_out(names, 5) == hold_out(names[::-1], 5) < hold_out(names, 6)
 
@@ -335,7 +335,7 @@ def test_train_and_val_share_nothing_and_make_up_the_folder(faces):
 
 
 def test_validation_folder_replaces_holding_out(faces, tmp_path):
-    write_image(tmp_path / "val/a.png", picture(0))
+    write_image(tmp_path / "val/a.png", drawn(0))
     options = {"dataroot": faces, "val_dataroot": tmp_path / "val"}
     assert create("celeba", "val", **options).items == ["a.png"]
     assert len(create("celeba", "train", **options)) == 20
@@ -411,9 +411,9 @@ def test_number_of_synthetic_people_is_checked(size):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
-def test_odd_pictures_train(mode, tmp_path):
+def test_odd_images_train(mode, tmp_path):
     array = np.full((30, 20), 40000, np.uint16)
-    odd = Image.fromarray(array) if mode == "I;16" else Image.fromarray(picture(0)).convert(mode)
+    odd = Image.fromarray(array) if mode == "I;16" else Image.fromarray(drawn(0)).convert(mode)
     odd.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     sample = create("celeba", dataroot=tmp_path)[0]
     assert sample["lq"].shape == (16, 16, 3) and sample["bad"] == []

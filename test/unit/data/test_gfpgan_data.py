@@ -36,7 +36,7 @@ def is_gray(image: np.ndarray) -> bool:
 
 # ---- degradation --------------------------------------------------------------------------------
 
-def test_the_same_draw_gives_the_same_picture_and_another_one_another() -> None:
+def test_the_same_draw_gives_the_same_image_and_another_one_another() -> None:
     degrade = GFPGANDegradation()
     one, two, three = (degrade(face(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == (64, 64, 3) and one.dtype == np.uint8
@@ -52,13 +52,13 @@ def test_with_everything_off_only_the_narrowest_blur_is_left() -> None:
     {"kernel_sigma": (2, 2)}, {"noise_range": (20, 20)}, {"jpeg_range": (60, 60)},
     {"downsample_range": (4, 4)}, {"shift_prob": 1.0}, {"jitter_prob": 1.0},
     {"lq_gray_prob": 1.0}], ids=lambda change: next(iter(change)))
-def test_every_step_changes_the_picture(change: dict) -> None:
+def test_every_step_changes_the_image(change: dict) -> None:
     settings = {**OFF, "kernel_sigma": (0.01, 0.01), **change}
     lq = gfpgan(**settings)(face(), np.random.default_rng(0))
     assert np.abs(lq.astype(int) - face()).mean() > 1
 
 
-def test_noise_has_its_deviation_in_grey_levels() -> None:
+def test_noise_has_its_deviation_in_gray_levels() -> None:
     gray = np.full((128, 128, 3), 128, np.uint8)
     settings = {**OFF, "noise_range": (15, 15)}
     lq = gfpgan(**settings)(gray, np.random.default_rng(0))
@@ -89,7 +89,7 @@ def test_values_out_of_range_are_refused(settings: dict, words: str) -> None:
         gfpgan(**settings)
 
 
-def test_a_picture_that_would_shrink_to_nothing_is_refused() -> None:
+def test_an_image_that_would_shrink_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="--downsample_range"):
         GFPGANDegradation().check(7)
 
@@ -108,7 +108,7 @@ def test_a_third_of_the_circle_turns_red_into_green() -> None:
     assert np.allclose(hue(image, 1 / 3), [[[0.1, 0.9, 0.1]]], atol=1e-6)
 
 
-def test_no_saturation_is_grey_and_no_contrast_the_mean() -> None:
+def test_no_saturation_is_gray_and_no_contrast_the_mean() -> None:
     image = face().astype(np.float32) / 255
     assert np.allclose(np.ptp(FUNCTIONS["saturation"](image, 0), axis=-1), 0)
     assert np.ptp(FUNCTIONS["contrast"](image, 0)) == 0
@@ -142,7 +142,7 @@ def test_only_eyes_are_enlarged() -> None:
     assert sides == [[60, 60], [60, 60], [40, 40]]
 
 
-def test_tiny_parts_get_a_smallest_size_that_scales_with_the_picture() -> None:
+def test_tiny_parts_get_a_smallest_size_that_scales_with_the_image() -> None:
     points = torch.zeros(68, 2)
     assert parts_of_landmarks(points, 512)[:, 2].tolist() == [16, 16, 16]
     assert parts_of_landmarks(points, 256)[:, 2].tolist() == [8, 8, 8]
@@ -230,7 +230,7 @@ def test_ffhqs_own_file_becomes_a_component_file(tmp_path: Path) -> None:
     assert torch.allclose(parts["00007.png"], expected)
 
 
-def test_points_of_pictures_of_another_size_are_scaled(tmp_path: Path) -> None:
+def test_points_of_images_of_another_size_are_scaled(tmp_path: Path) -> None:
     parts, _ = prepare(tmp_path, {"a.png": points_of(), "b.png": points_of(100)}, size=1024)
     assert torch.allclose(parts["b.png"][:, 0] - parts["a.png"][:, 0], torch.tensor(50.0).double())
 
@@ -271,7 +271,7 @@ def component_file(folder: Path, names: tuple[str, ...] = NAMES) -> str:
     return str(folder / "parts.json")
 
 
-def test_boxes_belong_to_their_picture_by_name(faces: Path, tmp_path: Path) -> None:
+def test_boxes_belong_to_their_image_by_name(faces: Path, tmp_path: Path) -> None:
     found = dataset(faces, component_file=component_file(tmp_path), flip_prob=0.0)
     for index in range(3):
         sample = found[index]
@@ -286,7 +286,7 @@ def test_a_number_finds_its_entry_in_the_published_file(tmp_path: Path) -> None:
     assert sample["boxes"][0, 0] == pytest.approx((191.5 - 1.4 * 28.5) / 8 + 1, abs=1e-4)
 
 
-def test_pictures_the_file_does_not_know_are_named(faces: Path, tmp_path: Path) -> None:
+def test_images_the_file_does_not_know_are_named(faces: Path, tmp_path: Path) -> None:
     path = component_file(tmp_path, NAMES[:1])
     with pytest.raises(ValueError, match=r"no entry for 2 of 3 images, such as 00000001\.png"):
         dataset(faces, component_file=path)
@@ -297,7 +297,7 @@ def test_without_a_file_boxes_are_the_templates(faces: Path) -> None:
     assert np.allclose(sample["boxes"], boxes_of_parts(template_parts(64)).numpy())
 
 
-def test_a_mirrored_picture_brings_mirrored_boxes_each_time(faces: Path, tmp_path: Path) -> None:
+def test_a_mirrored_image_brings_mirrored_boxes_each_time(faces: Path, tmp_path: Path) -> None:
     """The published data set mirrors its own table, so that the next reading is wrong."""
     settings = {"component_file": component_file(tmp_path), "degrade": None}
     plain = dataset(faces, flip_prob=0.0, **settings)[0]
@@ -309,26 +309,26 @@ def test_a_mirrored_picture_brings_mirrored_boxes_each_time(faces: Path, tmp_pat
 
 
 def test_validation_is_not_mirrored(faces: Path) -> None:
-    kept = [dataset(faces, flip_prob=share, split="val", num_val_images=1)[0]["gt"]
-            for share in (0.0, 1.0)]
+    kept = [dataset(faces, flip_prob=fraction, split="val", num_val_images=1)[0]["gt"]
+            for fraction in (0.0, 1.0)]
     assert np.array_equal(*kept)
 
 
 @pytest.mark.parametrize("gt_gray", [True, False])
-def test_the_target_turns_grey_with_the_input_where_asked(gt_gray: bool, faces: Path) -> None:
+def test_the_target_turns_gray_with_the_input_where_asked(gt_gray: bool, faces: Path) -> None:
     degrade = gfpgan(lq_gray_prob=1.0, jitter_prob=0.0)
     sample = dataset(faces, degrade=degrade, gt_gray=gt_gray)[0]
     assert is_gray(sample["lq"])
     assert is_gray(sample["gt"]) == gt_gray
 
 
-def test_the_target_keeps_its_colours_where_the_input_does(faces: Path) -> None:
+def test_the_target_keeps_its_colors_where_the_input_does(faces: Path) -> None:
     degrade = gfpgan(lq_gray_prob=0.0)
     assert not is_gray(dataset(faces, degrade=degrade)[0]["gt"])
 
 
 @pytest.mark.parametrize("settings, words", [({"flip_prob": 2.0}, "--flip_prob"),
                                              ({"eye_enlarge_ratio": 0.0}, "--eye_enlarge_ratio")])
-def test_impossible_shares_are_refused(settings: dict, words: str, faces: Path) -> None:
+def test_impossible_fractions_are_refused(settings: dict, words: str, faces: Path) -> None:
     with pytest.raises(ValueError, match=words):
         dataset(faces, **settings)

@@ -18,7 +18,7 @@ from data.labels import color_map
 from utils.images.io import write_image
 from utils.images.resize import flip
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 MILD = {"blur_sigma": (0.01, 0.01), "shrink": (1, 1), "noise_sigma": (0, 0),
         "jpeg_quality": (100, 100)}
 
@@ -65,7 +65,7 @@ def test_a_sinc_kernel_can_be_padded() -> None:
 # ---- GPEN's degradation --------------------------------------------------------------------------
 
 def test_at_its_mildest_the_degradation_leaves_a_jpeg() -> None:
-    smooth = cv2.GaussianBlur(PICTURE, (0, 0), 3)
+    smooth = cv2.GaussianBlur(IMAGE, (0, 0), 3)
     lq = gpen(**MILD)(smooth, rng())
     assert lq.dtype == np.uint8 and lq.shape == smooth.shape
     assert np.abs(lq.astype(int) - smooth).mean() < 2
@@ -74,16 +74,16 @@ def test_at_its_mildest_the_degradation_leaves_a_jpeg() -> None:
 @pytest.mark.parametrize("change", [
     {"blur_sigma": (3, 3)}, {"shrink": (4, 4)}, {"noise_sigma": (20, 20)},
     {"jpeg_quality": (5, 5)}], ids=lambda change: next(iter(change)))
-def test_every_piece_makes_pictures_worse(change: dict) -> None:
-    smooth = cv2.GaussianBlur(PICTURE, (0, 0), 1.5)
+def test_every_piece_makes_images_worse(change: dict) -> None:
+    smooth = cv2.GaussianBlur(IMAGE, (0, 0), 1.5)
     errors = [np.abs(gpen(**settings)(smooth, rng()).astype(int) - smooth).mean()
               for settings in (MILD, {**MILD, **change})]
     assert errors[1] > 2 * errors[0]
 
 
 def test_the_noise_has_the_deviation_asked_for() -> None:
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    lq = gpen(**{**MILD, "noise_sigma": (10, 10)})(grey, rng())
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    lq = gpen(**{**MILD, "noise_sigma": (10, 10)})(gray, rng())
     luma = cv2.cvtColor(lq, cv2.COLOR_RGB2GRAY)     # JPEG halves the size of colors, not its
     expected = 10 * np.linalg.norm((0.299, 0.587, 0.114))   # channels are independent
     assert luma.std() == pytest.approx(expected, rel=0.1)
@@ -96,10 +96,10 @@ def test_blurs_are_round_half_of_the_time() -> None:
     assert 110 < sum(np.allclose(kernel, kernel.T) for kernel in kernels) < 190
 
 
-def test_the_same_chance_gives_the_same_picture() -> None:
+def test_the_same_chance_gives_the_same_image() -> None:
     degrade = GPENDegradation()
-    assert np.array_equal(degrade(PICTURE, rng(1)), degrade(PICTURE, rng(1)))
-    assert not np.array_equal(degrade(PICTURE, rng(1)), degrade(PICTURE, rng(2)))
+    assert np.array_equal(degrade(IMAGE, rng(1)), degrade(IMAGE, rng(1)))
+    assert not np.array_equal(degrade(IMAGE, rng(1)), degrade(IMAGE, rng(2)))
 
 
 @pytest.mark.parametrize("change", [{"blur_sigma": (5, 1)}, {"shrink": (0, 2)},
@@ -111,22 +111,22 @@ def test_ranges_that_make_no_sense_are_refused(change: dict) -> None:
 
 # ---- tasks ---------------------------------------------------------------------------------------
 
-def test_colourisation_takes_the_colours_only() -> None:
-    lq = ColorizationDegradation()(PICTURE, rng())
+def test_colourisation_takes_the_colors_only() -> None:
+    lq = ColorizationDegradation()(IMAGE, rng())
     assert (lq == lq[..., :1]).all()
-    assert np.array_equal(lq[..., 0], cv2.cvtColor(PICTURE, cv2.COLOR_RGB2GRAY))
+    assert np.array_equal(lq[..., 0], cv2.cvtColor(IMAGE, cv2.COLOR_RGB2GRAY))
 
 
 def test_strokes_are_white_and_leave_the_rest_and_the_target() -> None:
-    before = PICTURE.copy()
-    lq = inpainting(stroke_width=(60, 60))(PICTURE, rng())
-    painted = (lq != PICTURE).any(axis=2)
+    before = IMAGE.copy()
+    lq = inpainting(stroke_width=(60, 60))(IMAGE, rng())
+    painted = (lq != IMAGE).any(axis=2)
     assert 0.02 < painted.mean() < 0.9 and (lq[painted] == 255).all()
-    assert np.array_equal(PICTURE, before)
+    assert np.array_equal(IMAGE, before)
 
 
-def test_no_strokes_leave_the_picture() -> None:
-    assert np.array_equal(inpainting(num_strokes=(0, 0))(PICTURE, rng()), PICTURE)
+def test_no_strokes_leave_the_image() -> None:
+    assert np.array_equal(inpainting(num_strokes=(0, 0))(IMAGE, rng()), IMAGE)
 
 
 def test_a_stroke_is_as_wide_as_asked_for() -> None:
@@ -136,7 +136,7 @@ def test_a_stroke_is_as_wide_as_asked_for() -> None:
 
 
 @pytest.mark.parametrize("size, width", [(1024, 40), (256, 10), (2048, 80)])
-def test_widths_are_those_of_a_picture_of_1024(size: int, width: int,
+def test_widths_are_those_of_an_image_of_1024(size: int, width: int,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     monkeypatch.setattr("data.inpainting_degradation.paint",
@@ -165,41 +165,41 @@ def test_strokes_that_make_no_sense_are_refused(change: dict) -> None:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    write_image(tmp_path / "faces" / "one.png", PICTURE)
+    write_image(tmp_path / "faces" / "one.png", IMAGE)
     return tmp_path / "faces"
 
 
-@pytest.mark.parametrize("shares, make", [
+@pytest.mark.parametrize("fractions, make", [
     ({"flip_prob": 0.0, "gray_prob": 0.0}, lambda gt: gt),
     ({"flip_prob": 1.0, "gray_prob": 0.0}, flip),
     ({"flip_prob": 0.0, "gray_prob": 1.0}, lambda gt: ColorizationDegradation()(gt, rng()))],
-    ids=["plain", "flipped", "grey"])
-def test_training_pictures_are_shrunk_by_area_and_varied(shares: dict, make: Callable,
+    ids=["plain", "flipped", "gray"])
+def test_training_images_are_shrunk_by_area_and_varied(fractions: dict, make: Callable,
                                                          faces: Path) -> None:
     dataset = GPENDataset(GPENDataset.Settings(dataroot=str(faces), load_size=12,
-                                               num_val_images=0, **shares))
-    expected = make(cv2.resize(PICTURE, (12, 12), interpolation=cv2.INTER_AREA))
+                                               num_val_images=0, **fractions))
+    expected = make(cv2.resize(IMAGE, (12, 12), interpolation=cv2.INTER_AREA))
     assert np.array_equal(dataset[0]["gt"], expected)
 
 
 def test_other_splits_are_not_varied(faces: Path) -> None:
     dataset = GPENDataset(GPENDataset.Settings(dataroot=str(faces), load_size=64, flip_prob=1.0,
                                                gray_prob=1.0), split="test")
-    assert np.array_equal(dataset[0]["gt"], PICTURE)
+    assert np.array_equal(dataset[0]["gt"], IMAGE)
 
 
 @pytest.mark.parametrize("flag", ["flip_prob", "gray_prob"])
-def test_a_share_beyond_one_is_refused(flag: str, faces: Path) -> None:
+def test_a_fraction_above_one_is_refused(flag: str, faces: Path) -> None:
     with pytest.raises(ValueError, match=f"--{flag} must be from 0 to 1, got 1.5"):
         GPENDataset.Settings(dataroot=str(faces), **{flag: 1.5})
 
 
 def test_seg2face_gives_the_coloured_map_as_input(tmp_path: Path) -> None:
     labels = np.arange(64 * 64).reshape(64, 64) % 19
-    write_image(tmp_path / "CelebA-HQ-img" / "0.png", PICTURE)
+    write_image(tmp_path / "CelebA-HQ-img" / "0.png", IMAGE)
     write_image(tmp_path / "CelebAMask-HQ-mask" / "0.png",
                 labels[..., None].repeat(3, 2).astype(np.uint8))
     dataset = data.create_dataset("seg2face", "test", "none", {"dataroot": str(tmp_path),
                                                                "load_size": 64})
     assert np.array_equal(dataset[0]["lq"], color_map(labels))
-    assert np.array_equal(dataset[0]["gt"], PICTURE)
+    assert np.array_equal(dataset[0]["gt"], IMAGE)

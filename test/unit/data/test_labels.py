@@ -46,7 +46,7 @@ def test_a_map_is_read_as_it_was_written(colored: bool, tmp_path: Path,
     assert np.array_equal(read_label_map(tmp_path / "a.png"), labels)
 
 
-def test_no_two_labels_share_a_colour() -> None:
+def test_no_two_labels_share_a_color() -> None:
     assert len({tuple(color) for color in COLORS}) == len(LABELS) == 19
 
 
@@ -101,11 +101,11 @@ def test_maps_may_lie_elsewhere(faces: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_maps_that_is_not_there_is_refused(faces: Path) -> None:
-    with pytest.raises(ValueError, match="--masks nowhere: no such folder"):
+    with pytest.raises(ValueError, match="--masks nowhere does not exist"):
         ffhq(faces, masks="nowhere")
 
 
-def test_a_missing_map_is_an_unreadable_picture(faces: Path) -> None:
+def test_a_missing_map_is_an_unreadable_image(faces: Path) -> None:
     write_masks(faces.parent / "masks512", faces)
     (faces.parent / "masks512" / "00000.png").unlink()
     dataset = ffhq(faces)
@@ -213,7 +213,7 @@ def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
 
 # ---- how well maps agree -------------------------------------------------------------------------
 
-def test_overlaps_count_pixels_of_each_picture() -> None:
+def test_overlaps_count_pixels_of_each_image() -> None:
     target = torch.tensor([[[0, 1], [1, 2]], [[2, 2], [2, 2]]], dtype=torch.uint8)
     predicted = torch.tensor([[[0, 1], [2, 2]], [[2, 0], [2, 2]]])
     both, either = overlaps(predicted, target, 4)

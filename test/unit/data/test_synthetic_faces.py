@@ -37,7 +37,7 @@ def distance(point: np.ndarray, mask: np.ndarray) -> float:
     return float(np.hypot(x - point[0], y - point[1]).min()) if len(x) else np.inf
 
 
-def share(truths: list[bool]) -> float:
+def fraction(truths: list[bool]) -> float:
     return sum(truths) / len(truths)
 
 
@@ -96,7 +96,7 @@ def test_every_class_occurs(faces: list[Face]) -> None:
 
 
 @pytest.mark.parametrize("part", ["eye", "brow", "ear"])
-def test_l_is_the_left_of_the_picture(part: str, faces: list[Face]) -> None:
+def test_l_is_the_left_of_the_image(part: str, faces: list[Face]) -> None:
     left, right = LABELS.index(f"l_{part}"), LABELS.index(f"r_{part}")
     both = [face.labels for face in faces
             if (face.labels == left).any() and (face.labels == right).any()]
@@ -110,26 +110,26 @@ def test_eye_points_lie_on_open_eyes(point: int, label: int, faces: list[Face]) 
     hits = [at(face.labels, face.landmarks5[point]) == label for face in faces
             if (face.labels == label).sum() > 25]
     assert len(hits) > 150
-    assert share(hits) > 0.97
+    assert fraction(hits) > 0.97
 
 
 def test_nose_tip_lies_on_the_nose(faces: list[Face]) -> None:
-    assert share([at(face.labels, face.landmarks5[2]) == NOSE for face in faces]) > 0.98
+    assert fraction([at(face.labels, face.landmarks5[2]) == NOSE for face in faces]) > 0.98
 
 
 @pytest.mark.parametrize("corner", [48, 54])
 def test_mouth_corners_lie_on_the_lips(corner: int, faces: list[Face]) -> None:
-    away = [distance(face.landmarks68[corner], (face.labels == U_LIP) | (face.labels == L_LIP))
+    distances = [distance(face.landmarks68[corner], (face.labels == U_LIP) | (face.labels == L_LIP))
             for face in faces]
-    assert max(away) < 2
+    assert max(distances) < 2
 
 
 @pytest.mark.parametrize("points", [slice(17, 22), slice(22, 27)])
 def test_brow_points_lie_on_the_brows(points: slice, faces: list[Face]) -> None:
     label = LABELS.index("l_brow" if points.start == 17 else "r_brow")
-    away = [distance(point, face.labels == label) for face in faces
+    distances = [distance(point, face.labels == label) for face in faces
             if (face.labels == label).sum() > 30 for point in face.landmarks68[points]]
-    assert share([d < 2 for d in away]) > 0.97
+    assert fraction([d < 2 for d in distances]) > 0.97
 
 
 def test_jaw_points_lie_on_the_edge_of_the_skin(faces: list[Face]) -> None:
@@ -138,12 +138,12 @@ def test_jaw_points_lie_on_the_edge_of_the_skin(faces: list[Face]) -> None:
         for x, y in np.rint(face.landmarks68[5:12]).astype(int):
             patch = face.labels[y - 2:y + 3, x - 2:x + 3]
             on_edge.append(bool((patch == SKIN).any() and (patch != SKIN).any()))
-    assert share(on_edge) > 0.95
+    assert fraction(on_edge) > 0.95
 
 
-def test_landmarks_stay_in_the_picture(faces: list[Face]) -> None:
+def test_landmarks_stay_in_the_image(faces: list[Face]) -> None:
     inside = [bool(((face.landmarks68 >= 0) & (face.landmarks68 <= 127)).all()) for face in faces]
-    assert share(inside) > 0.98
+    assert fraction(inside) > 0.98
 
 
 def test_faces_are_aligned_like_real_ones(faces: list[Face]) -> None:
@@ -164,7 +164,7 @@ def test_skin_is_where_the_labels_say(faces: list[Face]) -> None:
     for face in faces:
         red, _, blue = face.image[face.labels == SKIN].mean(0)
         warm.append(bool(red > blue + 8))
-    assert share(warm) > 0.95
+    assert fraction(warm) > 0.95
 
 
 def test_pupils_are_dark_and_on_the_eye(faces: list[Face]) -> None:
@@ -172,9 +172,9 @@ def test_pupils_are_dark_and_on_the_eye(faces: list[Face]) -> None:
     for face in faces:
         eye = (face.labels == L_EYE) | (face.labels == R_EYE)
         if eye.sum() > 60:
-            grey = face.image[eye].mean(1)
-            darker.append(bool(np.percentile(grey, 5) < 0.6 * np.percentile(grey, 90)))
-    assert share(darker) > 0.95
+            gray = face.image[eye].mean(1)
+            darker.append(bool(np.percentile(gray, 5) < 0.6 * np.percentile(gray, 90)))
+    assert fraction(darker) > 0.95
 
 
 def test_dark_glasses_hide_the_eyes_and_clear_ones_do_not(faces: list[Face]) -> None:
@@ -187,7 +187,7 @@ def test_dark_glasses_hide_the_eyes_and_clear_ones_do_not(faces: list[Face]) -> 
 
 @pytest.mark.parametrize(("index", "small", "large"),
                          [(0, 128, 256), (4, 64, 128), (13, 100, 256)])
-def test_another_size_is_the_same_picture(index: int, small: int, large: int) -> None:
+def test_another_size_is_the_same_image(index: int, small: int, large: int) -> None:
     small_face, large_face = render_face(index, size=small), render_face(index, size=large)
     image = cv2.resize(large_face.image, (small, small), interpolation=cv2.INTER_AREA)
     assert np.corrcoef(image.ravel(), small_face.image.ravel())[0, 1] > 0.97

@@ -145,7 +145,7 @@ def test_scaled_gradients_of_the_parts_are_those_of_the_batch(level: list[str],
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_optimisers_step_once_per_step(name: str, tiny_run: Callable) -> None:
+def test_optimizers_step_once_per_step(name: str, tiny_run: Callable) -> None:
     model, batch = make(tiny_run, name, 4)
     for step in (1, 2):
         model.start_step(step, 100, 100)
@@ -241,13 +241,13 @@ def test_the_result_counts_every_part(whole_run: Path) -> None:
 def in_order(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[object]]:
     """Arguments for training on four images in a given order, the same for each place."""
     generator = np.random.default_rng(0)
-    pictures = {name: generator.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(
+    crops = {name: generator.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(
         8, 1) for name in "abcd"}
 
     def arguments(order: str) -> list[object]:
         folder = tmp_path_factory.mktemp(order)
         for place, name in enumerate(order):
-            write_image(folder / f"{place}.png", pictures[name])
+            write_image(folder / f"{place}.png", crops[name])
         return ["--dataset_name", "ffhq", "--dataroot", folder, "--serial_batches", "--gray_prob",
                 0, "--train_steps", 2, "--degradation", "bicubic", "--scale_factor", 4]
     return arguments

@@ -36,7 +36,7 @@ PACKAGES = {
                                      "found)"),
     "an amp that raises": ({"__init__": "", "amp": "raise AttributeError('npu')"},
                            "apex.amp cannot be imported (AttributeError: npu)"),
-    "optimisers that raise": ({"__init__": "", "amp": ASCEND_AMP, "optimizers": "1 / 0"},
+    "optimizers that raise": ({"__init__": "", "amp": ASCEND_AMP, "optimizers": "1 / 0"},
                               "apex.optimizers cannot be imported (ZeroDivisionError: division by "
                               "zero)"),
     "no fused Adam": ({"__init__": "", "amp": ASCEND_AMP, "optimizers": ""},

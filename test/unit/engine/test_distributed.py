@@ -140,7 +140,7 @@ def test_evaluation_on_two_processes_writes_the_files_of_one(whole_run: tuple[Pa
              "ms_ssim", "psnr_pooled"],
             capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("5 pictures") == 1
+        assert done.stdout.count("5 images") == 1
         found = out / "ddp_synthetic"
         files[processes] = {path.relative_to(found): path.read_bytes()
                             for path in sorted(found.rglob("*")) if path.is_file()}
@@ -317,7 +317,7 @@ def test_an_error_on_one_rank_ends_the_job_with_its_message(tmp_path: Path) -> N
     for index in range(4):
         Image.fromarray(np.full((64, 64, 3), 40 * index, np.uint8)).save(folder / f"{index}.png")
     for index in (2, 3):    # in order, so that the second process gets these
-        (folder / f"{index}.png").write_bytes(b"no picture")
+        (folder / f"{index}.png").write_bytes(b"no image")
     text = train(tmp_path, "--dataset_name", "celeba", "--dataroot", folder, "--serial_batches",
                  "--num_val_images", 0, "--train_steps", 3, status=1)
     assert "2.png" in text and "Root Cause" in text
@@ -345,12 +345,12 @@ def test_landmark_trainings_end(tmp_path: Path) -> None:
 def test_shares_are_all_items_in_order(count: int, world: int,
                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: world)
-    shares = []
+    fractions = []
     for rank in range(world):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(list(distributed.share(count)))
-    assert [item for part in shares for item in part] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        fractions.append(list(distributed.share(count)))
+    assert [item for part in fractions for item in part] == list(range(count))
+    assert max(map(len, fractions)) - min(map(len, fractions)) <= 1
 
 
 ENDINGS = """

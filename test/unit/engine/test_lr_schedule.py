@@ -27,7 +27,7 @@ def test_an_unknown_policy_is_refused() -> None:
         factor("plateau", 1)
 
 
-def test_a_recipe_takes_the_rate_of_its_step(tiny_run: Callable) -> None:
+def test_a_model_takes_the_rate_of_its_step(tiny_run: Callable) -> None:
     model, _ = tiny_run("sparnet", "--lr_policy", "step", "--lr_decay_epochs", "2", "--lr", "0.5")
     rates = []
     for step in (1, 20, 21, 41):        # ten steps an epoch

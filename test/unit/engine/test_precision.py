@@ -309,7 +309,7 @@ def test_the_state_of_another_adam_is_taken_over(before: str, now: str, counted:
 
 @pytest.mark.parametrize("given, saturates, expected", [
     (None, False, "dynamic"), ("64", False, 64.0), (None, True, 1.0)])
-def test_a_recipes_own_scale_is_taken_where_none_is_given(
+def test_a_models_own_scale_is_taken_where_none_is_given(
         given: str | None, saturates: bool, expected: str | float,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "overflow_saturates", lambda device: saturates)

@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def samples(tmp_path: Path) -> Path:
     """Six faces of odd sizes and kinds, one file corrupt."""
     folder = tmp_path / "in put"
     for index, (name, size) in enumerate(
@@ -53,8 +53,8 @@ def enhance(run_script: Callable, weights: Path, source: object, target: object,
 
 
 def test_a_folder_is_restored_names_kept_and_the_corrupt_file_reported(
-        run_script: Callable, weights: Path, pictures: Path, tmp_path: Path) -> None:
-    done = enhance(run_script, weights, pictures, tmp_path / "out", "--compare")
+        run_script: Callable, weights: Path, samples: Path, tmp_path: Path) -> None:
+    done = enhance(run_script, weights, samples, tmp_path / "out", "--compare")
     made = sorted(p.relative_to(tmp_path / "out").as_posix()
                   for p in (tmp_path / "out").rglob("*.png"))
     expected = ["a.jpg.png", "a.png.png", "d.png", "sub/b.png", "sub/c.png"]
@@ -64,26 +64,26 @@ def test_a_folder_is_restored_names_kept_and_the_corrupt_file_reported(
     assert read_image(tmp_path / "out" / "d.png").shape == (32, 32, 3)
 
 
-def test_results_are_the_networks_output(weights: Path, run_script: Callable, pictures: Path,
+def test_results_are_the_networks_output(weights: Path, run_script: Callable, samples: Path,
                                          tmp_path: Path) -> None:
     from models.networks.sparnet import SPARNet
     from utils.images.convert import to_image, to_tensor
     network = SPARNet(res_depth=0, bottleneck_size=16).eval()
     network.load_state_dict(torch.load(weights, weights_only=True))
     with torch.no_grad():
-        expected = to_image(network(to_tensor(read_image(pictures / "a.png"))))[0]
-    done = enhance(run_script, weights, pictures / "a.png", tmp_path / "out")
+        expected = to_image(network(to_tensor(read_image(samples / "a.png"))))[0]
+    done = enhance(run_script, weights, samples / "a.png", tmp_path / "out")
     assert done.returncode == 0
     difference = read_image(tmp_path / "out" / "a.png").astype(int) - expected
     assert np.abs(difference).max() <= 1
 
 
 def test_an_input_is_never_overwritten(run_script: Callable, weights: Path,
-                                       pictures: Path) -> None:
-    before = (pictures / "a.png").read_bytes()
-    done = enhance(run_script, weights, pictures, pictures, "--ext", "same")
+                                       samples: Path) -> None:
+    before = (samples / "a.png").read_bytes()
+    done = enhance(run_script, weights, samples, samples, "--ext", "same")
     assert done.returncode == 2 and "overwrite" in done.stderr
-    assert (pictures / "a.png").read_bytes() == before
+    assert (samples / "a.png").read_bytes() == before
 
 
 def test_a_strip_never_overwrites_an_input_either(run_script: Callable, weights: Path,
@@ -96,9 +96,9 @@ def test_a_strip_never_overwrites_an_input_either(run_script: Callable, weights:
     assert (source / "a.png").read_bytes() == before
 
 
-def test_a_pattern_and_the_same_extension(run_script: Callable, weights: Path, pictures: Path,
+def test_a_pattern_and_the_same_extension(run_script: Callable, weights: Path, samples: Path,
                                           tmp_path: Path) -> None:
-    done = enhance(run_script, weights, f"{pictures}/*.jpg", tmp_path / "out", "--ext", "same",
+    done = enhance(run_script, weights, f"{samples}/*.jpg", tmp_path / "out", "--ext", "same",
                    "--simulate_lq", "--scale_factor", "8")
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.jpg"]
@@ -112,17 +112,17 @@ def test_nothing_to_restore_is_one_line(source: str, word: str, run_script: Call
     assert word in done.stderr
 
 
-def test_missing_weights_are_one_line(run_script: Callable, pictures: Path,
+def test_missing_weights_are_one_line(run_script: Callable, samples: Path,
                                       tmp_path: Path) -> None:
-    done = enhance(run_script, tmp_path / "none.pth", pictures, tmp_path / "out")
+    done = enhance(run_script, tmp_path / "none.pth", samples, tmp_path / "out")
     assert done.returncode == 2 and "none.pth" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "newtrain.py"])
 def test_a_dataset_without_targets_is_refused(script: str, run_script: Callable, weights: Path,
-                                              pictures: Path, tmp_path: Path) -> None:
+                                              samples: Path, tmp_path: Path) -> None:
     more = ["--name", "one"] if script == "evaluate.py" else []
-    done = run_script(script, "--dataset_name", "single", "--dataroot", pictures, "--device", "cpu",
+    done = run_script(script, "--dataset_name", "single", "--dataroot", samples, "--device", "cpu",
                       "--checkpoints_dir", weights.parents[1] if more else tmp_path, *more)
     assert done.returncode == 2 and "targets" in done.stderr
 
@@ -181,7 +181,7 @@ def test_two_folders_are_paired_by_name(run_script: Callable, folders: tuple[Pat
         pytest.approx(expected))
 
 
-def test_equal_pictures_give_infinity_in_valid_json(run_script: Callable,
+def test_equal_images_give_infinity_in_valid_json(run_script: Callable,
                                                     folders: tuple[Path, Path]) -> None:
     _, gt = folders
     assert compare_folders(run_script, gt, gt, "--protocol", "standard").returncode == 0
@@ -204,10 +204,10 @@ def test_folders_that_do_not_fit_are_refused(spoil: Callable, words: list[str],
 
 
 def test_weights_alone_are_enough_and_what_contradicts_them_is_refused(
-        run_script: Callable, weights: Path, pictures: Path, tmp_path: Path) -> None:
+        run_script: Callable, weights: Path, samples: Path, tmp_path: Path) -> None:
     moved = tmp_path / "SPARNet.pth"
     moved.write_bytes(weights.read_bytes())
-    done = enhance(run_script, moved, pictures / "a.png", tmp_path / "out", "--load_size", "32")
+    done = enhance(run_script, moved, samples / "a.png", tmp_path / "out", "--load_size", "32")
     assert done.returncode == 0, done.stderr
     done = run_script("evaluate.py", "--pretrain_model_path", moved, "--res_depth", "10")
     assert done.returncode == 2

@@ -26,43 +26,43 @@ def options(*arguments: object) -> Namespace:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> np.ndarray:
+def sample_image(tmp_path: Path) -> np.ndarray:
     """An image of 16 x 16 pixels, in tmp_path/in/face_1.png."""
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     write_image(tmp_path / "in" / "face_1.png", image)
     return image
 
 
-def test_pictures_survive_the_way_through_raw_files(picture: np.ndarray, tmp_path: Path) -> None:
+def test_images_survive_the_way_through_raw_files(sample_image: np.ndarray, tmp_path: Path) -> None:
     export_onnx.export(options("--to_bin", tmp_path / "in", "--output",
                                tmp_path / "bins"))
     written, = (tmp_path / "bins").glob("*")
     # ais_bench adds the number of the output.
     written.rename(written.with_name("face_1_0.bin"))
     export_onnx.export(options("--from_bin", tmp_path / "bins", "--output", tmp_path / "out"))
-    assert np.array_equal(read_image(tmp_path / "out" / "face_1.png"), picture)
+    assert np.array_equal(read_image(tmp_path / "out" / "face_1.png"), sample_image)
 
 
-def test_raw_files_are_float32_planes(picture: np.ndarray, tmp_path: Path) -> None:
+def test_raw_files_are_float32_planes(sample_image: np.ndarray, tmp_path: Path) -> None:
     export_onnx.export(options("--to_bin", tmp_path / "in", "--output",
                                tmp_path / "bins"))
     values = np.fromfile(tmp_path / "bins" / "face_1.bin", "<f4").reshape(3, 16, 16)
-    assert np.allclose((values[0] + 1) * 127.5, picture[..., 0], atol=1e-3)
+    assert np.allclose((values[0] + 1) * 127.5, sample_image[..., 0], atol=1e-3)
 
 
-def test_raw_results_are_compared_with_targets(picture: np.ndarray, tmp_path: Path,
+def test_raw_results_are_compared_with_targets(sample_image: np.ndarray, tmp_path: Path,
                                                capsys: pytest.CaptureFixture) -> None:
-    values = picture.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    values = sample_image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     (tmp_path / "results").mkdir()
     np.save(tmp_path / "results" / "face_1_0.npy", values[None] + 2 / 255)
     export_onnx.export(options("--from_bin", tmp_path / "results", "--output", tmp_path / "out",
                                "--gt", tmp_path / "in"))
-    away = np.minimum(picture.astype(int) + 1, 255) - picture
-    expected = 10 * np.log10(255 ** 2 / np.mean(away ** 2))
+    distance = np.minimum(sample_image.astype(int) + 1, 255) - sample_image
+    expected = 10 * np.log10(255 ** 2 / np.mean(distance ** 2))
     assert f"{expected:.4f} dB" in capsys.readouterr().out
 
 
-def test_a_raw_result_of_several_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_raw_result_of_several_images_is_refused(tmp_path: Path) -> None:
     np.zeros((2, 3, 8, 8), np.float32).tofile(tmp_path / "two_0.bin")
     with pytest.raises(ValueError, match=r"two_0.bin must hold one square RGB image, got 384"):
         export_onnx.export(options("--from_bin", tmp_path, "--output", tmp_path / "out"))
@@ -71,8 +71,8 @@ def test_a_raw_result_of_several_pictures_is_refused(tmp_path: Path) -> None:
 # ---- options ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("flags", "text"), [
-    (("--engine", "onnx"), "--engine onnx and --onnx FILE belong together"),
-    (("--onnx", "a.onnx"), "--engine onnx and --onnx FILE belong together"),
+    (("--engine", "onnx"), "--engine onnx and --onnx FILE must be given together"),
+    (("--onnx", "a.onnx"), "--engine onnx and --onnx FILE must be given together"),
     (("--engine", "onnx", "--onnx", "a.onnx", "--name", "run"), "--onnx FILE has its own weights")])
 def test_engine_and_graph_belong_together(flags: tuple[str, ...], text: str,
                                           capsys: pytest.CaptureFixture) -> None:

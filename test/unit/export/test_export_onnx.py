@@ -66,10 +66,11 @@ def weights_of(name: str, preset: tuple[str, ...], folder: Path) -> Path:
     """A weight file of a tiny network, drawn at random."""
     opt = parse_export(*flags_of(name), *preset, "--name", "unused")
     torch.manual_seed(0)
-    recipe = models.create(opt, torch.device("cpu"))
-    recipe.setup()
+    trained = models.create(opt, torch.device("cpu"))
+    trained.setup()
     path = folder / f"{'_'.join((name, *preset[1:]))}.pth"
-    torch.save(recipe.weights()["G" if "G" in recipe.unwrapped else recipe.inference_network], path)
+    letter = "G" if "G" in trained.unwrapped else trained.inference_network
+    torch.save(trained.weights()[letter], path)
     return path
 
 
@@ -101,7 +102,7 @@ def exported(folder: Path) -> Callable[..., tuple[Path, Any]]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def samples(tmp_path: Path) -> Path:
     """A folder with two small images: more than a graph's batch."""
     rng = np.random.default_rng(0)
     for index in range(2):
@@ -110,26 +111,26 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def difference(path: Path, recipe: Any, batch: int) -> float:
+def difference(path: Path, trained: Any, batch: int) -> float:
     """Largest difference of graph and model over other images than the export looked at."""
-    side = recipe.input_size(recipe.opt)
+    side = trained.input_size(trained.opt)
     x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     smooth = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
     with torch.inference_mode():
-        expected = recipe.restore(smooth).numpy()
+        expected = trained.restore(smooth).numpy()
     restored = graph.session(path.read_bytes()).run(["output"], {"input": smooth.numpy()})[0]
     return float(np.abs(restored - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("name", "preset"), CASES)
-def test_the_graph_of_every_recipe_restores_as_the_network(
+def test_the_graph_of_every_model_restores_as_the_network(
         name: str, preset: tuple[str, ...], exported: Callable) -> None:
-    path, recipe = exported(name, "--dynamic_batch", preset=preset)
-    assert max(difference(path, recipe, batch) for batch in (1, 2)) <= graph.TOLERANCE
+    path, trained = exported(name, "--dynamic_batch", preset=preset)
+    assert max(difference(path, trained, batch) for batch in (1, 2)) <= graph.TOLERANCE
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_every_recipe_exports_at_opset_11_with_constant_weights(name: str,
+def test_every_model_exports_at_opset_11_with_constant_weights(name: str,
                                                                 exported: Callable) -> None:
     path, _ = exported(name)
     model = onnx.load(path)
@@ -149,20 +150,20 @@ def test_input_and_output_have_the_names_and_shapes_that_applications_expect(
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_one_picture_at_a_time_is_the_default(name: str, exported: Callable) -> None:
+def test_one_image_at_a_time_is_the_default(name: str, exported: Callable) -> None:
     path, _ = exported(name)
     assert metadata.shape_of(onnx.load(path).graph.input[0])[0] == 1
 
 
-@pytest.mark.parametrize(("name", "further"), [("parse", "labels"), ("psfrgan", "labels"),
+@pytest.mark.parametrize(("name", "extra"), [("parse", "labels"), ("psfrgan", "labels"),
                                                ("fan", "heatmaps")])
-def test_parsing_and_landmarks_are_further_outputs(name: str, further: str,
+def test_parsing_and_landmarks_are_extra_outputs(name: str, extra: str,
                                                    exported: Callable) -> None:
-    path, recipe = exported(name)
-    x = graph.samples(1, recipe.opt.load_size)
+    path, trained = exported(name)
+    x = graph.samples(1, trained.opt.load_size)
     with torch.inference_mode():
-        expected = (recipe.parse if further == "labels" else recipe.heatmaps)(x).numpy()
-    restored = graph.session(path.read_bytes()).run([further], {"input": x.numpy()})[0]
+        expected = (trained.parse if extra == "labels" else trained.heatmaps)(x).numpy()
+    restored = graph.session(path.read_bytes()).run([extra], {"input": x.numpy()})[0]
     assert np.allclose(restored, expected, atol=1e-5)
 
 
@@ -173,8 +174,8 @@ def test_a_graph_with_random_numbers_is_the_same_each_time(exported: Callable) -
 
 
 def test_spectral_norms_are_folded(exported: Callable) -> None:
-    recipe = exported("sparnethd")[1]
-    network = recipe.unwrapped["G"]
+    trained = exported("sparnethd")[1]
+    network = trained.unwrapped["G"]
     assert any(spectral_hooks(module) for module in network.modules())
     graph.fold_spectral_norms(network)
     assert not any(spectral_hooks(module) for module in network.modules())
@@ -203,12 +204,12 @@ def test_the_error_of_an_opset_that_is_too_low_names_it(exported: Callable) -> N
         exported("sparnethd", "--opset", "8")
 
 
-def test_metadata_rebuilds_the_recipe(exported: Callable) -> None:
-    path, recipe = exported("sparnet", "--licence", "mine")
+def test_metadata_rebuilds_the_model(exported: Callable) -> None:
+    path, trained = exported("sparnet", "--licence", "mine")
     about = metadata.metadata(onnx.load(path))
     found = json.loads(about["options"])
     assert (about["licence"], about["input_size"], found["load_size"], found["res_depth"]) == (
-        "mine", "32", 32, recipe.opt.res_depth)
+        "mine", "32", 32, trained.opt.res_depth)
 
 
 def test_no_path_of_this_machine_gets_into_the_files(exported: Callable, folder: Path) -> None:
@@ -246,7 +247,7 @@ def test_half_precision_halves_the_file(exported: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_half_precision_shows_nearly_the_same_picture(name: str, exported: Callable) -> None:
+def test_half_precision_shows_nearly_the_same_image(name: str, exported: Callable) -> None:
     path, _ = exported(name, "--fp16")
     assert float(json.loads(path.with_suffix(".json").read_text())["fp16_psnr"]) > 40
 
@@ -287,14 +288,14 @@ def test_a_name_that_no_convolution_has_is_refused(exported: Callable) -> None:
 
 
 def test_quantize_writes_both_graphs_and_a_table_that_compares_them(
-        exported: Callable, pictures: Path, tmp_path: Path) -> None:
+        exported: Callable, samples: Path, tmp_path: Path) -> None:
     path = tmp_path / "face.onnx"
     path.write_bytes(exported("gfpgan")[0].read_bytes())
     gt = tmp_path / "gt"
-    for file in pictures.iterdir():
+    for file in samples.iterdir():
         write_image(gt / file.name, bicubic(read_image(file), 16, 16))
     assert quantize.quantize(quantize.parse(
-        ["--onnx", str(path), "--calibration", str(pictures), "--gt", str(gt)])) == 0
+        ["--onnx", str(path), "--calibration", str(samples), "--gt", str(gt)])) == 0
     rows = [line.split("|")[1:-1] for line in (tmp_path / "face_table.md").read_text().splitlines()
             if line.startswith(("| fp", "| int"))]
     cells = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows}
@@ -306,10 +307,10 @@ def test_quantize_writes_both_graphs_and_a_table_that_compares_them(
         assert (about["precision"], about["model"]) == (name, "gfpgan")
 
 
-def test_quantize_refuses_what_is_quantised_already(exported: Callable, pictures: Path) -> None:
+def test_quantize_refuses_what_is_quantized_already(exported: Callable, samples: Path) -> None:
     path, _ = exported("sparnet", "--fp16")
-    with pytest.raises(ValueError, match=r"must be a float32 graph .* its precision is fp16"):
-        quantize.quantize(quantize.parse(["--onnx", str(path), "--calibration", str(pictures)]))
+    with pytest.raises(ValueError, match=r"must be a float32 graph .* got precision fp16"):
+        quantize.quantize(quantize.parse(["--onnx", str(path), "--calibration", str(samples)]))
 
 
 # ---- enhance.py ----------------------------------------------------------------------------------
@@ -319,15 +320,15 @@ def parse_enhance(*arguments: object) -> Namespace:
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_enhance_gives_the_same_pictures_with_the_graph(
-        name: str, exported: Callable, pictures: Path, tmp_path: Path) -> None:
-    path, recipe = exported(name)
-    common = ["--input", pictures, "--output"]
+def test_enhance_gives_the_same_images_with_the_graph(
+        name: str, exported: Callable, samples: Path, tmp_path: Path) -> None:
+    path, trained = exported(name)
+    common = ["--input", samples, "--output"]
     assert enhance.enhance(parse_enhance(
         *common, tmp_path / "onnx", "--engine", "onnx", "--onnx", path)) == 0
     assert enhance.enhance(parse_enhance(
         *flags_of(name), *common, tmp_path / "torch", "--pretrain_model_path",
-        recipe.opt.pretrain_model_path)) == 0
+        trained.opt.pretrain_model_path)) == 0
     for index in range(2):
         ours, theirs = (read_image(tmp_path / engine / f"{index}.png").astype(int)
                         for engine in ("onnx", "torch"))
@@ -336,7 +337,7 @@ def test_enhance_gives_the_same_pictures_with_the_graph(
 
 def test_whole_photographs_are_the_same_with_the_graph(exported: Callable,
                                                        tmp_path: Path) -> None:
-    path, recipe = exported("sparnet", "--dynamic_batch")
+    path, trained = exported("sparnet", "--dynamic_batch")
     photo = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     write_image(tmp_path / "in.png", photo.repeat(8, axis=0).repeat(8, axis=1))
     points = [[35, 40], [61, 40], [48, 55], [38, 68], [58, 68]]
@@ -345,7 +346,7 @@ def test_whole_photographs_are_the_same_with_the_graph(exported: Callable,
               "--output"]
     enhance.enhance(parse_enhance(*common, tmp_path / "onnx", "--engine", "onnx", "--onnx", path))
     enhance.enhance(parse_enhance(*flags_of("sparnet"), *common, tmp_path / "torch",
-                                  "--pretrain_model_path", recipe.opt.pretrain_model_path))
+                                  "--pretrain_model_path", trained.opt.pretrain_model_path))
     ours, theirs = (read_image(tmp_path / engine / "restored_imgs" / "in.png").astype(int)
                     for engine in ("onnx", "torch"))
     assert np.abs(ours - theirs).max() <= 1
@@ -353,26 +354,26 @@ def test_whole_photographs_are_the_same_with_the_graph(exported: Callable,
 
 
 def test_a_graph_with_a_fixed_batch_restores_any_number(exported: Callable) -> None:
-    path, recipe = exported("sparnet", "--batch_size", "2")
-    engine = OnnxModel(path, models.find("sparnet").preprocess, recipe.opt, torch.device("cpu"))
+    path, trained = exported("sparnet", "--batch_size", "2")
+    engine = OnnxModel(path, models.find("sparnet").preprocess, trained.opt, torch.device("cpu"))
     x = graph.samples(3, 32)
     with torch.inference_mode():
-        assert torch.allclose(engine.restore(x), recipe.restore(x), atol=1e-3)
+        assert torch.allclose(engine.restore(x), trained.restore(x), atol=1e-3)
 
 
 def test_a_graph_of_another_network_than_the_flags_say_is_refused(
-        exported: Callable, tmp_path: Path, pictures: Path) -> None:
+        exported: Callable, tmp_path: Path, samples: Path) -> None:
     path = tmp_path / "alone.onnx"      # without its JSON
     path.write_bytes(exported("sparnet")[0].read_bytes())
     with pytest.raises(ValueError, match=r"--load_size must be 32 for --onnx .*, got 64"):
-        enhance.enhance(parse_enhance("--input", pictures, "--output", tmp_path / "out",
+        enhance.enhance(parse_enhance("--input", samples, "--output", tmp_path / "out",
                                       "--engine", "onnx", "--onnx", path, "--load_size", 64))
 
 
-def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, pictures: Path) -> None:
+def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, samples: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"no.onnx cannot be read as a graph"):
-        enhance.enhance(parse_enhance("--input", pictures, "--output", tmp_path / "out",
+        enhance.enhance(parse_enhance("--input", samples, "--output", tmp_path / "out",
                                       "--engine", "onnx", "--onnx", tmp_path / "no.onnx"))
 
 

@@ -106,7 +106,7 @@ def test_whole_faces_are_pasted_into_the_networks_surroundings(scale: float,
 
     def to_blue(crops: np.ndarray) -> np.ndarray:
         return np.zeros_like(crops) + np.array([0, 0, 255], np.uint8)
-    done = restore_photograph(photo, [Face(points.min(0), points, 1.0)], to_blue, settings).picture
+    done = restore_photograph(photo, [Face(points.min(0), points, 1.0)], to_blue, settings).image
     background = enlarge(photo, scale)
     inside = np.rint((points[2] + 0.5) * scale).astype(int)
     assert done[inside[1], inside[0]].tolist() == [0, 0, 255]

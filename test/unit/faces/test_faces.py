@@ -73,7 +73,7 @@ def test_the_inverse_undoes() -> None:
     assert np.allclose(moved @ both[:, :2].T + both[:, 2], points)
 
 
-def test_beyond_the_picture_a_crop_shows_the_border() -> None:
+def test_beyond_the_image_a_crop_shows_the_border() -> None:
     crop = align.crop(np.zeros((10, 10, 3), np.uint8), np.array([[1.0, 0, 20], [0, 1, 20]]), 64)
     assert tuple(crop[0, 0]) == align.BORDER and crop[25, 25].max() == 0
 
@@ -101,7 +101,7 @@ def test_a_smooth_crop_is_where_the_plain_one_is(scale: float) -> None:
 
 
 @pytest.mark.parametrize("shift", [(-5000, 0), (899, 899)])
-def test_a_large_face_out_of_the_picture_is_border(shift: tuple) -> None:
+def test_a_large_face_out_of_the_image_is_border(shift: tuple) -> None:
     points = turned(align.template("ffhq", 64), 4, 0, shift)
     matrix = align.similarity(points, align.template("ffhq", 64))
     crop = align.crop(np.zeros((900, 900, 3), np.uint8), matrix, 64, smooth=True)
@@ -125,8 +125,8 @@ def test_only_the_face_changes_and_the_photograph_given_stays(matrix: np.ndarray
     reach = corners @ inverse[:, :2].T + inverse[:, 2]
     assert (np.array([columns.min(), rows.min()]) >= np.floor(reach.min(axis=0)) - 1).all()
     assert (np.array([columns.max(), rows.max()]) <= np.ceil(reach.max(axis=0)) + 1).all()
-    centre = np.array([32, 32]) @ inverse[:, :2].T + inverse[:, 2]
-    assert result[round(centre[1]), round(centre[0])].min() == 255
+    center = np.array([32, 32]) @ inverse[:, :2].T + inverse[:, 2]
+    assert result[round(center[1]), round(center[0])].min() == 255
 
 
 def test_the_crop_itself_pasted_back_leaves_no_seam(matrix: np.ndarray) -> None:

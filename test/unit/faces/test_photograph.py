@@ -32,12 +32,12 @@ def astronaut() -> np.ndarray:
 def group(astronaut: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """The same face at four places and sizes on a shaded ground, and where each center is."""
     ground = np.linspace(90, 160, 640)[None, :, None] * np.ones((480, 1, 3))
-    head, centres = astronaut[20:230, 130:330], []
+    head, centers = astronaut[20:230, 130:330], []
     for (x, y), side in (((20, 30), 150), ((220, 200), 200), ((430, 40), 120), ((470, 300), 170)):
         small = cv2.resize(head, (side, round(side * 1.05)), interpolation=cv2.INTER_AREA)
         ground[y:y + small.shape[0], x:x + side] = small
-        centres.append(np.array([x + side * 0.475, y + side * 0.47]))
-    return ground.astype(np.uint8), centres
+        centers.append(np.array([x + side * 0.475, y + side * 0.47]))
+    return ground.astype(np.uint8), centers
 
 
 # ---- the detector that needs no file ------------------------------------------------------------
@@ -49,11 +49,11 @@ def test_the_astronauts_face_is_found(astronaut: np.ndarray) -> None:
 
 
 def test_every_face_of_a_group_is_found_once(group: tuple) -> None:
-    photo, centres = group
+    photo, centers = group
     faces = CascadeDetector()(photo)
     middles = [face.points.mean(axis=0) for face in faces]
-    assert len(faces) == len(centres)
-    assert all(min(np.linalg.norm(m - c) for m in middles) < 25 for c in centres)
+    assert len(faces) == len(centers)
+    assert all(min(np.linalg.norm(m - c) for m in middles) < 25 for c in centers)
 
 
 def test_a_large_photograph_is_looked_at_in_a_reduced_copy(astronaut: np.ndarray) -> None:
@@ -80,7 +80,7 @@ def test_a_larger_copy_shows_smaller_faces(astronaut: np.ndarray) -> None:
     assert 1400 < face.box[0] < face.box[2] < 1600 and 700 < face.box[1] < face.box[3] < 884
 
 
-def test_a_picture_without_faces_has_none() -> None:
+def test_an_image_without_faces_has_none() -> None:
     assert CascadeDetector()(np.full((200, 300, 3), 128, np.uint8)) == []
 
 
@@ -218,7 +218,7 @@ def test_photographs_are_refused_with_one_line(arguments: tuple, word: str, run_
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_every_recipe_restores_crops_of_its_own_size(name: str, tiny_run: Callable) -> None:
+def test_every_model_restores_crops_of_its_own_size(name: str, tiny_run: Callable) -> None:
     """PFSRNet's network takes an eighth of it."""
     model, _ = tiny_run(name)
     size = model.opt.load_size
@@ -238,7 +238,7 @@ def unchanged(crops: np.ndarray) -> np.ndarray:
 def test_faces_that_restoring_leaves_alone_stay_bit_for_bit(group: tuple) -> None:
     photo, _ = group
     done = restore_photograph(photo, CascadeDetector()(photo), unchanged, Settings(size=512))
-    assert len(done.crops) == 4 and np.array_equal(done.picture, photo)
+    assert len(done.crops) == 4 and np.array_equal(done.image, photo)
 
 
 def test_a_pasted_face_has_no_visible_seam(group: tuple) -> None:
@@ -246,7 +246,7 @@ def test_a_pasted_face_has_no_visible_seam(group: tuple) -> None:
     photo, _ = group
     done = restore_photograph(photo, CascadeDetector()(photo),
                               lambda crops: (crops * 0.8 + 40).astype(np.uint8), Settings())
-    change = (done.picture.astype(int) - photo).mean(axis=2)
+    change = (done.image.astype(int) - photo).mean(axis=2)
     steps = np.abs(np.diff(change, axis=1))[np.abs(change[:, 1:]) > 0]
     assert change.max() > 15 and steps.mean() <= 2
 
@@ -254,10 +254,10 @@ def test_a_pasted_face_has_no_visible_seam(group: tuple) -> None:
 def test_outside_of_the_faces_nothing_changes(astronaut: np.ndarray) -> None:
     faces = CascadeDetector()(astronaut)
     done = restore_photograph(astronaut, faces, lambda crops: 255 - crops, Settings(size=128))
-    assert np.array_equal(done.picture[300:], astronaut[300:])
-    assert np.array_equal(done.picture[:, 400:], astronaut[:, 400:])
+    assert np.array_equal(done.image[300:], astronaut[300:])
+    assert np.array_equal(done.image[:, 400:], astronaut[:, 400:])
     x, y = faces[0].points[2].round().astype(int)
-    assert np.abs(done.picture[y, x].astype(int) - (255 - astronaut[y, x])).max() < 40
+    assert np.abs(done.image[y, x].astype(int) - (255 - astronaut[y, x])).max() < 40
 
 
 def test_faces_are_restored_in_batches(group: tuple) -> None:
@@ -274,10 +274,10 @@ def test_faces_are_restored_in_batches(group: tuple) -> None:
 def test_the_result_may_be_larger(astronaut: np.ndarray) -> None:
     faces = CascadeDetector()(astronaut)
     done = restore_photograph(astronaut, faces, unchanged, Settings(size=256, scale=2))
-    assert done.picture.shape == (1024, 1024, 3)
+    assert done.image.shape == (1024, 1024, 3)
 
 
-def test_colours_are_matched() -> None:
+def test_colors_are_matched() -> None:
     rng = np.random.default_rng(0)
     crop = rng.integers(60, 140, (32, 32, 3), dtype=np.uint8)
     shifted = (crop.astype(int) + (40, 0, -30)).clip(0, 255).astype(np.uint8)

@@ -83,7 +83,7 @@ def pasted(photo: np.ndarray, faces: list[Face], restore: Callable, scale: float
     """Restored by enhance.py's way, which pastes the difference; or as published tools paste."""
     settings = Settings(size=512, scale=scale)
     if way == "difference":
-        return restore_photograph(photo, faces, restore, settings, mask).picture
+        return restore_photograph(photo, faces, restore, settings, mask).image
     result = upscale(photo, scale)
     for matrix, crop in zip(*align_crop(photo, faces, settings), strict=True):
         face = restore(crop[None])[0]
@@ -135,10 +135,10 @@ def test_pasted_as_published_an_identity_restorer_stays_within_two_levels(
         mask: Callable | None, scene: tuple) -> None:
     """In the mean: single pixels lose what a crop's two interpolations cost."""
     photo, faces = scene
-    away = np.abs(pasted(photo, faces, unchanged, 1, mask, "published").astype(int) - photo)
+    distance = np.abs(pasted(photo, faces, unchanged, 1, mask, "published").astype(int) - photo)
     weight = weights(photo, faces, 1, mask)
-    assert away[weight > 0].mean() <= 2
-    assert away[(weight > 0) & (weight < 1)].mean() <= 2
+    assert distance[weight > 0].mean() <= 2
+    assert distance[(weight > 0) & (weight < 1)].mean() <= 2
 
 
 @masks
@@ -164,9 +164,9 @@ def test_sixteen_bits_are_kept_outside_and_are_not_left_alone_inside(
         group: np.ndarray, detected: list[Face]) -> None:
     deep = group.astype(np.uint16) * 257 ^ 0x5
     faces = detected
-    assert np.array_equal(restore_photograph(deep, faces, unchanged, Settings()).picture, deep)
-    result = restore_photograph(deep, faces, lambda crops: 255 - crops, Settings()).picture
-    plain = restore_photograph(group, faces, lambda crops: 255 - crops, Settings()).picture
+    assert np.array_equal(restore_photograph(deep, faces, unchanged, Settings()).image, deep)
+    result = restore_photograph(deep, faces, lambda crops: 255 - crops, Settings()).image
+    plain = restore_photograph(group, faces, lambda crops: 255 - crops, Settings()).image
     outside = cv2.dilate(weights(group, faces, 1, None), np.ones((7, 7))) == 0
     assert result.dtype == np.uint16 and np.array_equal(result[outside], deep[outside])
     assert np.abs((result >> 8).astype(int) - plain).max() <= 1
@@ -175,23 +175,23 @@ def test_sixteen_bits_are_kept_outside_and_are_not_left_alone_inside(
 def test_the_photograph_given_is_not_changed(group: np.ndarray, detected: list[Face]) -> None:
     before = group.copy()
     result = restore_photograph(group, detected, lambda c: 255 - c, Settings())
-    assert np.array_equal(group, before) and not np.array_equal(result.picture, before)
-    assert not np.shares_memory(restore_photograph(group, [], unchanged, Settings()).picture, group)
+    assert np.array_equal(group, before) and not np.array_equal(result.image, before)
+    assert not np.shares_memory(restore_photograph(group, [], unchanged, Settings()).image, group)
 
 
-def test_a_photograph_without_colour_keeps_none(astronaut: np.ndarray) -> None:
-    grey = np.repeat(cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+def test_a_photograph_without_color_keeps_none(astronaut: np.ndarray) -> None:
+    gray = np.repeat(cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
     def tinted(crops: np.ndarray) -> np.ndarray:
         return (crops * np.array([1, 0.8, 0.6])).astype(np.uint8)
     for keep in (False, True):
-        faces = CascadeDetector()(grey)
-        result = restore_photograph(grey, faces, tinted, Settings(keep_gray=keep)).picture
-        assert bool(np.ptp(result, axis=2).max() == 0) is keep and not np.array_equal(result, grey)
+        faces = CascadeDetector()(gray)
+        result = restore_photograph(gray, faces, tinted, Settings(keep_gray=keep)).image
+        assert bool(np.ptp(result, axis=2).max() == 0) is keep and not np.array_equal(result, gray)
     colored = restore_photograph(astronaut, CascadeDetector()(astronaut), tinted,
-                                  Settings(keep_gray=True)).picture
+                                  Settings(keep_gray=True)).image
     assert np.array_equal(colored, restore_photograph(
-        astronaut, CascadeDetector()(astronaut), tinted, Settings()).picture)
+        astronaut, CascadeDetector()(astronaut), tinted, Settings()).image)
 
 
 @pytest.mark.deep
@@ -206,13 +206,13 @@ def test_the_outline_of_a_parsing_networks_file_is_pasted_without_a_trace_outsid
     def mask(face: np.ndarray) -> np.ndarray:
         masks.append(outline(face))
         return masks[-1]
-    result = restore_photograph(astronaut, faces, lambda c: 255 - c, Settings(), mask).picture
+    result = restore_photograph(astronaut, faces, lambda c: 255 - c, Settings(), mask).image
     assert masks[0].shape == (512, 512) and 0 <= masks[0].min() and masks[0].max() <= 1
     weight = weights(astronaut, faces, 1, lambda _: masks[0])
     outside = cv2.dilate(weight, np.ones((7, 7))) == 0
     assert np.array_equal(result[outside], astronaut[outside])
     assert np.array_equal(restore_photograph(astronaut, faces, unchanged, Settings(),
-                                             outline).picture, astronaut)
+                                             outline).image, astronaut)
 
 
 # ---- boxes without points ------------------------------------------------------------------------

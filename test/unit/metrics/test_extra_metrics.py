@@ -32,15 +32,15 @@ from utils.images.convert import to_tensor
 CPU = torch.device("cpu")
 
 
-def pictures(count: int, seed: int = 0, side: int = 32) -> Tensor:
+def sample_images(count: int, seed: int = 0, side: int = 32) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, 3, side, side, generator=generator) * 2 - 1
 
 
-# ---- judges -------------------------------------------------------------------------------------
+# ---- metrics -------------------------------------------------------------------------------------
 
-def test_ms_ssim_is_that_of_each_picture_with_the_target() -> None:
-    restored, gt = pictures(2), pictures(1, seed=1)
+def test_ms_ssim_is_that_of_each_image_with_the_target() -> None:
+    restored, gt = sample_images(2), sample_images(1, seed=1)
     expected = [float(ms_ssim.ms_ssim(0.5 * one[None].double() + 0.5, 0.5 * gt.double() + 0.5))
                 for one in restored]
     assert structure_metric(restored, gt)["ms_ssim"] == pytest.approx(expected, rel=1e-6)
@@ -48,10 +48,10 @@ def test_ms_ssim_is_that_of_each_picture_with_the_target() -> None:
 
 def test_identity_is_the_angle_between_vectors_of_any_length() -> None:
     """Images of red and green: (0, 3), (2, 0) and (1, 1) with the target's (5, 0)."""
-    colours = torch.tensor([[0.0, 3], [2, 0], [1, 1], [5, 0]])
-    images = torch.cat([colours, torch.zeros(4, 1)], dim=1)[:, :, None, None].expand(-1, -1, 4, 4)
-    judge = identity_of(lambda x: x.mean(dim=(2, 3))[:, :2], lambda x: x)
-    found = judge(images[:3], images[3:])
+    colors = torch.tensor([[0.0, 3], [2, 0], [1, 1], [5, 0]])
+    images = torch.cat([colors, torch.zeros(4, 1)], dim=1)[:, :, None, None].expand(-1, -1, 4, 4)
+    metric = identity_of(lambda x: x.mean(dim=(2, 3))[:, :2], lambda x: x)
+    found = metric(images[:3], images[3:])
     assert found["id_cosine"] == pytest.approx([0, 1, 0.5 ** 0.5], abs=1e-6)
     assert found["id_degrees"] == pytest.approx([90, 0, 45], abs=1e-4)
 
@@ -81,7 +81,7 @@ def test_landmarks_are_compared_in_pixels_and_in_distances_of_the_eyes() -> None
     assert found["landmark_nme"] == pytest.approx([value / 8 for value in mean])
 
 
-def test_landmark_distances_are_in_pixels_of_the_pictures_whatever_the_maps_size() -> None:
+def test_landmark_distances_are_in_pixels_of_the_images_whatever_the_maps_size() -> None:
     images = bright_spots([(2, 9), (5, 5)], 16).repeat_interleave(2, 2).repeat_interleave(2, 3)
     found = landmarks_of(spot_maps, 16)(images[:1], images[1:])
     assert found["landmark_pixels"] == pytest.approx([2 * 5 * 66 / 68])
@@ -99,7 +99,7 @@ def test_parsing_overlap_of_known_regions() -> None:
 
 
 @pytest.mark.parametrize("side", [16, 40, 100])
-def test_resized_pictures_keep_their_mean(side: int) -> None:
+def test_resized_images_keep_their_mean(side: int) -> None:
     gradient = torch.linspace(-1, 1, 50).expand(1, 3, 50, 50)
     made = resize(gradient, side)
     assert made.shape[2:] == (side, side)
@@ -120,7 +120,7 @@ def test_shrinking_leaves_no_pixel_out() -> None:
 def test_a_network_is_known_by_its_file(load: Callable, build: type, number: str,
                                         tmp_path: Path) -> None:
     torch.save(build().state_dict(), tmp_path / "w.pth")
-    image = pictures(1, side=64)
+    image = sample_images(1, side=64)
     with torch.inference_mode():
         found = load(tmp_path / "w.pth", CPU)(image, image)
     assert found[number] == pytest.approx([1.0 if number == "id_cosine" else 0.0], abs=1e-5)
@@ -184,7 +184,7 @@ def test_without_an_input_only_the_result_is_measured() -> None:
     assert list(found) == [Column("restored", "ms_ssim")]
 
 
-def test_pooled_psnr_weighs_pictures_by_their_pixels() -> None:
+def test_pooled_psnr_weighs_images_by_their_pixels() -> None:
     """Mean squared errors of 4 over 10 numbers and of 1 over 20: 2 over all."""
     assert pooled_psnr([(4.0, 10), (1.0, 20)]) == pytest.approx(10 * np.log10(255 ** 2 / 2))
 
@@ -221,7 +221,7 @@ def test_the_targets_are_the_reference_unless_a_file_is() -> None:
 
 
 @pytest.mark.parametrize("count, remark", [(1, "left out"), (3, "too few"), (4, None)])
-def test_too_few_pictures_are_said(count: int, remark: str | None) -> None:
+def test_too_few_images_are_said(count: int, remark: str | None) -> None:
     remarks = measured(range(count)).of_the_set()[1]
     assert (remarks == {}) if remark is None else remark in remarks["fid"]
 

@@ -34,21 +34,21 @@ def vectors() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
 
 
-def pictures(count: int, side: int) -> torch.Tensor:
+def sample_images(count: int, side: int) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 def test_a_graph_that_gives_maps_gives_their_means(tmp_path: Path) -> None:
     name, network, dimensions = feature_network(graph(tmp_path / "mine.onnx", maps()))
-    images = pictures(3, 20)
+    images = sample_images(3, 20)
     expected = maps()(images).mean(dim=(2, 3)).detach()
     assert (name, dimensions) == ("fd_mine", 5)
     assert features_of(network.to(CPU), images) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_pictures_are_resized_for_a_graph_of_one_size(tmp_path: Path) -> None:
+def test_images_are_resized_for_a_graph_of_one_size(tmp_path: Path) -> None:
     _, network, _ = feature_network(graph(tmp_path / "v.onnx", vectors(), free=False))
-    images = pictures(3, 16)
+    images = sample_images(3, 16)
     expected = vectors()(images).detach().numpy()
     assert features_of(network, images) == pytest.approx(expected, abs=1e-5)
     doubled = images.repeat_interleave(2, 2).repeat_interleave(2, 3)

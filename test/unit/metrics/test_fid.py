@@ -19,11 +19,11 @@ from models.networks.pretrained.inception import Inception
 from models.networks.pretrained.vgg import VGGFeatures
 
 
-def features(count: int, dimensions: int, seed: int, away: float = 1e3) -> np.ndarray:
+def features(count: int, dimensions: int, seed: int, distance: float = 1e3) -> np.ndarray:
     """Correlated features, far from zero, where sums of squares would lose digits."""
     generator = np.random.default_rng(seed)
     mixing = generator.normal(size=(dimensions, dimensions))
-    return away + generator.normal(size=(count, dimensions)) @ mixing
+    return distance + generator.normal(size=(count, dimensions)) @ mixing
 
 
 def moments_of(rows: np.ndarray) -> Moments:
@@ -37,8 +37,8 @@ def by_definition(first: np.ndarray, second: np.ndarray) -> float:
     """The distance out of eigenvalues of the product of covariances, all in float64."""
     covariances = [np.cov(rows, rowvar=False) for rows in (first, second)]
     root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex)).sum().real
-    away = first.mean(axis=0) - second.mean(axis=0)
-    return away @ away + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root
+    distance = first.mean(axis=0) - second.mean(axis=0)
+    return distance @ distance + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root
 
 
 # ---- moments ------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_merged_parts_are_the_whole(cut: int) -> None:
         assert ours == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_single_picture_has_no_covariance() -> None:
+def test_a_single_image_has_no_covariance() -> None:
     with pytest.raises(ValueError, match="two or more images, got 1"):
         moments_of(features(1, 3, seed=0)).result()
 
@@ -75,14 +75,14 @@ def test_distance_of_known_gaussians() -> None:
 
 
 def test_distance_agrees_with_its_definition_on_random_features() -> None:
-    first, second = features(400, 32, seed=3), features(500, 32, seed=4, away=1001)
+    first, second = features(400, 32, seed=3), features(500, 32, seed=4, distance=1001)
     found = frechet_distance(*moments_of(first).result(), *moments_of(second).result())
     assert found == pytest.approx(by_definition(first, second), rel=1e-8, abs=1e-4)
 
 
-def test_distance_is_finite_and_right_for_fewer_pictures_than_dimensions() -> None:
+def test_distance_is_finite_and_right_for_fewer_images_than_dimensions() -> None:
     """The same set moved by 2 in each of 40 dimensions, of which 6 images span 5."""
-    rows = features(6, 40, seed=5, away=0)
+    rows = features(6, 40, seed=5, distance=0)
     found = frechet_distance(*moments_of(rows).result(), *moments_of(rows + 2.0).result())
     assert found == pytest.approx(40 * 2.0 ** 2, rel=1e-4)
 

@@ -22,7 +22,7 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(np.zeros((4, 4)), np.full((4, 4), 5.0)) == pytest.approx(34.1514, abs=1e-4)
 
 
-def test_equal_pictures_have_infinite_psnr_and_ssim_one(pair: tuple) -> None:
+def test_equal_images_have_infinite_psnr_and_ssim_one(pair: tuple) -> None:
     assert PROTOCOLS["published"].measure(pair[0], pair[0]) == {"psnr": float("inf"),
                                                                 "ssim": pytest.approx(1.0)}
 
@@ -42,7 +42,7 @@ def test_ssim_agrees_with_the_oracle(view: object, pair: tuple) -> None:
 
 @pytest.mark.parametrize("color, y", [((255, 255, 255), 235.0), ((0, 0, 0), 16.0),
                                       ((255, 0, 0), 81.481)])
-def test_luma_of_known_colours(color: tuple, y: float) -> None:
+def test_luma_of_known_colors(color: tuple, y: float) -> None:
     assert luma(np.full((1, 1, 3), color, np.uint8))[0, 0] == pytest.approx(y)
 
 
@@ -52,9 +52,9 @@ def test_published_luma_is_truncated_not_rounded() -> None:
 
 
 def test_the_two_protocols_differ_in_what_they_compare(pair: tuple) -> None:
-    grey = [image.copy() for image in pair]
-    grey[1][..., 2] = grey[0][..., 2] ^ 255     # blue hardly shows in Y
-    published, standard = (PROTOCOLS[name].measure(*grey) for name in ("published", "standard"))
+    gray = [image.copy() for image in pair]
+    gray[1][..., 2] = gray[0][..., 2] ^ 255     # blue hardly shows in Y
+    published, standard = (PROTOCOLS[name].measure(*gray) for name in ("published", "standard"))
     assert published["psnr"] > standard["psnr"] + 3
 
 

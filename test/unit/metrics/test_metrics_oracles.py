@@ -125,7 +125,7 @@ class Project(nn.Module):
         return x.double().flatten(1) @ self.directions
 
 
-def pictures(count: int, seed: int) -> Tensor:
+def sample_images(count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     low, high = 40 * seed, 160 + 40 * seed
     return torch.randint(low, high, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -148,21 +148,21 @@ def reference(first: np.ndarray, second: np.ndarray) -> float:
     """tr (C1 C2)^(1/2) as the sum of singular values of C1^(1/2) C2^(1/2): all at once, float64."""
     one, two = (np.cov(rows, rowvar=False) for rows in (first, second))
     between = np.linalg.svd(root_of(one) @ root_of(two), compute_uv=False).sum()
-    away = first.mean(axis=0) - second.mean(axis=0)
-    return away @ away + np.trace(one) + np.trace(two) - 2 * between
+    distances = first.mean(axis=0) - second.mean(axis=0)
+    return distances @ distances + np.trace(one) + np.trace(two) - 2 * between
 
 
 @pytest.mark.parametrize("count, dimensions", [(300, 48), (60, 48), (20, 48), (2, 48)])
 def test_fid_agrees_with_a_float64_reference_and_is_finite(count: int, dimensions: int) -> None:
     """The last two sets have fewer images than dimensions."""
     network = Project(dimensions)
-    first, second = (network(pictures(count, seed)).numpy() for seed in (0, 1))
+    first, second = (network(sample_images(count, seed)).numpy() for seed in (0, 1))
     found = distance(first, second)
     assert np.isfinite(found) and found == pytest.approx(reference(first, second), abs=1e-4)
 
 
 def test_fid_agrees_with_torchmetrics() -> None:
-    network, sets = Project(32), (pictures(200, 0), pictures(250, 1))
+    network, sets = Project(32), (sample_images(200, 0), sample_images(250, 1))
     oracle = FrechetInceptionDistance(feature=network, normalize=False)
     oracle.set_dtype(torch.float64)
     for images, real in zip(sets, (True, False), strict=True):

@@ -30,14 +30,14 @@ from utils.files import sha256
 from utils.images.io import read_image, write_image
 
 
-def grey(level: int) -> dict[str, np.ndarray]:
+def gray(level: int) -> dict[str, np.ndarray]:
     return {key: np.full((8, 8, 3), level, np.uint8) for key in ("restored", "gt")}
 
 
 def extremes_of(values: list[float], count: int = 2) -> Extremes:
     made = Extremes(count)
     for index, value in enumerate(values):
-        made.add(value, f"{index}", grey(index))
+        made.add(value, f"{index}", gray(index))
     return made
 
 
@@ -51,11 +51,11 @@ def test_the_worst_and_the_best_cases_are_kept() -> None:
     assert shown(extremes_of([3, 9, 1, float("inf"), 5])) == ([1, 3], [float("inf"), 9])
 
 
-def test_only_kept_cases_hold_pictures() -> None:
+def test_only_kept_cases_hold_images() -> None:
     made = extremes_of([1, 9, 5, 2, 8])
     assert all(case.thumbnails for case in (*made.worst, *made.best))
     middle = Extremes(0)
-    middle.add(1.0, "a", grey(0))
+    middle.add(1.0, "a", gray(0))
     assert shown(middle) == ([], [])
 
 
@@ -64,7 +64,7 @@ def test_merged_cases_are_those_of_one_process(cut: int) -> None:
     values = [4.0, 2.0, 2.0, 7.0, 7.0, 1.0]
     parts = [Extremes(2), Extremes(2)]
     for index, value in enumerate(values):
-        parts[index >= cut].add(value, f"{index}", grey(index))
+        parts[index >= cut].add(value, f"{index}", gray(index))
     joined = Extremes(2)
     for part in parts:
         joined.merge(part)
@@ -75,16 +75,16 @@ def test_merged_cases_are_those_of_one_process(cut: int) -> None:
 def test_equal_cases_are_ordered_by_path_whoever_came_first() -> None:
     made = Extremes(2)
     for path in ("c", "b", "a"):
-        made.add(1.0, path, grey(0))
+        made.add(1.0, path, gray(0))
     assert [case.path for case in made.worst] == [case.path for case in made.best] == ["a", "b"]
 
 
-def test_a_thumbnail_is_a_small_jpeg_of_the_picture() -> None:
+def test_a_thumbnail_is_a_small_jpeg_of_the_image() -> None:
     uri = data_uri(np.full((300, 600, 3), 200, np.uint8), 100)
     kind, _, content = uri.partition(",")
-    picture = Image.open(io.BytesIO(base64.b64decode(content)))
-    assert kind == "data:image/jpeg;base64" and picture.size == (100, 50)
-    assert picture.getpixel((50, 25)) == pytest.approx((200, 200, 200), abs=2)
+    sample_image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert kind == "data:image/jpeg;base64" and sample_image.size == (100, 50)
+    assert sample_image.getpixel((50, 25)) == pytest.approx((200, 200, 200), abs=2)
 
 
 # ---- plots --------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_text_from_outside_is_escaped(change: dict) -> None:
 
 def test_a_files_name_is_escaped() -> None:
     extremes = Extremes(1)
-    extremes.add(1.0, '"><img src=x>', grey(0))
+    extremes.add(1.0, '"><img src=x>', gray(0))
     assert all(uri.startswith("data:") for uri in Outline(made_page(extremes=extremes)).sources)
 
 

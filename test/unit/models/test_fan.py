@@ -34,9 +34,9 @@ def test_without_a_teacher_the_known_landmarks_are_the_target(tiny_run: Callable
 
 def test_the_targets_peaks_are_the_landmarks_of_the_synthetic_faces(tiny_run: Callable) -> None:
     model, batch = tiny_run("fan")
-    away = (peaks(model._target(batch)) - batch["landmarks"]).abs()
+    distance = (peaks(model._target(batch)) - batch["landmarks"]).abs()
     inside = ((batch["landmarks"] >= 0) & (batch["landmarks"] <= 31)).all(dim=2)
-    assert inside.float().mean() > 0.8 and away[inside].max() <= 0.5
+    assert inside.float().mean() > 0.8 and distance[inside].max() <= 0.5
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def taught(tiny_run: Callable, monkeypatch: pytest.MonkeyPatch) -> tuple[object,
     return tiny_run("fan", "--fan_teacher", "teacher.pth")
 
 
-def test_a_teachers_last_maps_of_the_enlarged_picture_are_the_target(taught: tuple) -> None:
+def test_a_teachers_last_maps_of_the_enlarged_image_are_the_target(taught: tuple) -> None:
     model, batch = taught
     del batch["landmarks"]
     large = F.interpolate(0.5 * batch["gt"] + 0.5, size=(128, 128), mode="bilinear",
@@ -74,7 +74,7 @@ def test_the_teacher_is_not_saved(taught: tuple) -> None:
 def test_data_without_landmarks_needs_a_teacher(tiny_run: Callable) -> None:
     model, batch = tiny_run("fan")
     del batch["landmarks"]
-    with pytest.raises(ValueError, match="--fan_teacher; got --dataset_name synthetic"):
+    with pytest.raises(ValueError, match="--fan_teacher or a dataset with 68 landmarks"):
         model.run_step(batch)
 
 
@@ -93,7 +93,7 @@ def test_nothing_is_counted_where_landmarks_are_unknown(tiny_run: Callable) -> N
     assert model.measure({"gt": batch["gt"]}, batch["gt"]) == {}
 
 
-def test_pictures_are_dark_where_no_landmark_is_seen(tiny_run: Callable) -> None:
+def test_images_are_dark_where_no_landmark_is_seen(tiny_run: Callable) -> None:
     model, batch = tiny_run("fan")
     maps = torch.zeros(2, 68, 32, 32)
     maps[:, 5, 10, 20] = 1
@@ -144,8 +144,8 @@ def test_landmarks_of_synthetic_faces_are_learnt(tmp_path: Path) -> None:
     faces = [render_face(2_000_000 + index, size=64) for index in range(20)]
     with torch.no_grad():
         found = peaks(network(0.5 * to_tensor(np.stack([face.image for face in faces])) + 0.5))
-    away = np.linalg.norm(found.numpy() - np.stack([f.landmarks68 for f in faces]), axis=2)
-    assert (away <= 3.2).mean() > 0.5       # 0.7 of those held out; an untrained network's 0.01
+    distance = np.linalg.norm(found.numpy() - np.stack([f.landmarks68 for f in faces]), axis=2)
+    assert (distance <= 3.2).mean() > 0.5       # 0.7 of those held out; an untrained network's 0.01
 
 
 # ---- the published network on photographs --------------------------------------------------------

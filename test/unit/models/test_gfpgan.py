@@ -60,7 +60,7 @@ def test_a_missing_weight_file_is_refused_by_its_flag(
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (("--load_size", "24"), "power of two"), (("--narrow", "0.1"), "must be even"),
+    (("--load_size", "24"), "power of two"), (("--narrow", "0.1"), "must give the decoder even"),
     (("--r1_every", "0"), "--r1_every"), (("--ema_decay", "1"), "--ema_decay")])
 def test_impossible_values_are_refused(arguments: tuple[str, ...], words: str,
                                        tiny_options: Callable,
@@ -77,7 +77,7 @@ def test_the_papers_network_is_trained_and_1_3_restores(tiny_options: Callable) 
 
 
 @pytest.mark.parametrize("name", ["gfpgan_v1", "gfpgan_v1_simple"])
-def test_a_published_setting_is_the_recipes_default(name: str) -> None:
+def test_a_published_setting_is_the_models_default(name: str) -> None:
     """All but what the simple one leaves out."""
     options = TrainOptions(models, data, "test")
     files = ["--dataroot", "FACES", "--vgg_weights", "V", "--id_weights", "I",
@@ -159,7 +159,7 @@ def test_g_can_be_trained_at_every_second_step_only(tiny_run: Callable) -> None:
     assert "Pix" in model.run_step(batch)
 
 
-def test_without_component_losses_there_are_no_component_critics(tiny_run: Callable) -> None:
+def test_without_component_losses_there_are_no_component_discriminators(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan", *SIMPLE)
     assert set(model.unwrapped) == {"G", "H", "D"}
     assert model.run_step(batch).keys() == {"Pix", "Pyramid", "G", "D"}
@@ -214,14 +214,14 @@ def test_the_pyramid_ends_after_its_last_step(tiny_run: Callable) -> None:
 
 def test_the_penalty_is_computed_in_float32_on_half_precision_weights() -> None:
     torch.manual_seed(0)
-    critic = StyleGAN2Discriminator(size=16, narrow=1 / 32)
+    discriminator = StyleGAN2Discriminator(size=16, narrow=1 / 32)
     x = torch.rand(2, 3, 16, 16)
-    expected = critic(x)
-    logits = in_float32(critic.half(), x)
+    expected = discriminator(x)
+    logits = in_float32(discriminator.half(), x)
     logits.sum().backward()
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, expected, atol=2e-3)
-    assert all(weight.grad.dtype == torch.float16 for weight in critic.parameters())
+    assert all(weight.grad.dtype == torch.float16 for weight in discriminator.parameters())
 
 
 # ---- boxes --------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_boxes_come_from_the_batch_its_landmarks_or_the_template(tiny_run: Calla
     assert float((template - by_points).abs().max()) < 16 * 0.1
 
 
-def test_crops_of_both_pictures_are_where_the_boxes_are(tiny_run: Callable) -> None:
+def test_crops_of_both_images_are_where_the_boxes_are(tiny_run: Callable) -> None:
     model, batch = tiny_run("gfpgan")
     batch["boxes"] = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [4, 8, 12, 16]]).repeat(2, 1, 1)
     restored = torch.rand(2, 3, 16, 16)
@@ -255,7 +255,7 @@ def test_crops_of_both_pictures_are_where_the_boxes_are(tiny_run: Callable) -> N
 @pytest.mark.parametrize("part, size, expected", [
     ("left_eye", 512, 80), ("mouth", 512, 120), ("mouth", 1024, 240), ("right_eye", 256, 40),
     ("left_eye", 16, 8)])
-def test_crops_scale_with_the_picture(part: str, size: int, expected: int) -> None:
+def test_crops_scale_with_the_image(part: str, size: int, expected: int) -> None:
     assert face_parts.crop_size(part, size) == expected
 
 
@@ -414,7 +414,7 @@ def test_only_the_options_of_a_run_tell_bilinear_weights_from_original_ones(
 
 def test_what_is_not_bilinear_cannot_be_made_clean(tmp_path: Path) -> None:
     path, _ = file_of(tmp_path, "clean")
-    with pytest.raises(ValueError, match=r"--input .* is not of a bilinear"):
+    with pytest.raises(ValueError, match=r"--input must hold weights of a bilinear"):
         preparation.find("clean").run(Namespace(input=path, output=tmp_path / "out.pth"))
 
 

@@ -175,14 +175,14 @@ def test_mixtures_depend_on_step_and_seed_only(tiny_run: Callable) -> None:
         model, _ = tiny_run("pfsrnet", "--seed", seed)
         for step in (3, 4, 3):
             model.start_step(step, 100, 100)
-            share = model._fractions(gt, [0, 1])
-            assert torch.equal(found.setdefault((seed, step), share), share)
-    assert len({share[0].item() for share in found.values()}) == 4
+            fraction = model._fractions(gt, [0, 1])
+            assert torch.equal(found.setdefault((seed, step), fraction), fraction)
+    assert len({fraction[0].item() for fraction in found.values()}) == 4
 
 
 def test_input_of_the_targets_size_is_refused_with_the_way_out(tiny_run: Callable) -> None:
     model, batch = tiny_run("pfsrnet")
-    with pytest.raises(ValueError, match=r"side 4, got 32; use --degradation pyramid"):
+    with pytest.raises(ValueError, match=r"targets of side 32, got 32; use --degradation pyramid"):
         model.run_step({**batch, "lq": batch["gt"]})
 
 
@@ -192,7 +192,7 @@ def test_input_of_the_targets_size_is_refused_with_the_way_out(tiny_run: Callabl
     (["--fade", "1.5"], "--fade must be from 0 to 1, got 1.5"),
     (["--width", "20"], "--width must be a positive multiple of 8, got 20"),
     (["--load_size", "40"], "--load_size must be a multiple of 16"),
-    (["--amp_backend", "apex"], "--amp_backend apex"),
+    (["--amp_backend", "apex"], "--amp_backend must be native"),
     (["--beta2", "1"], "--beta2 must be from 0 to below 1"),
     (["--lambda_pcp", "0", "0", "1"], "--vgg_weights is missing"),
     (["--fan_weights", ""], "--fan_weights is missing")])
@@ -317,13 +317,13 @@ def test_our_weights_become_a_published_file(generator: Generator, tmp_path: Pat
     assert list(content) == ["step", "alpha", "iteration", "model_state_dict"]
     assert (content["step"], content["alpha"]) == (2, 0.5)
     assert list(content["model_state_dict"]) == list(generator.state_dict())
-    assert "stage 2, alpha 0.5" in capsys.readouterr().out
+    assert "stage 2 with alpha 0.5" in capsys.readouterr().out
 
 
 def test_the_command_refuses_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "g.pth")
     assert to_published.main([str(tmp_path / "g.pth"), str(tmp_path / "g.ckpt")]) == 2
-    assert "no generator of --model pfsrnet" in capsys.readouterr().err
+    assert "must hold network G of --model pfsrnet" in capsys.readouterr().err
 
 
 # ---- as its user sees it -------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_a_run_is_evaluated_next_to_bicubic_enlargement(run: Path, run_script: C
 
 
 @pytest.mark.deep       # test/npu has enhance.py with every model
-def test_pictures_are_reduced_and_restored(run: Path, run_script: Callable, tmp_path: Path) -> None:
+def test_images_are_reduced_and_restored(run: Path, run_script: Callable, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 44, 3), dtype=np.uint8)
     write_image(tmp_path / "in" / "a.png", image)
     done = run_script("enhance.py", "--name", "whole", "--epoch", "latest", "--checkpoints_dir",

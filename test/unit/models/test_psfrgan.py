@@ -45,7 +45,7 @@ def test_the_parsing_network_stays_as_it_is(tiny_run: Callable) -> None:
     assert not moved(before, model.unwrapped["P"].state_dict()) and "P" not in model.weights()
 
 
-def test_the_optimisers_are_the_published_ones(tiny_run: Callable) -> None:
+def test_the_optimizers_are_the_published_ones(tiny_run: Callable) -> None:
     model, _ = tiny_run("psfrgan")
     found = {name: (update.optimizer.param_groups[0]["lr"], update.optimizer.defaults["betas"])
              for name, update in model.precision.steps.items()}
@@ -70,7 +70,7 @@ def test_given_labels_reach_the_discriminator(tiny_run: Callable) -> None:
     assert len(seen) == 3 and all(torch.equal(mask, one_hot(batch["labels"])) for mask in seen)
 
 
-def test_the_generator_sees_the_map_of_the_degraded_picture(tiny_run: Callable) -> None:
+def test_the_generator_sees_the_map_of_the_degraded_image(tiny_run: Callable) -> None:
     model, batch = tiny_run("psfrgan")
     model.parse = by_brightness
     seen = []
@@ -201,7 +201,7 @@ def dataset_of(root: Path, split: str = "train", **settings: object) -> CelebAHQ
         **settings}), split=split)
 
 
-def test_labels_come_with_the_picture_and_stay_labels(celeba: Path) -> None:
+def test_labels_come_with_the_image_and_stay_labels(celeba: Path) -> None:
     sample = dataset_of(celeba)[1]
     assert sample["gt"].shape == (64, 64, 3) and sample["path"] == "1.png"
     assert sample["labels"].shape == (64, 64) and sample["labels"].dtype == np.uint8
@@ -210,12 +210,12 @@ def test_labels_come_with_the_picture_and_stay_labels(celeba: Path) -> None:
 
 
 def test_mirroring_takes_the_labels_along(celeba: Path) -> None:
-    plain, other = (dataset_of(celeba, flip_prob=share)[0] for share in (0.0, 1.0))
+    plain, other = (dataset_of(celeba, flip_prob=fraction)[0] for fraction in (0.0, 1.0))
     assert np.array_equal(other["gt"], flip(plain["gt"]))
     assert np.array_equal(other["labels"], mirrored(plain["labels"]))
 
 
-def test_only_training_pictures_are_mirrored_and_greyed(celeba: Path) -> None:
+def test_only_training_images_are_mirrored_and_grayed(celeba: Path) -> None:
     plain = dataset_of(celeba, split="test")[0]
     other = dataset_of(celeba, split="test", flip_prob=1.0, gray_prob=1.0)[0]
     assert all(np.array_equal(plain[key], other[key]) for key in ("gt", "labels"))
@@ -230,8 +230,8 @@ def test_left_and_right_change_places() -> None:
     lambda path: path.unlink(),
     lambda path: cv2.imwrite(str(path), np.full((8, 8), 19, np.uint8)),
     lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), (1, 2, 3), np.uint8))],
-    ids=["missing", "a level too high", "colours"])
-def test_a_map_that_is_none_is_an_unreadable_picture(spoil: Callable, celeba: Path) -> None:
+    ids=["missing", "a level too high", "colors"])
+def test_a_map_that_is_none_is_an_unreadable_image(spoil: Callable, celeba: Path) -> None:
     path = celeba / "CelebAMask-HQ-mask" / "0.png"
     spoil(path)
     with pytest.raises(BadImage, match=r"0\.png"):
@@ -242,13 +242,13 @@ def test_a_map_that_is_none_is_an_unreadable_picture(spoil: Callable, celeba: Pa
     ({"gray_prob": 2}, "--gray_prob must be from 0 to 1"),
     ({"flip_prob": -1}, "--flip_prob must be from 0 to 1"),
     ({"dataroot": ""}, "--dataroot is missing: give a folder"),
-    ({"dataroot": "nowhere"}, "label maps are expected there")])
+    ({"dataroot": "nowhere"}, "prepare.py labels")])
 def test_the_data_set_refuses(settings: dict, words: str, celeba: Path) -> None:
     with pytest.raises(ValueError, match=words):
         dataset_of(celeba, **settings)
 
 
-def test_validation_pictures_have_their_own_maps(celeba: Path, tmp_path: Path) -> None:
+def test_validation_images_have_their_own_maps(celeba: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_image(other / "CelebA-HQ-img" / "9.png", np.zeros((8, 8, 3), np.uint8))
     write_image(other / "CelebAMask-HQ-mask" / "9.png", np.full((8, 8), 13, np.uint8))

@@ -72,7 +72,7 @@ def test_score_maps_have_the_published_sides(size: int, sides: list[int]) -> Non
 
 
 @pytest.mark.parametrize("scales, layers, smallest", [(3, 4, 132), (2, 2, 18), (1, 1, 5)])
-def test_the_discriminator_refuses_what_its_last_scale_cannot_judge(
+def test_the_discriminator_refuses_what_its_last_scale_cannot_classify(
         scales: int, layers: int, smallest: int) -> None:
     with torch.device("meta"):
         network = MultiScaleDiscriminator(num_scales=scales, n_layers=layers)
@@ -81,7 +81,7 @@ def test_the_discriminator_refuses_what_its_last_scale_cannot_judge(
             network(torch.empty(1, 3, smallest - 1, smallest))
 
 
-def test_a_smaller_picture_would_not_fit_the_discriminators_last_convolution() -> None:
+def test_a_smaller_image_would_not_fit_the_discriminators_last_convolution() -> None:
     with torch.device("meta"):
         network = MultiScaleDiscriminator(num_scales=3)
         network.min_size = 0
@@ -91,19 +91,19 @@ def test_a_smaller_picture_would_not_fit_the_discriminators_last_convolution() -
 
 # ---- instance norm -------------------------------------------------------------------------------
 
-def gradient_of_one_picture(norm: nn.Module, layout: torch.memory_format) -> Tensor:
+def gradient_of_one_image(norm: nn.Module, layout: torch.memory_format) -> Tensor:
     """Gradient for an image whose loss arrives in a layout."""
     generator = torch.Generator().manual_seed(0)
-    picture, weight = (torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
+    image, weight = (torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
                        for _ in range(2))
-    picture.requires_grad_()
-    norm.double()(picture).backward(weight.contiguous(memory_format=layout))
-    return picture.grad
+    image.requires_grad_()
+    norm.double()(image).backward(weight.contiguous(memory_format=layout))
+    return image.grad
 
 
-def test_instance_norm_differentiates_one_picture_in_channels_last_order() -> None:
-    expected = gradient_of_one_picture(nn.InstanceNorm2d(4, affine=True), torch.contiguous_format)
-    found = gradient_of_one_picture(InstanceNorm2d(4, affine=True), torch.channels_last)
+def test_instance_norm_differentiates_one_image_in_channels_last_order() -> None:
+    expected = gradient_of_one_image(nn.InstanceNorm2d(4, affine=True), torch.contiguous_format)
+    found = gradient_of_one_image(InstanceNorm2d(4, affine=True), torch.channels_last)
     assert torch.allclose(found, expected)
 
 
@@ -114,8 +114,8 @@ def test_instance_norm_is_torchs(layout: torch.memory_format) -> None:
         for norm in (ours, torchs):
             norm.weight.copy_(torch.linspace(-1, 2, 6))
             norm.bias.copy_(torch.linspace(3, -1, 6))
-    pictures = torch.randn(3, 6, 5, 7).contiguous(memory_format=layout)
-    assert torch.allclose(ours(pictures), torchs(pictures.contiguous()), atol=1e-6)
+    images = torch.randn(3, 6, 5, 7).contiguous(memory_format=layout)
+    assert torch.allclose(ours(images), torchs(images.contiguous()), atol=1e-6)
 
 
 # ---- one step ------------------------------------------------------------------------------------

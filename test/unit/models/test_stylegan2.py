@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "test" / "npu"))
 
 import operators
 
-RECIPES = pytest.mark.parametrize("name", ["stylegan2", "gpen"])
+MODELS = pytest.mark.parametrize("name", ["stylegan2", "gpen"])
 LAZY = ("--d_reg_every", "2", "--g_reg_every", "3")
 # What the engine adds to a batch of two.
 WHOLE_BATCH = {"place": [0, 1], "fraction": 1.0}
@@ -54,7 +54,7 @@ def differing(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
 
 # ---- regularizers --------------------------------------------------------------------------------
 
-def test_r1_is_the_squared_gradient_per_picture_averaged() -> None:
+def test_r1_is_the_squared_gradient_per_image_averaged() -> None:
     gt = torch.zeros(2, 1, 1, 2, requires_grad=True)
     logits = (gt * torch.tensor([[3.0, 4.0]])).sum((1, 2, 3)) * torch.tensor([1.0, 2.0])
     assert r1_penalty(logits, gt).item() == pytest.approx((25 + 100) / 2)
@@ -68,7 +68,7 @@ def test_path_lengths_of_a_linear_map() -> None:
     assert lengths.tolist() == pytest.approx([(4 / 3) ** 0.5])
 
 
-def test_the_running_mean_moves_by_its_share_and_carries_no_gradient() -> None:
+def test_the_running_mean_moves_by_its_fraction_and_carries_no_gradient() -> None:
     lengths = torch.tensor([1.0, 3.0], requires_grad=True)
     penalty, mean = path_length_penalty(lengths, torch.tensor(1.0), decay=0.1)
     assert mean.item() == pytest.approx(1.1) and not mean.requires_grad
@@ -84,7 +84,7 @@ def test_the_penalty_sees_the_mean_with_its_gradient() -> None:
 
 # ---- the order of a step -------------------------------------------------------------------------
 
-@RECIPES
+@MODELS
 def test_regularisers_come_every_so_many_steps_from_the_first_on(name: str, tiny_run: Callable
                                                                  ) -> None:
     losses = run(*tiny_run(name, *LAZY), 4)
@@ -92,8 +92,8 @@ def test_regularisers_come_every_so_many_steps_from_the_first_on(name: str, tiny
     assert [step for step, each in enumerate(losses) if "Path" in each] == [0, 3]
 
 
-@RECIPES
-def test_all_weights_of_an_optimiser_take_equally_many_steps(name: str, tiny_run: Callable) -> None:
+@MODELS
+def test_all_weights_of_an_optimizer_take_equally_many_steps(name: str, tiny_run: Callable) -> None:
     """Weights that a regularizer does not touch would lag behind."""
     model, batch = tiny_run(name, *LAZY)
     run(model, batch, 3)
@@ -102,16 +102,16 @@ def test_all_weights_of_an_optimiser_take_equally_many_steps(name: str, tiny_run
     assert counts == {"D": {3 + 2}, "G": {3 + 1}}
 
 
-@pytest.mark.parametrize("every, share", [(4, 0.8), (16, 16 / 17), (0, 1.0)])
-def test_rates_and_betas_make_up_for_the_lazy_steps(every: int, share: float,
+@pytest.mark.parametrize("every, fraction", [(4, 0.8), (16, 16 / 17), (0, 1.0)])
+def test_learning_rates_and_betas_make_up_for_the_lazy_steps(every: int, fraction: float,
                                                     tiny_run: Callable) -> None:
     model, _ = tiny_run("gpen", "--g_reg_every", str(every), "--lr", "0.002")
     group = model.precision.steps["G"].optimizer.param_groups[0]
-    assert group["lr"] == pytest.approx(0.002 * share)
-    assert group["betas"] == pytest.approx((0.0 ** share, 0.99 ** share))
+    assert group["lr"] == pytest.approx(0.002 * fraction)
+    assert group["betas"] == pytest.approx((0.0 ** fraction, 0.99 ** fraction))
 
 
-@RECIPES
+@MODELS
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_regularisers_are_those_of_fp32_in_every_precision(name: str, level: str,
                                                            tiny_run: Callable) -> None:
@@ -122,7 +122,7 @@ def test_regularisers_are_those_of_fp32_in_every_precision(name: str, level: str
         assert low[key].item() == pytest.approx(full[key].item(), rel=2e-2)
 
 
-@RECIPES
+@MODELS
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
 def test_lazy_steps_go_on_from_a_state_as_if_not_stopped(name: str, level: str, tiny_run: Callable,
                                                          tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_lazy_steps_go_on_from_a_state_as_if_not_stopped(name: str, level: str, 
     assert differing(state_of(model), state_of(again)) == []
 
 
-@RECIPES
+@MODELS
 @pytest.mark.parametrize("level", ["O0", "O2"])
 def test_checkpointing_changes_no_number_of_the_regularisers(name: str, level: str,
                                                              tiny_run: Callable) -> None:
@@ -152,8 +152,7 @@ def test_checkpointing_changes_no_number_of_the_regularisers(name: str, level: s
 
 
 def test_r1_of_parts_is_that_of_the_batch(tiny_run: Callable) -> None:
-    """Each part of the phase adds its share; the deviation over one image makes them independent.
-    """
+    """Each part of the phase adds its fraction; groups of one image make them independent."""
     model, batch = tiny_run("gpen", "--d_reg_every", "1", "--lr", "1e-12")
     model.start_step(1, 100, 100)
     whole = model.run_step(batch)
@@ -171,7 +170,7 @@ def test_a_bad_step_leaves_the_mean_path_length_alone(tiny_run: Callable) -> Non
     assert before > 0 and model.path_mean.item() == before
 
 
-@RECIPES
+@MODELS
 def test_no_operator_of_the_regularisers_lacks_an_npu_kernel(name: str, tiny_run: Callable) -> None:
     put_back = operators.plain_forms()
     try:
@@ -187,7 +186,7 @@ def test_no_operator_of_the_regularisers_lacks_an_npu_kernel(name: str, tiny_run
 
 # ---- the batch's deviation -----------------------------------------------------------------------
 
-def test_groups_take_every_so_manyth_picture() -> None:
+def test_groups_take_every_so_manyth_image() -> None:
     x = torch.tensor([0.0, 10.0, 2.0, 10.0]).view(4, 1, 1, 1)
     channel = with_batch_deviation(x, group=2)[:, 1].flatten()
     assert channel.tolist() == pytest.approx([1.0, 1e-4, 1.0, 1e-4], abs=1e-6)
@@ -230,7 +229,7 @@ def test_noise_of_the_device_trains_too(tiny_run: Callable) -> None:
     assert all(torch.isfinite(loss) for losses in run(model, batch, 2) for loss in losses.values())
 
 
-def test_the_paths_are_of_a_share_of_the_batch(tiny_run: Callable,
+def test_the_paths_are_of_a_fraction_of_the_batch(tiny_run: Callable,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny_run("stylegan2", *ALWAYS, "--path_batch_shrink", "2")
     counts = []
@@ -249,7 +248,7 @@ def test_truncation_to_nothing_shows_the_mean_face_only(tiny_run: Callable) -> N
     assert not torch.allclose(one, other, atol=1e-2)
 
 
-def test_samples_of_pictures_do_not_depend_on_their_company(tiny_run: Callable) -> None:
+def test_samples_of_images_do_not_depend_on_their_company(tiny_run: Callable) -> None:
     model, batch = tiny_run("stylegan2")
     both = model.restore(batch["lq"])
     assert torch.allclose(model.restore(batch["lq"][1:]), both[1:], atol=1e-5)
@@ -276,7 +275,7 @@ def test_sample_refuses_what_is_no_prior(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         sample.SampleOptions(models, data, "tools.sample").parse(
             ["--model", "sparnet", "--name", "x"])
-    assert "--model sparnet is not a prior" in capsys.readouterr().err
+    assert "--model must be a prior such as stylegan2, got sparnet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -286,7 +285,7 @@ def test_presets_set_size_and_widths(preset: str) -> None:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--preset", "256"], "--preset 256 means --load_size 256, got 16"),
+    (["--preset", "256"], "--load_size must be 256 for --preset 256, got 16"),
     (["--load_size", "48"], "size must be a power of two"),
     (["--ema_decay", "1"], "--ema_decay"), (["--path_batch_shrink", "0"], "--path_batch_shrink"),
     (["--mixing", "1.5"], "--mixing")])

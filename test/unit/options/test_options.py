@@ -111,7 +111,7 @@ def test_shipped_settings_parse_and_say_what_they_are(path: Path) -> None:
 @pytest.mark.parametrize("alias, name, more", [
     ("enhance", "psfrgan", ["--parse_weights", "random", "--lambda_ss", "0"]),
     ("fpn", "parse", [])])
-def test_the_originals_names_of_recipes_are_understood(alias: str, name: str,
+def test_the_originals_names_of_models_are_understood(alias: str, name: str,
                                                        more: list[str]) -> None:
     opt = parse("--model", alias, *more)
     assert (opt.model, opt.name.split("_")[0]) == (name, name)

@@ -189,7 +189,7 @@ def test_any_name_of_the_same_network_fits(preset: str, tmp_path: Path) -> None:
 def test_a_preset_of_another_size_is_refused(files: dict[str, Path],
                                              capsys: pytest.CaptureFixture) -> None:
     text = refusal(capsys, "gpen", files["gpen"], "--preset", "256")
-    assert "--preset 256 means --load_size 256, got 16" in text and str(files["gpen"]) in text
+    assert "--load_size must be 256 for --preset 256, got 16" in text and str(files["gpen"]) in text
 
 
 def test_narrow_is_compared_by_the_widths_it_gives(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def run(*arguments: object) -> int:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def samples(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for name, shape in (("a.jpg", (218, 178)), ("more/b.png", (200, 181))):
         write_image(tmp_path / "in" / name, rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
@@ -34,29 +34,29 @@ def written(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
 
 
-def test_the_middle_is_cut_out_as_celebas_published_loader_does(pictures: Path,
+def test_the_middle_is_cut_out_as_celebas_published_loader_does(samples: Path,
                                                                 tmp_path: Path) -> None:
-    assert run("crop", "--input", pictures, "--output", tmp_path / "out", "--workers", 1) == 0
+    assert run("crop", "--input", samples, "--output", tmp_path / "out", "--workers", 1) == 0
     assert written(tmp_path / "out") == ["a.png", "more/b.png"]
-    whole = read_image(pictures / "a.jpg")
+    whole = read_image(samples / "a.jpg")
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), whole[20:198])
-    other = read_image(pictures / "more" / "b.png")
+    other = read_image(samples / "more" / "b.png")
     # (200 - 178) / 2 = 11, (181 - 178) / 2 = 1.5, which rounds to the even 2.
     assert np.array_equal(read_image(tmp_path / "out" / "more" / "b.png"), other[11:189, 2:180])
 
 
-def test_a_crop_may_be_resized(pictures: Path) -> None:
-    image = read_image(pictures / "a.jpg")
+def test_a_crop_may_be_resized(samples: Path) -> None:
+    image = read_image(samples / "a.jpg")
     assert np.array_equal(center_crop(image, 100, 50), bicubic(image[59:159, 39:139], 50, 50))
 
 
 def test_what_is_there_is_left_alone_and_failures_are_named(
-        pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_image(pictures / "small.png", np.zeros((50, 300, 3), np.uint8))
-    (pictures / "broken.png").write_bytes(b"\x89PNG")
+        samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_image(samples / "small.png", np.zeros((50, 300, 3), np.uint8))
+    (samples / "broken.png").write_bytes(b"\x89PNG")
     marked = np.full((178, 178, 3), 7, np.uint8)
     write_image(tmp_path / "out" / "a.png", marked)
-    assert run("crop", "--input", pictures, "--output", tmp_path / "out", "--workers", 2) == 1
+    assert run("crop", "--input", samples, "--output", tmp_path / "out", "--workers", 2) == 1
     said = capsys.readouterr()
     assert "wrote 1 image to" in said.out and "; 1 image existed already" in said.out
     assert "broken.png" in said.err and "small.png: the image must have 178x178" in said.err
@@ -64,28 +64,28 @@ def test_what_is_there_is_left_alone_and_failures_are_named(
     assert written(tmp_path / "out") == ["a.png", "more/b.png"]
 
 
-def test_pictures_are_resized_as_the_data_sets_do(pictures: Path, tmp_path: Path) -> None:
-    assert run("resize", "--input", pictures, "--output", tmp_path / "out", "--size", 64,
+def test_images_are_resized_as_the_data_sets_do(samples: Path, tmp_path: Path) -> None:
+    assert run("resize", "--input", samples, "--output", tmp_path / "out", "--size", 64,
                "--workers", 1) == 0
     found = read_image(tmp_path / "out" / "a.png")
-    assert np.array_equal(found, bicubic(read_image(pictures / "a.jpg"), 64, 64))
+    assert np.array_equal(found, bicubic(read_image(samples / "a.jpg"), 64, 64))
 
 
 @pytest.mark.parametrize("arguments, word", [
-    (("--input", "nowhere"), "nowhere"), (("--output", "{pictures}"), "overwrite"),
+    (("--input", "nowhere"), "nowhere"), (("--output", "{samples}"), "overwrite"),
     (("--size", "0"), "--size")])
-def test_refusals_are_one_line(arguments: tuple, word: str, pictures: Path, tmp_path: Path,
+def test_refusals_are_one_line(arguments: tuple, word: str, samples: Path, tmp_path: Path,
                                run_script: Callable) -> None:
-    write_image(pictures / "c.png", np.zeros((9, 9, 3), np.uint8))
-    done = run_script("prepare.py", "resize", "--size", 64, "--input", pictures, "--output",
-                      tmp_path / "out", *(text.format(pictures=pictures) for text in arguments))
+    write_image(samples / "c.png", np.zeros((9, 9, 3), np.uint8))
+    done = run_script("prepare.py", "resize", "--size", 64, "--input", samples, "--output",
+                      tmp_path / "out", *(text.format(samples=samples) for text in arguments))
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_images_that_differ_in_their_extension_have_results_of_their_own(
-        pictures: Path, tmp_path: Path) -> None:
-    write_image(pictures / "a.png", np.zeros((9, 9, 3), np.uint8))
-    assert run("resize", "--input", pictures, "--output", tmp_path / "out", "--size", 64,
+        samples: Path, tmp_path: Path) -> None:
+    write_image(samples / "a.png", np.zeros((9, 9, 3), np.uint8))
+    assert run("resize", "--input", samples, "--output", tmp_path / "out", "--size", 64,
                "--workers", 1) == 0
     assert written(tmp_path / "out") == ["a.jpg.png", "a.png.png", "more/b.png"]
     assert not read_image(tmp_path / "out" / "a.png.png").any()

@@ -119,9 +119,9 @@ def test_near_ones_are_those_that_differ_in_few_bits(monkeypatch: pytest.MonkeyP
     bits = np.unpackbits(looks, axis=1).astype(int)
     expected = {}
     for row in range(40):
-        away = [int(np.abs(bits[row] - bits[other]).sum()) for other in range(row)]
-        if away and min(away) <= 1:
-            expected[str(row)] = min(away)
+        distances = [int(np.abs(bits[row] - bits[other]).sum()) for other in range(row)]
+        if distances and min(distances) <= 1:
+            expected[str(row)] = min(distances)
     found = near([str(row) for row in range(40)], looks, 1)
     assert {name: distance for name, (_, distance) in found.items()} == expected
     assert all(np.abs(bits[int(a)] - bits[int(b)]).sum() == distance and int(b) < int(a)
@@ -134,7 +134,7 @@ def test_faces_aligned_alike_do_not_look_alike() -> None:
     assert near([str(index) for index in range(30)], looks, 20) == {}
 
 
-def test_unusual_pictures_are_noted_but_are_no_mistakes(faces: Path) -> None:
+def test_unusual_images_are_noted_but_are_no_mistakes(faces: Path) -> None:
     face = Image.fromarray(render_face(60, size=64).image)
     face.convert("L").save(faces / "gray.png")
     face.convert("L").transpose(Image.Transpose.ROTATE_90).convert("RGB").save(faces / "gray2.png")

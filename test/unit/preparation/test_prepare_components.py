@@ -118,7 +118,7 @@ def test_what_was_found_is_kept_and_what_changed_is_looked_at_again(
         False, True, True]
 
 
-def test_pictures_without_a_clear_face_get_no_entry(faces: Path, weights: Path,
+def test_images_without_a_clear_face_get_no_entry(faces: Path, weights: Path,
                                                     capsys: pytest.CaptureFixture) -> None:
     components(faces, weights, "--min_score", 0)
     notes = faces.parent / "parts.json.jsonl"

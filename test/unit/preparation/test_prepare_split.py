@@ -86,7 +86,7 @@ def test_a_person_is_in_one_part_only(how: str, faces: Path) -> None:
     assert not people(found["train"]) & people(found["val"])
 
 
-def test_equal_pictures_stay_together_and_join_their_groups(faces: Path) -> None:
+def test_equal_images_stay_together_and_join_their_groups(faces: Path) -> None:
     for seed in range(5):
         for more in ((), ("--group", "p[0-9]+")):
             found = parts(faces, "--duplicates", "--seed", seed, "--parts", "train=0.5", "val=0.5",
@@ -117,7 +117,7 @@ def companions(faces: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("form", ["links", "hardlinks", "copies"])
-def test_folders_of_parts_hold_pictures_and_counterparts(form: str, faces: Path) -> None:
+def test_folders_of_parts_hold_images_and_counterparts(form: str, faces: Path) -> None:
     masks, lq = companions(faces)
     out = faces.parent / "out"
     command = ("split", "--input", faces, "--output", out, "--as", form, "--masks", masks,

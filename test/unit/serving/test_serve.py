@@ -100,7 +100,7 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 # ---- what comes back ----------------------------------------------------------------------------
 
-def test_the_restored_picture_comes_back(service: Callable) -> None:
+def test_the_restored_image_comes_back(service: Callable) -> None:
     answer = ask(service())
     restored = decoded(answer)
     assert answer.headers["content-type"] == "image/png" and answer.headers["x-faces"] == "2"
@@ -120,15 +120,15 @@ def test_a_form_is_taken_like_a_body(service: Callable) -> None:
     assert np.array_equal(decoded(form), decoded(ask(made, params={"faces": "1"})))
 
 
-def test_json_holds_boxes_points_scores_crops_and_the_picture(service: Callable) -> None:
+def test_json_holds_boxes_points_scores_crops_and_the_image(service: Callable) -> None:
     made = service()
     answer = ask(made, params={"faces": "1"}, headers={"Accept": "application/json"}).json()
     left, right = answer["faces"]
     assert (left["restored"], right["restored"]) == (False, True) and "crop" not in left
     assert right["box"] == [110, 10, 210, 110] and len(right["points"]) == 5
     assert right["score"] == 0.9 and np.shape(right["crop"]["matrix"]) == (2, 3)
-    picture = np.array(Image.open(io.BytesIO(base64.b64decode(answer["picture"]))))
-    assert np.array_equal(picture, decoded(ask(made, params={"faces": "1"})))
+    sample = np.array(Image.open(io.BytesIO(base64.b64decode(answer["picture"]))))
+    assert np.array_equal(sample, decoded(ask(made, params={"faces": "1"})))
     assert (answer["width"], answer["height"]) == (240, 120)
 
 
@@ -205,9 +205,9 @@ def test_a_parameter_given_twice_is_400(service: Callable) -> None:
     assert error(ask(service(), params={"strength": "0"}, **form))[0] == 400
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", png(photo())[:200], b"%!PS-Adobe",
+@pytest.mark.parametrize("content", [b"", b"no image", png(photo())[:200], b"%!PS-Adobe",
                                      b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
-def test_no_picture_is_400(content: bytes, service: Callable) -> None:
+def test_no_image_is_400(content: bytes, service: Callable) -> None:
     status, message = error(ask(service(), content=content))
     assert status == 400 and "image" in message
 
@@ -231,11 +231,11 @@ def test_a_broken_form_is_400(kind: str, body: bytes, service: Callable) -> None
 
 
 def test_two_files_and_other_fields_are_400(service: Callable) -> None:
-    made, picture = service(), png(photo())
-    assert error(ask(made, files=[("image", ("a", picture)), ("image", ("b", picture))]))[0] == 400
-    assert error(ask(made, files={"picture": ("a", picture)}))[0] == 400
-    assert error(ask(made, files={"image": ("a", picture)}, data={"x": "1"}))[0] == 400
-    assert error(ask(made, files={"image": ("a", picture)}, data={"faces": "0," * 4096}))[0] == 400
+    made, sample = service(), png(photo())
+    assert error(ask(made, files=[("image", ("a", sample)), ("image", ("b", sample))]))[0] == 400
+    assert error(ask(made, files={"picture": ("a", sample)}))[0] == 400
+    assert error(ask(made, files={"image": ("a", sample)}, data={"x": "1"}))[0] == 400
+    assert error(ask(made, files={"image": ("a", sample)}, data={"faces": "0," * 4096}))[0] == 400
 
 
 def claiming(width: int, height: int) -> bytes:
@@ -379,13 +379,13 @@ def test_a_request_with_many_faces_does_not_keep_others_waiting() -> None:
         order.append([int(image[0, 0, 0]) for image in images])
         return np.stack(images)
 
-    def pictures(value: int, number: int) -> list[np.ndarray]:
+    def sample_images(value: int, number: int) -> list[np.ndarray]:
         return [np.full((2, 2, 3), value, np.uint8)] * number
     batcher = Batcher(restore, 4, wait=0)
-    first = batcher.submit(pictures(1, 1))
+    first = batcher.submit(sample_images(1, 1))
     time.sleep(0.05)            # it is in the network now; the others wait together
-    large, small = batcher.submit(pictures(2, 20)), batcher.submit(pictures(3, 1))
-    gone = batcher.submit(pictures(4, 20))
+    large, small = batcher.submit(sample_images(2, 20)), batcher.submit(sample_images(3, 1))
+    gone = batcher.submit(sample_images(4, 20))
     gone.cancel()
     go.set()
     assert len(first.result(30)) == 1 and len(small.result(30)) == 1

@@ -25,20 +25,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_weights(tmp_path_factory.mktemp("w") / "g.pth")
 
 
-@pytest.mark.parametrize("enlarged", ["1", "2"])
-def test_the_picture_is_that_of_enhance_bit_for_bit(enlarged: str, weights: Path, tmp_path: Path,
+@pytest.mark.parametrize("upscaled", ["1", "2"])
+def test_the_image_is_that_of_enhance_bit_for_bit(upscaled: str, weights: Path, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture) -> None:
     write_image(tmp_path / "in" / "a.png", skimage.data.astronaut())
     arguments = [*SMALL, "--pretrain_model_path", str(weights), "--strength", "0.8",
                  "--match_colours", "--batch_size", "2"]
     assert enhance(EnhanceOptions(models, data).parse(
         [*arguments, "--photos", "--input", str(tmp_path / "in"), "--output",
-         str(tmp_path / "out"), "--upscale", enlarged])) == 0
+         str(tmp_path / "out"), "--upscale", upscaled])) == 0
     opt, tables = ServeOptions(models, data).parse_all(arguments)
     made = serve.open_service(opt, tables, workers=1)
     try:
         answer = ask(made, content=(tmp_path / "in" / "a.png").read_bytes(),
-                     params={"upscale": enlarged})
+                     params={"upscale": upscaled})
     finally:
         made.close()
     expected = read_image(tmp_path / "out" / "restored_imgs" / "a.png")

@@ -27,7 +27,7 @@ RECEIVE_TIMEOUT = 2
 LIMITS = ("--receive_timeout", RECEIVE_TIMEOUT, "--max_bytes", 300_000, "--max_pixels", 1_000_000,
           "--max_result_pixels", 6_000_000, "--no-access_log")
 KINDS = ("truncated header", "truncated body", "truncated chunks", "slow header", "slow body",
-         "garbage", "garbage chunks", "wrong type", "no picture", "broken picture", "png bomb",
+         "garbage", "garbage chunks", "wrong type", "no image", "broken image", "png bomb",
          "huge size", "many scans", "declared too long", "sent too long", "path", "file name",
          "parameter", "broken form", "many fields", "method", "long header", "host", "length")
 
@@ -101,8 +101,8 @@ def request(kind: str, rng: random.Random, good: bytes) -> tuple[bytes, bool]:
         "garbage chunks": lambda: (chunked + b"zz\r\n" + junk, False),
         "wrong type": lambda: (posted(good, kind=rng.choice((
             "text/html", "application/json", "video/mp4", "image", "", "x" * 500))), False),
-        "no picture": lambda: (posted(junk), False),
-        "broken picture": lambda: (posted(good[:cut]), False),
+        "no image": lambda: (posted(junk), False),
+        "broken image": lambda: (posted(good[:cut]), False),
         "png bomb": lambda: (posted(png_of(30_000, 30_000, bomb)), False),
         "huge size": lambda: (posted(rng.choice((
             png_of(large, large, zlib.compress(b"")), b"P6 %d %d 255\n" % (large, large) + junk,
@@ -266,7 +266,7 @@ def test_requests_on_one_connection_follow_each_other(server: Served, good: byte
             received += client.recv(65536)
 
 
-def test_many_clients_get_their_own_pictures(weights: Path) -> None:
+def test_many_clients_get_their_own_images(weights: Path) -> None:
     """40 clients and 8 places for some seconds: answers fit their requests, refusals are quick."""
     face = Image.fromarray(skimage.data.astronaut()[20:230, 130:330]).resize((100, 105))
     statuses, slowest, wrong = Counter(), 0.0, []
@@ -288,8 +288,8 @@ def test_many_clients_get_their_own_pictures(weights: Path) -> None:
                         if got.status_code == 429:
                             slowest = max(slowest, time.monotonic() - began)
                         elif got.status_code == 200:
-                            picture = np.array(Image.open(io.BytesIO(got.content)))
-                            if not (picture[:, 120:] == number * 6).all():
+                            image = np.array(Image.open(io.BytesIO(got.content)))
+                            if not (image[:, 120:] == number * 6).all():
                                 wrong.append(number)
                     if got.status_code == 429:
                         time.sleep(0.2)

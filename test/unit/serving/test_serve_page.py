@@ -73,7 +73,7 @@ class Browser:
         self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height,
                  deviceScaleFactor=1, mobile=False)
 
-    def picture(self, path: Path | None = None) -> np.ndarray:
+    def screenshot(self, path: Path | None = None) -> np.ndarray:
         png = base64.b64decode(self.client.get(f"{self.session}/screenshot").json()["value"])
         if path:
             path.write_bytes(png)
@@ -157,7 +157,7 @@ def test_upload_restore_slide_and_download(browser: Browser, photo: Path, tmp_pa
     views = {}
     for name, keys in {"before": ["\ue010"], "after": ["\ue011"]}.items():      # End, Home
         browser.press(*keys)
-        views[name] = browser.picture()
+        views[name] = browser.screenshot()
     assert np.abs(views["before"].astype(int) - views["after"]).max() > 30
     for _ in range(100):
         browser.press(RIGHT)
@@ -198,7 +198,7 @@ def test_everything_is_reached_by_keyboard(browser: Browser, photo: Path) -> Non
             "download", "again"} <= reached
 
 
-def test_progress_is_told_while_a_picture_is_sent(browser: Browser, photo: Path,
+def test_progress_is_told_while_an_image_is_sent(browser: Browser, photo: Path,
                                                   shots: Callable) -> None:
     browser.cdp("Network.enable")
     browser.cdp("Network.emulateNetworkConditions", offline=False, latency=0,
@@ -222,9 +222,9 @@ def test_strength_and_size_ask_again(browser: Browser, photo: Path) -> None:
     assert browser.js("document.getElementById('strength-shown').textContent") == "80 %"
 
 
-def test_a_file_that_is_no_picture_is_an_error_in_words(browser: Browser, tmp_path: Path,
+def test_a_file_that_is_no_image_is_an_error_in_words(browser: Browser, tmp_path: Path,
                                                        shots: Callable) -> None:
-    (tmp_path / "x.png").write_bytes(b"no picture at all")
+    (tmp_path / "x.png").write_bytes(b"no image at all")
     browser.type("#file", str(tmp_path / "x.png"))
     browser.until("!document.getElementById('error').hidden")
     said = browser.js("document.getElementById('error').textContent")
@@ -242,7 +242,7 @@ def test_nothing_sticks_out(width: int, scheme: str, browser: Browser, photo: Pa
     upload(browser, photo)
     assert browser.js("document.documentElement.scrollWidth") <= width
     shots(f"{scheme}_{width}")
-    light = browser.picture()[-20:, :5].mean()
+    light = browser.screenshot()[-20:, :5].mean()
     assert light > 200 if scheme == "light" else light < 60
 
 
@@ -254,5 +254,5 @@ def shots(browser: Browser, request: pytest.FixtureRequest) -> Callable[[str], N
     def take(name: str) -> None:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            browser.picture(Path(folder) / f"{name}.png")
+            browser.screenshot(Path(folder) / f"{name}.png")
     return take

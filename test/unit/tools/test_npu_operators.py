@@ -16,7 +16,7 @@ import operators
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_no_operator_of_a_recipe_lacks_an_npu_kernel(name: str) -> None:
+def test_no_operator_of_a_model_lacks_an_npu_kernel(name: str) -> None:
     counts = operators.step_of(name)
     assert counts["aten::convolution"] > 0 and counts["aten::convolution_backward"] > 0
     assert operators.missing(counts, operators.registered()) == []

@@ -41,21 +41,21 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def labelled(*shape: int, high: int = REGIONS, seed: int = 0) -> Tensor:
+def labeled(*shape: int, high: int = REGIONS, seed: int = 0) -> Tensor:
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
 LABELS = {
-    "mixed": labelled(2, 12, 10),
+    "mixed": labeled(2, 12, 10),
     "one region only": torch.full((2, 12, 10), 3),
     "the last region only": torch.full((2, 12, 10), REGIONS - 1),
-    "empty regions": labelled(2, 12, 10, high=2) * 3,
-    "some pixels of no region": labelled(2, 12, 10, high=REGIONS + 3),
-    "negative and large labels": labelled(2, 12, 10) * 300 - 300,
+    "empty regions": labeled(2, 12, 10, high=2) * 3,
+    "some pixels of no region": labeled(2, 12, 10, high=REGIONS + 3),
+    "negative and large labels": labeled(2, 12, 10) * 300 - 300,
     "no pixel of any region": torch.full((2, 12, 10), 255),
-    "pictures that differ": torch.stack([labelled(12, 10), torch.full((12, 10), 1)]),
-    "a larger map": labelled(2, 48, 40),
-    "a smaller map": labelled(2, 5, 7),
+    "images that differ": torch.stack([labeled(12, 10), torch.full((12, 10), 1)]),
+    "a larger map": labeled(2, 48, 40),
+    "a smaller map": labeled(2, 5, 7),
 }
 CASES = pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
 
@@ -77,7 +77,7 @@ def test_gradients_are_those_of_the_masked_loop(labels: Tensor) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (8, 4), (16, 16)])
 def test_every_number_of_pixels_fits_the_blocks(size: tuple[int, int]) -> None:
-    features, labels = drawn(1, 3, *size), labelled(1, *size)
+    features, labels = drawn(1, 3, *size), labeled(1, *size)
     assert torch.allclose(region_grams(features, labels, REGIONS),
                           masked_loop(features, labels, REGIONS), atol=1e-12)
 
@@ -92,9 +92,9 @@ def test_shapes_do_not_depend_on_the_labels(labels: Tensor) -> None:
 def test_each_pixel_has_a_place_of_its_own(labels: Tensor) -> None:
     labels = resized_labels(labels, (12, 10)).flatten(1)
     layout = Layout(labels, REGIONS)
-    for picture, source, slot in zip(labels, layout.source.flatten(1), layout.slot, strict=True):
-        known = torch.nonzero((picture >= 0) & (picture < REGIONS)).flatten()
-        assert torch.equal(source[source < len(picture)].sort().values, known)
+    for image, source, slot in zip(labels, layout.source.flatten(1), layout.slot, strict=True):
+        known = torch.nonzero((image >= 0) & (image < REGIONS)).flatten()
+        assert torch.equal(source[source < len(image)].sort().values, known)
         assert torch.equal(source[slot[known]], known)
 
 
@@ -134,7 +134,7 @@ def test_the_gram_does_not_grow_with_the_region() -> None:
 
 @pytest.mark.parametrize("sides", [((8, 8), (4, 4)), ((5, 7), (3, 10)), ((512, 512), (14, 14))])
 def test_labels_are_resized_as_masks_are(sides: tuple) -> None:
-    labels = labelled(2, *sides[0], high=19)
+    labels = labeled(2, *sides[0], high=19)
     assert torch.equal(one_hot(resized_labels(labels, sides[1])),
                        F.interpolate(one_hot(labels), size=sides[1], mode="nearest"))
 
@@ -165,7 +165,7 @@ def test_feature_mse_weighs_the_layers() -> None:
 
 def test_another_number_of_layers_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
-        style_loss([drawn(1, 2, 4, 4)], [], labelled(1, 4, 4), REGIONS)
+        style_loss([drawn(1, 2, 4, 4)], [], labeled(1, 4, 4), REGIONS)
 
 
 def test_every_operator_has_an_npu_kernel_and_none_looks_at_values() -> None:

@@ -34,7 +34,7 @@ def with_noise(network: nn.Module) -> nn.Module:
     return network
 
 
-def pictures(batch: int = 2, size: int = 16) -> Tensor:
+def images(batch: int = 2, size: int = 16) -> Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -74,7 +74,7 @@ def test_a_file_tells_how_its_noise_enters() -> None:
 
 @pytest.mark.parametrize("read", [full_generator_config, discriminator_config])
 def test_another_networks_file_is_refused(read: object) -> None:
-    with pytest.raises(ValueError, match=r"holds no GPEN .* among 2 entries"):
+    with pytest.raises(ValueError, match=r"holds no GPEN .* in 2 entries"):
         read(nn.Conv2d(3, 3, 3).state_dict())
 
 
@@ -165,7 +165,7 @@ def test_the_encoder_makes_z() -> None:
     network = tiny()
     caught: list[Tensor] = []
     network.final_linear.register_forward_hook(lambda _, args, code: caught.append(code))
-    latents = network(pictures(), return_latents=True)[1]
+    latents = network(images(), return_latents=True)[1]
     assert torch.equal(latents[:, 0], network.generator.style(caught[0]))
 
 
@@ -177,12 +177,12 @@ def test_both_convolutions_of_a_resolution_get_its_map() -> None:
             lambda _, args, result, index=index: maps.update({index: result}))
     for conv in (network.generator.conv1, *network.generator.convs):
         conv.register_forward_hook(lambda _, args, result: noises.append(args[2]))
-    network(pictures())
+    network(images())
     assert [id(noise) for noise in noises] == [id(maps[index]) for index in (2, 1, 1, 0, 0)]
 
 
-def test_another_picture_size_is_named() -> None:
-    with pytest.raises(ValueError, match="restores 16x16 pictures, got 24x16"):
+def test_another_image_size_is_named() -> None:
+    with pytest.raises(ValueError, match="restores 16x16 images, got 24x16"):
         tiny()(torch.zeros(1, 3, 16, 24))
 
 
@@ -190,7 +190,7 @@ def test_another_picture_size_is_named() -> None:
 @pytest.mark.parametrize("isconcat", [False, True])
 def test_the_loss_reaches_every_weight(isconcat: bool, batch: int) -> None:
     network = tiny(isconcat=isconcat)
-    network(pictures(batch))[0].square().mean().backward()
+    network(images(batch))[0].square().mean().backward()
     assert [name for name, p in network.named_parameters()
             if p.grad is None or not p.grad.abs().max() > 0] == []
 
@@ -198,28 +198,28 @@ def test_the_loss_reaches_every_weight(isconcat: bool, batch: int) -> None:
 def test_restoring_is_the_same_with_and_without_gradients() -> None:
     network = tiny()
     with torch.no_grad():
-        plain = network(pictures())[0]
-    assert torch.allclose(network(pictures())[0], plain, atol=1e-6)
+        plain = network(images())[0]
+    assert torch.allclose(network(images())[0], plain, atol=1e-6)
 
 
-def test_pictures_of_a_batch_are_restored_independently() -> None:
+def test_images_of_a_batch_are_restored_independently() -> None:
     network = tiny()
-    together = network(pictures(3))[0]
-    alone = torch.cat([network(picture[None])[0] for picture in pictures(3)])
+    together = network(images(3))[0]
+    alone = torch.cat([network(image[None])[0] for image in images(3)])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_memory_order_does_not_change_the_result() -> None:
     network = tiny()
-    plain = network(pictures())[0]
+    plain = network(images())[0]
     weights = network.generator.conv1.conv.weight
     network.to(memory_format=torch.channels_last)
-    ordered = network(pictures().contiguous(memory_format=torch.channels_last))[0]
+    ordered = network(images().contiguous(memory_format=torch.channels_last))[0]
     assert network.generator.conv1.conv.weight is weights and weights.stride(2) == 1
     assert torch.allclose(ordered, plain, atol=1e-5)
 
 
-class Picture(nn.Module):
+class Image(nn.Module):
     """The restored image alone."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -234,24 +234,24 @@ class Picture(nn.Module):
 def test_a_traced_network_takes_another_batch_size() -> None:
     network = tiny().eval()
     with torch.no_grad():
-        traced = torch.jit.trace(Picture(network), pictures(2))
-        assert torch.allclose(traced(pictures(3)), network(pictures(3))[0], atol=1e-5)
+        traced = torch.jit.trace(Image(network), images(2))
+        assert torch.allclose(traced(images(3)), network(images(3))[0], atol=1e-5)
 
 
 def test_the_low_precision_result_is_near_the_full_one() -> None:
     network = tiny()
-    expected = network(pictures())[0]
+    expected = network(images())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = network(pictures())[0].float()
+        found = network(images())[0].float()
     assert (found - expected).abs().mean() < 0.03 * expected.abs().max()
 
 
 # ---- discriminator ------------------------------------------------------------------------------
 
-def test_a_logit_depends_on_the_other_pictures_of_the_batch() -> None:
+def test_a_logit_depends_on_the_other_images_of_the_batch() -> None:
     torch.manual_seed(0)
-    critic, x = Discriminator(size=16, narrow=1 / 64), pictures(3)
-    assert not torch.allclose(critic(x)[:2], critic(x[:2]))
+    discriminator, x = Discriminator(size=16, narrow=1 / 64), images(3)
+    assert not torch.allclose(discriminator(x)[:2], discriminator(x[:2]))
 
 
 @pytest.mark.parametrize("batch, value", [(1, 1e-4), (2, 0.5), (5, 0.4)])
@@ -263,7 +263,7 @@ def test_the_batch_deviation_is_biased_and_over_the_whole_batch(batch: int, valu
     assert found[:, 2].flatten().tolist() == pytest.approx([value] * (16 * batch), rel=1e-3)
 
 
-def test_one_picture_in_half_precision_has_a_gradient() -> None:
+def test_one_image_in_half_precision_has_a_gradient() -> None:
     x = torch.ones(1, 2, 4, 4, dtype=torch.float16, requires_grad=True)
     grad, = torch.autograd.grad(with_batch_deviation(x).sum(), x)
     assert torch.isfinite(grad).all()
@@ -287,11 +287,11 @@ def test_training_with_both_regularisers_needs_only_registered_operators(
     monkeypatch.syspath_prepend(str(ROOT / "test" / "npu"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     from operators import missing, registered
-    network, critic = tiny(), Discriminator(size=16, narrow=1 / 64)
+    network, discriminator = tiny(), Discriminator(size=16, narrow=1 / 64)
     with Recorder() as seen:
-        x = pictures().requires_grad_()
+        x = images().requires_grad_()
         restored, latents = network(x, return_latents=True)
         grad, = torch.autograd.grad(restored.sum(), latents, create_graph=True)
-        slope, = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-        (grad.square().mean() + slope.square().mean() + critic(restored).mean()).backward()
+        slope, = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+        (grad.square().mean() + slope.square().mean() + discriminator(restored).mean()).backward()
     assert missing(dict.fromkeys(seen.names, 1), registered()) == []

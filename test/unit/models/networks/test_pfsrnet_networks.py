@@ -87,48 +87,49 @@ def test_widths_that_do_not_divide_are_refused(kind: type) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (2, 3, 20, 32)])
-def test_the_discriminator_refuses_what_it_cannot_judge(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="at least 2 pictures of sides that are multiples of 8"):
+def test_the_discriminator_names_images_it_cannot_classify(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least 2 images with sides that are multiples of 8"):
         Discriminator(width=8)(torch.zeros(shape))
 
 
 def test_equal_pixels_leave_the_penaltys_gradients_finite() -> None:
     torch.manual_seed(0)
-    critic = Discriminator(width=8)
+    discriminator = Discriminator(width=8)
     restored, gt = torch.randn(2, 2, 3, 32, 32)
     restored[:, :, :4, :4] = gt[:, :, :4, :4] = 0.25
-    gradient_penalty(critic, restored, gt, torch.rand(2, 1, 1, 1)).backward()
-    grads = [weight.grad for weight in critic.parameters() if weight.grad is not None]
+    gradient_penalty(discriminator, restored, gt, torch.rand(2, 1, 1, 1)).backward()
+    grads = [weight.grad for weight in discriminator.parameters() if weight.grad is not None]
     assert grads and all(torch.isfinite(grad).all() for grad in grads)
 
 
-def test_the_batch_deviation_is_that_of_torch_where_pictures_differ() -> None:
+def test_the_batch_deviation_is_that_of_torch_where_images_differ() -> None:
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert batch_deviation(x) == pytest.approx(float(x.std(dim=0).mean()), rel=1e-6)
 
 
 # ---- losses --------------------------------------------------------------------------------------
 
-def test_a_critic_of_known_slope_is_penalised_by_hand_computed_amounts() -> None:
+def test_a_discriminator_of_known_slope_is_penalised_by_hand_computed_amounts() -> None:
     x, y = torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2)
     slope = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
 
-    def critic(images: torch.Tensor) -> torch.Tensor:
+    def discriminator(images: torch.Tensor) -> torch.Tensor:
         return (images * slope).sum(dim=(1, 2, 3)) * torch.tensor([1.0, 0.1])
-    share = torch.full((2, 1, 1, 1), 0.5)
-    norms = gradient_norms(critic, x)
+    fraction = torch.full((2, 1, 1, 1), 0.5)
+    norms = gradient_norms(discriminator, x)
     assert norms.tolist() == pytest.approx([5.0, 0.5])
-    assert gradient_penalty(critic, x, y, share).item() == pytest.approx((16 + 0.25) / 2)
-    assert gradient_penalty(critic, x, y, share, "one_sided_mean").item() == pytest.approx(1.75)
+    assert gradient_penalty(discriminator, x, y, fraction).item() == pytest.approx((16 + 0.25) / 2)
+    one_sided = gradient_penalty(discriminator, x, y, fraction, "one_sided_mean")
+    assert one_sided.item() == pytest.approx(1.75)
 
 
-def test_the_penalty_is_taken_between_real_and_made_pictures() -> None:
+def test_the_penalty_is_taken_between_real_and_made_images() -> None:
     seen = []
 
-    def critic(images: torch.Tensor) -> torch.Tensor:
+    def discriminator(images: torch.Tensor) -> torch.Tensor:
         seen.append(images.detach().flatten().tolist())
         return images.flatten(1).sum(dim=1)
-    gradient_penalty(critic, torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1),
+    gradient_penalty(discriminator, torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1),
                      torch.tensor([0.25, 1.0]).view(2, 1, 1, 1))
     assert seen == [[0.25, 1.0]]
 
@@ -138,12 +139,12 @@ def test_an_unknown_penalty_is_named() -> None:
         gradient_penalty(lambda x: x.sum(), torch.zeros(1), torch.zeros(1), torch.zeros(1), "l2")
 
 
-def test_the_critics_loss_falls_as_real_logits_rise_above_made_ones() -> None:
+def test_the_discriminators_loss_falls_as_real_logits_rise_above_made_ones() -> None:
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([1.0, -1.0])
     assert wasserstein_loss(real, fake, drift=0.1).item() == pytest.approx(0 - 3 + 0.1 * 10)
 
 
-def test_maps_are_normalised_per_picture_by_their_own_range() -> None:
+def test_maps_are_normalised_per_image_by_their_own_range() -> None:
     maps = torch.stack([torch.arange(8.0).view(2, 2, 2), 10 * torch.arange(8.0).view(2, 2, 2) - 7])
     made = normalized_maps(maps)
     assert torch.allclose(made[0], made[1]) and made.min() == 0
@@ -241,7 +242,7 @@ def test_the_degradation_goes_through_every_size() -> None:
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (128, 128), (100, 60), (16, 16), (9, 12)])
-def test_pictures_of_any_size_reach_the_last_side(shape: tuple[int, int]) -> None:
+def test_images_of_any_size_reach_the_last_side(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
     made = downscale_through(image)
     assert made.shape == (16, 16, 3)
@@ -256,22 +257,22 @@ def test_the_crop_of_celeba_starts_at_row_20() -> None:
 
 # ---- metrics -------------------------------------------------------------------------------------
 
-def pictures(count: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_images(count: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     gt = torch.rand(count, 3, 32, 32, generator=generator) * 1.6 - 0.8
     levels = torch.linspace(0.2, 1, count).view(-1, 1, 1, 1)
     return gt + noise * levels * torch.randn(gt.shape, generator=generator), gt
 
 
-def test_published_figures_belong_to_the_batch_and_the_others_to_each_picture() -> None:
-    found = ms_ssim.quality(*pictures(3, 0.3))
+def test_published_figures_belong_to_the_batch_and_the_others_to_each_image() -> None:
+    found = ms_ssim.quality(*sample_images(3, 0.3))
     assert all(len(values) == 3 for values in found.values())
     assert {name for name, values in found.items() if len(set(values)) == 1} == {
         "psnr_published", "ssim_published", "ms_ssim_published"}
 
 
-def test_figures_per_picture_do_not_depend_on_the_batch() -> None:
-    restored, gt = pictures(3, 0.3)
+def test_figures_per_image_do_not_depend_on_the_batch() -> None:
+    restored, gt = sample_images(3, 0.3)
     whole, single = ms_ssim.quality(restored, gt), ms_ssim.quality(restored[1:2], gt[1:2])
     for name in ("psnr_picture", "ssim_picture", "ms_ssim_picture"):
         assert whole[name][1] == pytest.approx(single[name][0], rel=1e-9)
@@ -291,6 +292,6 @@ def test_a_mean_squared_error_of_a_hundredth_is_20_db() -> None:
     assert ms_ssim.batch_psnr(gt + 0.1, gt) == pytest.approx(20)
 
 
-def test_ms_ssim_refuses_pictures_it_cannot_halve_four_times() -> None:
-    with pytest.raises(ValueError, match="at least 16x16 pixels, got 8x8"):
+def test_ms_ssim_refuses_images_it_cannot_halve_four_times() -> None:
+    with pytest.raises(ValueError, match="16x16 pixels or more, got 8x8"):
         ms_ssim.ms_ssim(torch.zeros(1, 3, 8, 8).double(), torch.zeros(1, 3, 8, 8).double())

@@ -148,9 +148,9 @@ def test_a_reference_that_is_not_square_works() -> None:
     assert small_generator()(lq[:, :, :16], mask[:, :, :16]).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["picture", "map"])
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "map"])
 @pytest.mark.parametrize("norm, steered", [("spade", True), ("in", False)])
-def test_picture_and_map_steer_the_result(norm: str, steered: bool, which: int) -> None:
+def test_image_and_map_steer_the_result(norm: str, steered: bool, which: int) -> None:
     network, inputs = small_generator(norm=norm).eval(), list(small_input(32))
     with torch.no_grad():
         before = network(*inputs)
@@ -170,7 +170,7 @@ def test_the_generator_refuses(settings: dict, words: str) -> None:
 @pytest.mark.parametrize("change", [lambda lq, mask: (lq, mask[:, :18]),
                                     lambda lq, mask: (lq, mask[:, :, :16])])
 def test_the_generator_names_inputs_that_do_not_belong_together(change: object) -> None:
-    with pytest.raises(ValueError, match="one size and 22 channels together"):
+    with pytest.raises(ValueError, match="the same size and 22 channels together"):
         small_generator()(*change(*small_input()))
 
 
@@ -236,19 +236,19 @@ def test_logits_have_the_published_sides(size: int, sides: list[int]) -> None:
 
 @pytest.mark.parametrize("scales, layers, smallest", [(3, 4, 189), (2, 4, 95), (3, 3, 93),
                                                       (1, 2, 12)])
-def test_the_discriminator_refuses_what_its_last_scale_cannot_judge(
+def test_the_discriminator_refuses_what_its_last_scale_cannot_classify(
         scales: int, layers: int, smallest: int) -> None:
     network = on_meta(ParsedDiscriminator, num_scales=scales, n_layers=layers)
 
-    def judge(side: int) -> None:
+    def classify(side: int) -> None:
         network(torch.empty(1, 3, side, side, device="meta"),
                 torch.empty(1, 19, side, side, device="meta"))
-    judge(smallest)
+    classify(smallest)
     with pytest.raises(ValueError, match=f"at least {smallest} pixels, got {smallest - 1}x"):
-        judge(smallest - 1)
+        classify(smallest - 1)
     network.min_size = 0
     with pytest.raises(RuntimeError, match="size"):
-        judge(smallest - 1)
+        classify(smallest - 1)
 
 
 def test_the_map_reaches_the_logits() -> None:

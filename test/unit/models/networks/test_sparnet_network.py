@@ -47,9 +47,9 @@ def on_meta(**arguments: object) -> SPARNet:
 
 
 def plain_upsample_conv(x: Tensor, weight: Tensor, bias: Tensor, padding: str) -> Tensor:
-    enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    upscaled = F.interpolate(x, scale_factor=2.0, mode="nearest")
     mode = "reflect" if padding == "reflect" else "constant"
-    return F.conv2d(F.pad(enlarged, (1, 1, 1, 1), mode=mode), weight, bias)
+    return F.conv2d(F.pad(upscaled, (1, 1, 1, 1), mode=mode), weight, bias)
 
 
 def with_gradients(function, *leaves: Tensor) -> list[Tensor]:
@@ -89,7 +89,7 @@ def test_names_are_case_insensitive() -> None:
 
 
 @pytest.mark.parametrize("bottleneck, side", [(4, 32), (8, 16), (16, 8)])
-def test_the_smallest_picture_that_runs_is_one_pixel_larger(bottleneck: int, side: int) -> None:
+def test_the_smallest_image_that_runs_is_one_pixel_larger(bottleneck: int, side: int) -> None:
     net = SPARNet(res_depth=0, bottleneck_size=bottleneck).eval()
     with torch.no_grad():
         net(torch.zeros(1, 3, side + 1, side + 1))
@@ -168,10 +168,10 @@ def test_a_convolution_pads_by_reflection(by_hand: None, layout: torch.memory_fo
 
 
 def test_padding_leaves_its_input_alone(by_hand: None) -> None:
-    picture = torch.randn(1, 2, 6, 6)
-    before = picture.clone()
-    padded_conv.reflect_padded(picture[:, :, 1:-1, 1:-1])
-    assert torch.equal(picture, before)
+    image = torch.randn(1, 2, 6, 6)
+    before = image.clone()
+    padded_conv.reflect_padded(image[:, :, 1:-1, 1:-1])
+    assert torch.equal(image, before)
 
 
 def test_hand_written_forms_keep_the_memory_format(by_hand: None) -> None:

@@ -62,10 +62,10 @@ def test_a_box_of_the_crops_size_is_cut_out_between_pixels() -> None:
     assert torch.equal(crop, ramp()[..., 3:7, 2:6] + 100 * 0.5 + 0.5)
 
 
-def test_index_says_which_picture_a_box_is_of() -> None:
-    pictures = torch.cat((ramp(), ramp() + 5000))
+def test_index_says_which_image_a_box_is_of() -> None:
+    images = torch.cat((ramp(), ramp() + 5000))
     boxes = torch.tensor([[2.0, 3.0, 6.0, 7.0]] * 3)
-    crops = roi_align(pictures, boxes, 4, index=torch.tensor([1, 0, 1]))
+    crops = roi_align(images, boxes, 4, index=torch.tensor([1, 0, 1]))
     assert torch.equal(crops[0] - crops[1], torch.full((1, 4, 4), 5000.0).double())
     assert torch.equal(crops[0], crops[2])
 
@@ -83,7 +83,7 @@ def test_more_samples_than_the_limit_are_not_taken() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_pictures_keep_precise_positions(dtype: torch.dtype) -> None:
+def test_half_precision_images_keep_precise_positions(dtype: torch.dtype) -> None:
     """Positions above 256 have no fractions in bfloat16; the ramp would show it."""
     image = (torch.arange(512.0) / 512).expand(1, 1, 8, 512)
     box = torch.tensor([[400.3, 1.0, 404.3, 5.0]])
@@ -92,6 +92,6 @@ def test_half_precision_pictures_keep_precise_positions(dtype: torch.dtype) -> N
     assert torch.allclose(crop.float(), roi_align(image, box, 4), atol=4e-3)
 
 
-def test_boxes_without_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 boxes for 1 pictures"):
+def test_boxes_without_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"got 2 boxes and 1 image$"):
         roi_align(ramp(), torch.zeros(2, 4), 4)

@@ -42,10 +42,10 @@ def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def filtered_by_definition(x: np.ndarray, kernel: np.ndarray, up: int, down: int,
                            pad: tuple[int, int]) -> np.ndarray:
     """Zeros after every sample, zeros around, convolution, every down-th sample; one (H, W) map."""
-    enlarged = np.zeros((x.shape[0] * up, x.shape[1] * up))
-    enlarged[::up, ::up] = x
+    upscaled = np.zeros((x.shape[0] * up, x.shape[1] * up))
+    upscaled[::up, ::up] = x
     before, after = pad
-    padded = np.pad(enlarged, [(max(before, 0), max(after, 0))] * 2)
+    padded = np.pad(upscaled, [(max(before, 0), max(after, 0))] * 2)
     padded = padded[max(-before, 0):, max(-before, 0):]
     padded = padded[:padded.shape[0] - max(-after, 0), :padded.shape[1] - max(-after, 0)]
     side = kernel.shape[0]
@@ -61,10 +61,10 @@ def filtered_by_definition(x: np.ndarray, kernel: np.ndarray, up: int, down: int
 def test_filter_is_its_definition(up: int, down: int, pad: tuple[int, int], forms: None) -> None:
     x, kernel = draw(2, 3, 9, 6), fir_kernel(UNEVEN).double()
     found = upfirdn2d(x, kernel, up=up, down=down, pad=pad)
-    for picture, channel in itertools.product(range(2), range(3)):
-        expected = filtered_by_definition(x[picture, channel].numpy(), kernel.numpy(), up, down,
+    for image, channel in itertools.product(range(2), range(3)):
+        expected = filtered_by_definition(x[image, channel].numpy(), kernel.numpy(), up, down,
                                           pad)
-        assert found[picture, channel].numpy() == pytest.approx(expected, abs=1e-12)
+        assert found[image, channel].numpy() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("up, down, pad", [
@@ -105,7 +105,7 @@ def test_second_derivative_of_a_filter_takes_no_convolution_per_channel() -> Non
 
 
 def test_filter_larger_than_the_map_is_named() -> None:
-    with pytest.raises(ValueError, match="4-tap filter does not fit a map of 2x2"):
+    with pytest.raises(ValueError, match="filter of 4 taps does not fit a map of 2x2"):
         upfirdn2d(draw(1, 1, 2, 2), fir_kernel(TAPS), pad=(0, 1))
 
 
@@ -128,17 +128,17 @@ def modulated_by_definition(x: Tensor, weight: Tensor, style: Tensor, demodulate
                             sample: str, kernel: Tensor | None) -> Tensor:
     """The published form: a weight and a convolution for every image."""
     results = []
-    for picture, factors in zip(x, style, strict=True):
+    for image, factors in zip(x, style, strict=True):
         own = weight[0] / weight[0, 0].numel() ** 0.5 * factors[None, :, None, None]
         if demodulate:
             own = own / (own.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         if sample == "up":
-            y = F.conv_transpose2d(picture[None], own.transpose(0, 1), stride=2)
+            y = F.conv_transpose2d(image[None], own.transpose(0, 1), stride=2)
             y = upfirdn2d(y, kernel, pad=(1, 1))
         elif sample == "down":
-            y = F.conv2d(upfirdn2d(picture[None], kernel, pad=(2, 2)), own, stride=2)
+            y = F.conv2d(upfirdn2d(image[None], kernel, pad=(2, 2)), own, stride=2)
         else:
-            y = F.conv2d(picture[None], own, padding=weight.shape[-1] // 2)
+            y = F.conv2d(image[None], own, padding=weight.shape[-1] // 2)
         results.append(y)
     return torch.cat(results)
 

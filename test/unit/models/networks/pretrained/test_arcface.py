@@ -67,7 +67,7 @@ def test_random_weights_are_the_same_each_time_and_announced(
     assert "smoke runs only" in caplog.text
 
 
-def test_grey_weighs_red_green_and_blue_as_published() -> None:
+def test_gray_weighs_red_green_and_blue_as_published() -> None:
     image = torch.tensor([1.0, 0.5, -1.0]).view(1, 3, 1, 1).expand(1, 3, 256, 256)
     gray = gray_input(image)
     assert gray.shape == (1, 1, 128, 128)

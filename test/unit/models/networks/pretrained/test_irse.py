@@ -51,7 +51,7 @@ def test_a_published_file_loads_and_another_is_refused(network: IRSE50, tmp_path
 
 
 @pytest.mark.parametrize("size", [256, 512, 128, 64])
-def test_the_crop_scales_with_the_picture(size: int) -> None:
+def test_the_crop_scales_with_the_image(size: int) -> None:
     """A mark on the crop's corner is what comes first, one outside does not show."""
     x = torch.zeros(1, 1, size, size)
     top, left = 35 * size // 256, 32 * size // 256
@@ -63,17 +63,17 @@ def test_the_crop_scales_with_the_picture(size: int) -> None:
     assert cropped.max() <= 1 and cropped[0, 0, 0, 0] > 0
 
 
-def mean_colour(x: Tensor) -> Tensor:
+def mean_color(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.mean((2, 3)))
 
 
-def test_the_loss_is_one_minus_the_cosine_per_picture() -> None:
+def test_the_loss_is_one_minus_the_cosine_per_image() -> None:
     restored, gt = torch.zeros(2, 3, 256, 256), torch.zeros(2, 3, 256, 256)
     restored[:, 0] = gt[0, 0] = gt[1, 1] = 1       # the same color, and a perpendicular one
-    assert identity_loss(mean_colour, restored, gt).item() == pytest.approx(0.5)
+    assert identity_loss(mean_color, restored, gt).item() == pytest.approx(0.5)
 
 
 def test_no_gradient_reaches_the_target() -> None:
     restored, gt = (torch.rand(1, 3, 256, 256, requires_grad=True) for _ in range(2))
-    identity_loss(mean_colour, restored, gt).backward()
+    identity_loss(mean_color, restored, gt).backward()
     assert restored.grad.abs().sum() > 0 and gt.grad is None

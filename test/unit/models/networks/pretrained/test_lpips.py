@@ -11,7 +11,7 @@ from models.networks.pretrained.lpips import CHANNELS, LPIPS, lpips_network
 
 
 @pytest.fixture
-def pictures() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.rand(2, 3, 40, 36, generator=generator) * 2 - 1 for _ in range(2))
 
@@ -41,17 +41,17 @@ def saved(folder: Path, *parts: dict[str, Tensor]) -> list[Path]:
     return paths
 
 
-def test_equal_pictures_are_no_distance_apart(pictures: tuple) -> None:
-    assert LPIPS("alex")(pictures[0], pictures[0]).tolist() == [0.0, 0.0]
+def test_equal_images_are_no_distance_apart(images: tuple) -> None:
+    assert LPIPS("alex")(images[0], images[0]).tolist() == [0.0, 0.0]
 
 
-def test_one_target_serves_several_pictures(pictures: tuple) -> None:
-    network, (first, second) = LPIPS("alex"), pictures
+def test_one_target_serves_several_images(images: tuple) -> None:
+    network, (first, second) = LPIPS("alex"), images
     expected = [float(network(first[i:i + 1], second[:1])) for i in range(2)]
     assert network(first, second[:1]).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_too_small_pictures_are_refused() -> None:
+def test_too_small_images_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 32x32 pixels, got 40x31"):
         LPIPS("alex")(torch.zeros(1, 3, 31, 40), torch.zeros(1, 3, 31, 40))
 
@@ -79,7 +79,7 @@ def test_one_file_with_the_packages_names_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part, said", [
-    (heads, "lacks the backbone.*alexnet"), (backbone, "lacks the linear heads")])
+    (heads, "must include the backbone.*alexnet"), (backbone, "must include the linear heads")])
 def test_half_of_the_files_is_refused(part: object, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"--lpips_weights.*{said}"):
         lpips_network(saved(tmp_path, part(drawn("alex"))))

@@ -117,11 +117,11 @@ def test_random_features_keep_their_size_in_depth() -> None:
     assert all(0.1 < size < 10 for size in sizes)
 
 
-def test_gradients_reach_the_picture_and_no_weight() -> None:
+def test_gradients_reach_the_image_and_no_weight() -> None:
     network = VGGFeatures("vgg19", (3, 8))
-    picture = torch.rand(1, 3, 16, 16, requires_grad=True)
-    sum(features.sum() for features in network(picture)).backward()
-    assert picture.grad.abs().sum() > 0
+    image = torch.rand(1, 3, 16, 16, requires_grad=True)
+    sum(features.sum() for features in network(image)).backward()
+    assert image.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in network.parameters())
 
 
