@@ -21,12 +21,13 @@ from preparation import _inspect, _near_duplicates
 from preparation._inspect import Record
 from utils.files import to_json, write_text
 from utils.images.image_list import is_list, write_list
-from utils.images.io import root_of, shown
+from utils.images.io import EXTENSIONS_OF, root_of, shown
 from utils.text import counted
 
 # Kind of finding: what it means.
 KINDS = {
     "unreadable": "the image cannot be decoded",
+    "damaged": "the image is decoded with gray or wrong blocks",
     "size": "the image does not have the requested size",
     "extension": "the content has another format than the name says",
     "duplicate": "another image has the same pixels",
@@ -111,7 +112,7 @@ def run(opt: argparse.Namespace) -> int:
 
 def _of_image(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Finding]:
     if "error" in record:
-        yield Finding(name, "unreadable", _reason(record))
+        yield Finding(name, "damaged" if record.get("damaged") else "unreadable", _reason(record))
         return
     height, width = record["height"], record["width"]
     wrong = []
@@ -124,7 +125,7 @@ def _of_image(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Fi
     if wrong:
         yield Finding(name, "size", f"the image has {width}x{height} pixels, "
                                     f"which is {' and '.join(wrong)}")
-    suffix, extensions = PurePosixPath(name).suffix, _inspect.EXTENSIONS.get(record["format"])
+    suffix, extensions = PurePosixPath(name).suffix, EXTENSIONS_OF.get(record["format"])
     if extensions and suffix.lower() not in extensions:
         yield Finding(name, "extension", f"the content is {record['format']}, the extension is "
                                          f"{suffix or 'missing'}")

@@ -1,0 +1,370 @@
+"""The one decoder: bytes of a file to pixels. `docs/images.md` has its rules as a table."""
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.images import jp2, jpeg, tiff, tiff_tags
+from utils.images.color import cmyk_to_srgb, gray_to_srgb, lab_to_srgb
+from utils.images.metadata import ORIENTATION, Metadata, metadata_of
+
+MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
+# Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
+READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF", "ICO",
+                "PCX", "SGI", "QOI", "PSD")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GUESSED = (8, 10, 12)      # depths that samples in a container of 16 bits may really have
+
+
+class BadImage(ValueError):
+    """A file that cannot be used as an image; the message is `<file>: <reason>`."""
+
+
+class TooManyPixels(BadImage):
+    """An image that is not decoded because of its size."""
+
+
+class DamagedImage(BadImage):
+    """An image whose data are damaged, though a decoder makes something of them."""
+
+
+@dataclass
+class Decoded:
+    """An image, upright.
+
+    Attributes:
+        pixels: RGB (H, W, 3), uint8; or uint16 over its whole range.
+        alpha: (H, W) of the same type, or None.
+        metadata: what else the file says; empty unless everything was asked for.
+        notes: what was assumed, each a sentence.
+    """
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    notes: list[str] = field(default_factory=list)
+
+
+def shown(path: str | Path) -> str:
+    """A path on one line that can be printed: line breaks and stray bytes are escaped."""
+    text = str(path)
+    return text if text.isprintable() else "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
+    """What `read` gives; whatever a decoder raises becomes BadImage."""
+    try:
+        return read()
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"{shown(name)}: the format is unknown (begins with {data[:12]!r})"
+                       ) from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{shown(name)}: {error}") from error
+    except jpeg.Damaged as error:
+        raise DamagedImage(f"{shown(name)}: {error}") from error
+    except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"{shown(name)}: {reason}") from error
+
+
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """A uint8 image as it is, of a uint16 one the high bytes."""
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """uint8 RGB (H, W, 3), upright, numbers as the file has them: no profile is applied."""
+    turn = jpeg.plain_jpeg(data, MAX_PIXELS)
+    if turn is not None and (pixels := jpeg.decode_plain(data)) is not None:
+        return turned(pixels, turn) if turn in range(2, 9) else pixels
+    return eight_bits(decode(data, False).pixels)
+
+
+def decode(data: bytes, everything: bool = True) -> Decoded:
+    """The image with its alpha, its 16 bits and its metadata.
+
+    Args:
+        everything: False gives pixels alone, and leaves the numbers of CMYK and gray images as they
+            are; True converts those to sRGB by their profile, since the result is an RGB file.
+
+    Raises:
+        ValueError, and whatever decoders raise; see `checked`.
+    """
+    if tiff_tags.is_tiff(data):
+        directory = tiff_tags.read_directory(data)
+        tiff.check(directory)
+        if tiff.is_deep(directory):
+            return _deep_tiff(data, directory, everything)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # odd metadata: what matters here raises
+        image = opened(data)
+        if (plain := _plain_jpeg_pixels(data)) is not None:
+            found = Decoded(plain)
+        elif image.format == "JPEG2000" and not (header := jp2.read_header(data)).is_plain:
+            pixels, alpha = jp2.decode_deep(data, header)
+            found = Decoded(pixels, alpha)
+            if pixels.dtype == np.uint16:
+                found = _in_full(pixels, alpha, header.bits, True)
+        elif image.format == "PNG" and data[24] == 16:
+            found = _deep_png(data)
+        else:
+            image.load()
+            if image.format in ("JPEG", "MPO"):
+                jpeg.check_damage(data)
+            found = _shallow(image, everything)
+        # Read after load(), which turns TIFFs upright by itself and then forgets the tag.
+        turn = orientation_of(image)
+        if everything:
+            found.metadata = metadata_of(image)
+            _apply_gray_profile(found, image)
+    return _upright(found, turn)
+
+
+def opened(data: bytes) -> Image.Image:
+    """The image with its header read, of a size that may be decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    except ValueError as error:
+        if not data.startswith(_PNG) or isinstance(error, Image.UnidentifiedImageError):
+            raise
+        image = Image.open(io.BytesIO(without_text(data)), formats=READ_FORMATS)
+    limit = jp2.MAX_PIXELS if image.format == "JPEG2000" else MAX_PIXELS
+    if image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"the image has {image.width} x {image.height} pixels; "
+                                           f"the limit is {limit}")
+    return image
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height as they are stored, by the header.
+
+    Raises:
+        ValueError, and whatever decoders raise; see `checked`.
+    """
+    if tiff_tags.is_tiff(data):
+        directory = tiff_tags.read_directory(data)
+        tiff.check(directory)
+        if tiff.is_deep(directory):
+            return _tiff_size(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return opened(data).size
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How EXIF says an opened image lies, 1 (upright) to 8; also 1 where that is damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:   # its parser raises whatever it meets, and the pixels may be good
+        return 1
+
+
+def turned(pixels: np.ndarray, number: int) -> np.ndarray:
+    """Upright, by the number of EXIF's orientation tag."""
+    if number in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if number in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if number in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def without_text(png: bytes) -> bytes:
+    """A PNG without the chunks that Pillow refuses when they are large: text and profile."""
+    at, kept = len(_PNG), [_PNG]
+    while at + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[at:at + 12 + length])
+        at += 12 + length
+    return b"".join(kept)
+
+
+def is_deep(data: bytes) -> bool:
+    """Whether samples have more than 8 bits, by the header; that of a damaged file is not."""
+    try:
+        if tiff_tags.is_tiff(data):
+            return tiff.is_deep(tiff_tags.read_directory(data))
+        if jp2.is_jpeg2000(data):
+            return jp2.read_header(data).bits > 8
+    except ValueError:
+        return False
+    return data.startswith(_PNG) and data[24:25] == b"\x10"
+
+
+def _plain_jpeg_pixels(data: bytes) -> np.ndarray | None:
+    return None if jpeg.plain_jpeg(data, MAX_PIXELS) is None else jpeg.decode_plain(data)
+
+
+def _upright(found: Decoded, turn: int) -> Decoded:
+    if turn in range(2, 9):
+        found.pixels = turned(found.pixels, turn)
+        found.alpha = None if found.alpha is None else turned(found.alpha, turn)
+    return found
+
+
+# ---- up to 8 bits, by Pillow ---------------------------------------------------------------------
+
+def _shallow(image: Image.Image, everything: bool) -> Decoded:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _single(np.asarray(image), image.format == "PPM" or image.format == "JPEG2000")
+    alpha = None
+    if everything and (image.mode in _ALPHA_MODES or "transparency" in image.info):
+        alpha = np.array(image.convert("RGBA").getchannel("A"))
+    profile = image.info.get("icc_profile")
+    if image.mode == "LAB":
+        return Decoded(np.array(lab_to_srgb(image)))
+    if image.mode == "CMYK" and everything:
+        return Decoded(np.array(cmyk_to_srgb(image, profile)))
+    return Decoded(np.array(image.convert("RGB")), alpha)
+
+
+def _apply_gray_profile(found: Decoded, image: Image.Image) -> None:
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B"):
+        found.pixels = gray_to_srgb(found.pixels, profile)
+
+
+# ---- deeper samples ------------------------------------------------------------------------------
+
+def _single(values: np.ndarray, is_declared: bool) -> Decoded:
+    """Gray integers or floats (H, W)."""
+    if values.dtype.kind == "f":
+        found = Decoded(_from_floats(values[..., None]))
+    else:
+        found = _in_full(values[..., None], None, 16, is_declared)
+    found.pixels = np.repeat(found.pixels, 3, axis=2)
+    return found
+
+
+def _in_full(colors: np.ndarray, alpha: np.ndarray | None, bits: int,
+             is_declared: bool) -> Decoded:
+    """Integers (H, W, C) over the whole range of uint8 or uint16.
+
+    Args:
+        bits: of each sample, as declared.
+        is_declared: that is what the values really have, and not only what holds them.
+    """
+    every = [colors] if alpha is None else [colors, alpha]
+    low, high = min(int(x.min()) for x in every), max(int(x.max()) for x in every)
+    if low < 0 or high > 65535:
+        raise ValueError(f"integer values must be from 0 to 65535, got {low} to {high}")
+    notes, bits = [], min(bits, 16)
+    if not is_declared and high:
+        # Not by alpha, which some programs write with all 16 bits.
+        top = int(colors.max())
+        guess = next((each for each in _GUESSED if top < 1 << each <= 1 << bits), bits)
+        if guess < bits:
+            notes = [f"no sample exceeds {top}, so that {guess} bits are taken as the depth "
+                     f"although the file has {bits}"]
+        if alpha is not None and guess < bits and high >= 1 << guess:
+            alpha = (alpha >> (bits - guess)).astype(alpha.dtype)
+        bits = guess
+    colors, alpha = (None if x is None else _scaled(x, bits) for x in (colors, alpha))
+    return Decoded(colors, alpha, notes=notes)
+
+
+def _scaled(values: np.ndarray, bits: int) -> np.ndarray:
+    if bits == 8:
+        return values.astype(np.uint8)
+    if bits == 16:
+        return values.astype(np.uint16)
+    top = (1 << bits) - 1
+    full = (values.astype(np.uint32) * 65535 + top // 2) // top
+    return np.minimum(full, 65535).astype(np.uint16)
+
+
+def _from_floats(values: np.ndarray) -> np.ndarray:
+    """Floats from 0 to 1, or to 255 if they exceed 2, as uint8."""
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite, got NaN or infinity")
+    low, high = float(values.min()), float(values.max())
+    white = 1.0 if high <= 2 else 255.0     # 2: resampling overshoots white a little
+    if low < -white or high > 2 * white:
+        raise ValueError("floating-point values must be from 0 to 1 or 0 to 255, got "
+                         f"{low:g} to {high:g}")
+    scaled = values.astype(np.float64) / white * 255
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+def _deep_png(data: bytes) -> Decoded:
+    """16 bits a sample, which Pillow cuts."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("the PNG cannot be decoded; it is truncated or damaged")
+    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
+    return _in_full(np.ascontiguousarray(pixels[..., 2::-1]), alpha, 16, False)
+
+
+def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) -> Decoded:
+    _tiff_size(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = tiff.read_samples(data, directory)
+        colors, alpha = samples.colors, samples.alpha
+        if colors.dtype.kind == "f":
+            found = Decoded(_from_floats(colors))
+        else:
+            declared = samples.declared
+            bits = declared.bit_length() if declared > 254 else samples.bits
+            found = _in_full(colors, alpha, bits, samples.bits not in (16, 32) or declared > 254)
+            if samples.inverted:
+                found.pixels = np.iinfo(found.pixels.dtype).max - found.pixels
+        if samples.premultiplied and found.alpha is not None:
+            found.pixels = _divided(found.pixels, found.alpha)
+        if everything:
+            found.metadata = _tiff_metadata(data, directory)
+        profile = directory.entries.get(34675, (7, 0, b""))[2] if everything else None
+        if found.pixels.shape[2] == 4:
+            found.pixels = _from_cmyk(found.pixels, profile)
+        elif found.pixels.shape[2] == 1:
+            found.pixels = np.repeat(gray_to_srgb(found.pixels, profile), 3, axis=2)
+    return _upright(found, directory.value(tiff_tags.ORIENTATION, 1))
+
+
+def _tiff_size(directory: tiff_tags.Directory) -> tuple[int, int]:
+    width, height = directory.value(tiff_tags.WIDTH), directory.value(tiff_tags.HEIGHT)
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"the image has {width} x {height} pixels; the limit "
+                                           f"is {MAX_PIXELS}")
+    return width, height
+
+
+def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colors that were multiplied by alpha, as they were before."""
+    top = np.iinfo(pixels.dtype).max
+    full = pixels.astype(np.float64) * top / np.maximum(alpha, 1)[..., None]
+    return np.rint(full).clip(0, top).astype(pixels.dtype)
+
+
+def _from_cmyk(inks: np.ndarray, profile: bytes | None) -> np.ndarray:
+    if profile:     # transforms are for 8 bits
+        return np.array(cmyk_to_srgb(Image.fromarray(eight_bits(inks), "CMYK"), profile))
+    top = np.iinfo(inks.dtype).max
+    white = top - inks.astype(np.uint32)
+    return ((white[..., :3] * white[..., 3:] + top // 2) // top).astype(inks.dtype)
+
+
+def _tiff_metadata(data: bytes, directory: tiff_tags.Directory) -> Metadata:
+    """As Pillow reads it, from a directory whose samples it knows."""
+    changes = {tiff_tags.BITS: directory.shorts(8), tiff_tags.SAMPLES: directory.shorts(1),
+               tiff_tags.PHOTOMETRIC: directory.shorts(1), tiff_tags.PLANAR: directory.shorts(1),
+               tiff_tags.COMPRESSION: directory.shorts(1), tiff_tags.EXTRA_SAMPLES: None,
+               tiff_tags.SAMPLE_FORMAT: None, tiff_tags.INK_SET: None}
+    try:
+        return metadata_of(Image.open(io.BytesIO(tiff_tags.with_tags(data, directory, changes)),
+                                      formats=["TIFF"]))
+    except (OSError, SyntaxError, ValueError, KeyError):
+        return Metadata()
