@@ -38,8 +38,15 @@ from faces.photograph import restore_photograph
 from faces.video import restore_video
 from utils.images.convert import image_grid
 from utils.images.deep import Layers, read_layers, write_layers
-from utils.images.io import BadImage, find_images, shown, write_image
-from utils.images.video import CODECS, BadVideo, find_videos, is_video, usable_codec
+from utils.images.io import BadImage, find_images, left_out, shown, write_image
+from utils.images.video import (
+    CODECS,
+    VIDEO_EXTENSIONS,
+    BadVideo,
+    find_videos,
+    is_video,
+    usable_codec,
+)
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -127,7 +134,8 @@ class Job:
         self.root, self.inputs = self.find(opt.input)
         self.folder = Path(opt.output)
         self.failed: list[str] = []
-        self.notes: list[str] = []
+        missed = left_out(opt.input, VIDEO_EXTENSIONS if opt.photos else ())
+        self.notes = [missed] if missed else []
 
     def open(self) -> None:
         """Load the network; after everything that can be refused without it."""

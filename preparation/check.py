@@ -21,7 +21,7 @@ from preparation import _inspect, _near_duplicates
 from preparation._inspect import Record
 from utils.files import to_json, write_text
 from utils.images.image_list import is_list, write_list
-from utils.images.io import EXTENSIONS_OF, root_of, shown
+from utils.images.io import EXTENSIONS_OF, left_out, root_of, shown
 from utils.text import counted
 
 # Kind of finding: what it means.
@@ -102,9 +102,10 @@ def run(opt: argparse.Namespace) -> int:
         found += _of_counterparts(kind, images, of_kind, opt.mask_size)
         found += [Finding(name, f"{kind}_extra", KINDS[f"{kind}_extra"]) for name in extra]
     notes = {name: record["notes"] for name, record in images.items() if record.get("notes")}
-    show(opt.input, len(names), found, notes, opt.show)
+    missed = left_out(opt.input)
+    show(opt.input, len(names), found, notes, opt.show, missed)
     if opt.output:
-        write_reports(Path(opt.output), opt.input, root, names, found, notes)
+        write_reports(Path(opt.output), opt.input, root, names, found, notes, missed)
     return FOUND if found else 0
 
 
@@ -193,8 +194,8 @@ def excluded(found: list[Finding]) -> set[str]:
 
 
 def show(source: str, total: int, found: list[Finding], notes: dict[str, list[str]],
-         max_shown: int) -> None:
-    """Print the table, then the first findings of each kind."""
+         max_shown: int, missed: str = "") -> None:
+    """Print the table, what was left out, then the first findings of each kind."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in found:
         by_kind[finding.kind].append(finding)
@@ -205,6 +206,8 @@ def show(source: str, total: int, found: list[Finding], notes: dict[str, list[st
     print(f"  {'usable':<14}{total - len(excluded(found)):>8}  no finding")
     for note, number in sorted(Counter(note for each in notes.values() for note in each).items()):
         print(f"  note: {counted(number, 'image')}: {note}")
+    if missed:
+        print(f"  note: {missed}")
     for kind, findings in by_kind.items():
         for finding in findings[:max_shown]:
             print(f"{kind}: {shown(finding.name)}: {finding.detail}")
@@ -214,13 +217,14 @@ def show(source: str, total: int, found: list[Finding], notes: dict[str, list[st
 
 
 def write_reports(folder: Path, source: str, root: Path, names: list[str], found: list[Finding],
-                  notes: dict[str, list[str]]) -> None:
+                  notes: dict[str, list[str]], missed: str = "") -> None:
     """report.json, report.csv, and lists of the images without and with findings."""
     left_out = excluded(found)
     write_text(folder / "report.json", to_json({
         "input": source, "pictures": len(names), "usable": len(names) - len(left_out),
         "counts": Counter(finding.kind for finding in found), "kinds": KINDS,
-        "findings": [asdict(finding) for finding in found], "notes": notes}) + "\n")
+        "findings": [asdict(finding) for finding in found], "notes": notes,
+        "left_out": missed}) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("name", "kind", "detail"))

@@ -19,8 +19,8 @@ from utils.images.metadata import ORIENTATION, Metadata, metadata_of
 
 MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
 # Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
-READ_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF", "ICO",
-                "PCX", "SGI", "QOI", "PSD")
+READ_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF",
+                "ICO", "PCX", "SGI", "QOI", "PSD")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GUESSED = (8, 10, 12)      # depths that samples in a container of 16 bits may really have

@@ -1,9 +1,7 @@
 """Images on disk; only this package knows OpenCV's BGR order. Arrays are uint8 RGB (H, W, 3)."""
 from __future__ import annotations
 
-import glob
 import io
-import itertools
 import os
 import stat
 from pathlib import Path
@@ -21,100 +19,16 @@ from utils.images.decode import BadImage, shown
 from utils.images.decode import DamagedImage as DamagedImage
 from utils.images.decode import TooManyPixels as TooManyPixels
 from utils.images.decode import orientation_of as orientation_of
-from utils.images.image_list import is_list, read_list
-from utils.text import counted
+from utils.images.listing import EXTENSIONS_OF as EXTENSIONS_OF
+from utils.images.listing import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from utils.images.listing import find_images as find_images
+from utils.images.listing import left_out as left_out
+from utils.images.listing import list_images as list_images
+from utils.images.listing import root_of as root_of
 
-# Of each format the extensions that its files have.
-EXTENSIONS_OF = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "PNG": (".png", ".apng"),
-    "BMP": (".bmp", ".dib"), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pam"), "GIF": (".gif",),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"), "AVIF": (".avif", ".avifs"),
-    "ICO": (".ico",), "PCX": (".pcx",), "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
-    "QOI": (".qoi",), "PSD": (".psd",)}
-IMAGE_EXTENSIONS = frozenset(itertools.chain(*EXTENSIONS_OF.values()))
 MAX_BYTES = 1 << 31         # of a file; 16-bit color of so many pixels takes half
 WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP",
                   ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM"}
-
-
-def root_of(source: str | Path) -> Path:
-    """The folder below which `list_images` finds images: the one that a list names, or itself."""
-    return read_list(source)[0] if is_list(source) else Path(source)
-
-
-def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Image files of a folder (by extension), sorted by relative path; hidden ones are left out.
-
-    Links are followed, loops broken. A link that leads nowhere is listed: reading it reports it.
-
-    Args:
-        folder: may also be a pack (utils.images.pack), or a list of images
-            (utils.images.image_list), all of whose names count.
-
-    Raises:
-        ValueError: the folder is missing, is no folder, or holds no image.
-    """
-    if is_list(folder):
-        root, names = read_list(folder)
-        return [root / name for name in names]
-    folder = Path(folder)
-    if (pack := packs.open_pack(folder)) is not None:
-        return [folder / name for name in pack.names if recursive or "/" not in name]
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise ValueError(f"{folder} must be a folder, got a file")
-    found: list[str] = []
-    num_others, seen, queue = 0, set(), [""]
-    while queue:
-        inside = queue.pop()
-        real = os.path.realpath(folder / inside)
-        if real in seen:
-            continue
-        seen.add(real)
-        with os.scandir(folder / inside) as entries:
-            for entry in entries:
-                name = f"{inside}{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    queue += [f"{name}/"] if recursive else []
-                elif _is_image_name(name) and (entry.is_symlink() or entry.is_file()):
-                    found.append(name)
-                else:
-                    num_others += 1
-    if not found:
-        raise ValueError(f"{folder} has no image among {counted(num_others, 'file')}; "
-                         f"images end in {', '.join(sorted(IMAGE_EXTENSIONS))}")
-    return [folder / name for name in sorted(found)]
-
-
-def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
-    """Images named by one file, a folder (with its subfolders), a list, a pack or a glob such as
-    `a/*.png`.
-
-    Returns:
-        (root, paths): every path lies under root, so relative names are distinct. A file that is
-        named itself counts whatever its extension; one that ends in .txt is a list.
-
-    Raises:
-        ValueError: nothing there, or nothing that is an image.
-    """
-    path = Path(pattern)
-    if path.is_dir() or is_list(path):
-        return root_of(path), list_images(path)
-    if path.exists():       # before globbing: a file may be called `photo[1].jpg`
-        return path.parent, [path]
-    if not glob.has_magic(str(pattern)):
-        raise ValueError(f"{pattern}: no such file or folder")
-    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
-    paths = [match for match in matches if _is_image_name(match.name) and match.is_file()]
-    if not paths:
-        raise ValueError(f"{pattern} matches no image among {counted(len(matches), 'file')}; "
-                         f"images end in {', '.join(sorted(IMAGE_EXTENSIONS))}")
-    fixed = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
-    return Path(*path.parts[:fixed]), paths
 
 
 def read_image(path: str | Path, verify: bool = False) -> np.ndarray:
@@ -224,17 +138,6 @@ def _bytes_of(path: str | Path) -> bytes:
         if found.st_size > MAX_BYTES:
             raise ValueError(f"the file has {found.st_size} bytes; the limit is {MAX_BYTES}")
         return file.read()
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:     # a link that leads to itself
-        return False
-
-
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _save(file: IO[bytes], image: np.ndarray, file_format: str, quality: int) -> None:
