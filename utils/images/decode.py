@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from utils.images import jp2, jpeg, tiff, tiff_tags
+from utils.images import jp2, jpeg, png, tiff, tiff_tags
 from utils.images.color import cmyk_to_srgb, gray_to_srgb, lab_to_srgb
 from utils.images.metadata import ORIENTATION, Metadata, metadata_of
 
@@ -21,8 +20,8 @@ MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
 # Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
 READ_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF",
                 "ICO", "PCX", "SGI", "QOI", "PSD")
+_TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_PNG = b"\x89PNG\r\n\x1a\n"
 _GUESSED = (8, 10, 12)      # depths that samples in a container of 16 bits may really have
 
 
@@ -100,6 +99,15 @@ def decode(data: bytes, everything: bool = True) -> Decoded:
     Raises:
         ValueError, and whatever decoders raise; see `checked`.
     """
+    if not data.startswith(png.SIGNATURE):
+        return _decode(data, everything)
+    try:
+        return _decode(data, everything)
+    except ValueError:      # Pillow does not take texts and profiles over 1 MiB
+        return _decode(png.without_text(data), everything)
+
+
+def _decode(data: bytes, everything: bool) -> Decoded:
     if tiff_tags.is_tiff(data):
         directory = tiff_tags.read_directory(data)
         tiff.check(directory)
@@ -126,6 +134,8 @@ def decode(data: bytes, everything: bool = True) -> Decoded:
         turn = orientation_of(image)
         if everything:
             found.metadata = metadata_of(image)
+            if image.format == "PNG" and not found.metadata.profile:
+                found.metadata = replace(found.metadata, profile=png.profile_of(data))
             _apply_gray_profile(found, image)
     return _upright(found, turn)
 
@@ -134,10 +144,8 @@ def opened(data: bytes) -> Image.Image:
     """The image with its header read, of a size that may be decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
-    except ValueError as error:
-        if not data.startswith(_PNG) or isinstance(error, Image.UnidentifiedImageError):
-            raise
-        image = Image.open(io.BytesIO(without_text(data)), formats=READ_FORMATS)
+    except ValueError:
+        image = Image.open(io.BytesIO(png.without_text(data)), formats=READ_FORMATS)
     limit = jp2.MAX_PIXELS if image.format == "JPEG2000" else MAX_PIXELS
     if image.width * image.height > limit:
         raise Image.DecompressionBombError(f"the image has {image.width} x {image.height} pixels; "
@@ -170,25 +178,13 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def turned(pixels: np.ndarray, number: int) -> np.ndarray:
-    """Upright, by the number of EXIF's orientation tag."""
-    if number in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if number in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if number in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def without_text(png: bytes) -> bytes:
-    """A PNG without the chunks that Pillow refuses when they are large: text and profile."""
-    at, kept = len(_PNG), [_PNG]
-    while at + 12 <= len(png):
-        length, kind = struct.unpack_from(">I4s", png, at)
-        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept.append(png[at:at + 12 + length])
-        at += 12 + length
-    return b"".join(kept)
+    """Upright, by the number of EXIF's orientation tag; (H, W) or (H, W, C)."""
+    if number in _TURNS:
+        return cv2.rotate(pixels, _TURNS[number])
+    if number in (5, 7):
+        pixels = cv2.transpose(pixels)
+    axis = {2: 1, 4: 0, 7: -1}.get(number)
+    return pixels if axis is None else cv2.flip(pixels, axis)
 
 
 def is_deep(data: bytes) -> bool:
@@ -200,7 +196,7 @@ def is_deep(data: bytes) -> bool:
             return jp2.read_header(data).bits > 8
     except ValueError:
         return False
-    return data.startswith(_PNG) and data[24:25] == b"\x10"
+    return data.startswith(png.SIGNATURE) and data[24:25] == b"\x10"
 
 
 def _plain_jpeg_pixels(data: bytes) -> np.ndarray | None:
@@ -299,13 +295,8 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
 
 
 def _deep_png(data: bytes) -> Decoded:
-    """16 bits a sample, which Pillow cuts."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("the PNG cannot be decoded; it is truncated or damaged")
-    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
-    return _in_full(np.ascontiguousarray(pixels[..., 2::-1]), alpha, 16, False)
+    pixels, alpha = png.decode_deep(data)
+    return _in_full(pixels, alpha, 16, False)
 
 
 def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) -> Decoded:

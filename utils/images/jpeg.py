@@ -24,7 +24,11 @@ from PIL import Image
 EXIF_ORIENTATION = 0x0112
 _DAMAGE = re.compile(r"(Corrupt JPEG data: [^\n]*|Premature end of JPEG file)")
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+# OpenCV decodes to RGB at once since 4.11.
+_COLOR = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
 _HARMLESS = 2       # bytes that some cameras leave before the end
+_HOLE = bytes(256)  # what a lost block of a disk leaves; no image has that in its data, see `_hole`
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
 
 class Damaged(ValueError):
@@ -59,8 +63,10 @@ def decode_plain(data: bytes) -> np.ndarray | None:
     Raises:
         Damaged: see `decode_watched`.
     """
-    pixels = decode_watched(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    pixels = decode_watched(data, _COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None or _COLOR != cv2.IMREAD_COLOR:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def check_damage(data: bytes) -> None:
@@ -72,12 +78,16 @@ def decode_watched(data: bytes, flags: int) -> np.ndarray | None:
     """What cv2.imdecode gives.
 
     Raises:
-        Damaged: what libjpeg said, if it is more than that a few bytes are left over at the end.
-            Where C's `stderr` cannot be replaced (other systems than Linux), never.
+        Damaged: what libjpeg said, if it is more than that a few bytes are left over at the end;
+            or a hole in the data. Where C's `stderr` cannot be replaced (other systems than Linux),
+            for a hole alone.
     """
     pixels, said = _watch(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
     found = _DAMAGE.search(said)
     if found is None:
+        # Zeros are valid codes. Where they make as many blocks as were there, libjpeg is silent.
+        if _HOLE in data and _hole(data):
+            raise Damaged("the JPEG is damaged (zeros in the middle of its data)")
         return pixels
     rest = _LEFT_OVER.search(said)
     if rest and _is_padding(data, int(rest[1])):
@@ -91,6 +101,31 @@ def _is_padding(data: bytes, count: int) -> bool:
         return True
     end = data.rfind(b"\xff\xd9")
     return len(set(data[max(0, end - count):end])) == 1
+
+
+def _hole(data: bytes) -> bool:
+    """Whether the first scan of a sequential JPEG has zeros that no encoder writes.
+
+    They would be blocks whose 63 frequencies all have the value of the first code. Only where that
+    code says "no more frequencies" may they be blocks of one color.
+    """
+    at, first_codes, sequential = 2, {}, False
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, at + 1)
+        body = data[at + 4:at + 2 + length]
+        if marker in (0xC0, 0xC1):
+            sequential = True
+        elif marker == 0xC4:
+            while len(body) > 17:
+                first_codes[body[0]] = body[17]
+                body = body[17 + sum(body[1:17]):]
+        elif marker == 0xDA and len(body) > 2:
+            table = 0x10 | body[2] & 15     # of the first component's frequencies
+            end = _END_OF_SCAN.search(data, at + 2 + length)
+            scan = data[at + 2 + length:end.start() if end else len(data)].rstrip(b"\0")
+            return sequential and _HOLE in scan and first_codes.get(table, 0) != 0
+        at += 2 + length
+    return False
 
 
 def _orientation(block: bytes) -> int:
