@@ -127,7 +127,8 @@ def _whole(data: bytes, directory: Directory, number: int, kind: int, bits: int)
         values = (_unpacked(rows, bits) if packed
                   else rows.view(np.dtype(types[kind, bits]).newbyteorder(directory.order)))
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        values = values.reshape(len(rows), -1, together)
+        across = -(-directory.value(tags.WIDTH) // tile) * tile * together
+        values = values[:, :across].reshape(len(rows), -1, together)
         if predictor == 2:
             values = _summed(values, tile)
         found.append(values[:, :directory.value(tags.WIDTH)])
