@@ -23,6 +23,7 @@ from utils.images.pack import stamp_or_none
 # are aligned alike, 64 do not.
 GRID = 16
 STEP = 2        # gray levels; less is what encoding makes of an even surface
+ASSUMED = "fewer bits than the file's samples could have, by the largest sample"
 DEEP, TURNED = "16 bits or floating point", "rotated or mirrored by EXIF"
 Record = dict[str, Any]
 
@@ -83,8 +84,9 @@ def describe(data: bytes) -> tuple[str, list[str]]:
     else:
         kind, unusual = _by_pillow(data)
     notes = [note for note, holds in unusual.items() if holds]
-    if DEEP in notes:       # rare, so that decoding once more does not matter
-        notes += decode.decode(data, False).notes
+    # Deep images are rare, so that decoding once more does not matter.
+    if DEEP in notes and decode.decode(data, False).notes:
+        notes.append(ASSUMED)
     return kind, notes
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 # Red, green and blue of a space, in XYZ at D50: the columns of its matrix.
 P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
 WHITE = (0.9642, 1.0, 0.8249)
 
 
@@ -42,9 +43,7 @@ def profile(colors: tuple = P3, gamma: float = 2.2, space: bytes = b"RGB ") -> b
 
 def to_srgb(pixels: np.ndarray, colors: tuple = P3, gamma: float = 2.2) -> np.ndarray:
     """uint8 pixels of a space as sRGB, by the formulas; independent of any color engine."""
-    srgb = np.array(((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708),
-                     (0.14307, 0.06061, 0.71410)))
-    linear = (pixels / 255.0) ** gamma @ np.array(colors) @ np.linalg.inv(srgb)
+    linear = (pixels / 255.0) ** gamma @ np.array(colors) @ np.linalg.inv(np.array(SRGB))
     linear = linear.clip(0, 1)
     made = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(made * 255).astype(np.uint8)

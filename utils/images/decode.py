@@ -4,7 +4,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,15 @@ from PIL import Image
 
 from utils.images import jp2, jpeg, png, tiff, tiff_tags
 from utils.images.color import cmyk_to_srgb, gray_to_srgb, lab_to_srgb
+from utils.images.depth import (
+    Decoded,
+    divided,
+    eight_bits,
+    from_cmyk,
+    from_floats,
+    gray,
+    in_full,
+)
 from utils.images.metadata import ORIENTATION, Metadata, metadata_of
 
 MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
@@ -22,7 +31,6 @@ READ_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG
                 "ICO", "PCX", "SGI", "QOI", "PSD")
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_GUESSED = (8, 10, 12)      # depths that samples in a container of 16 bits may really have
 
 
 class BadImage(ValueError):
@@ -35,22 +43,6 @@ class TooManyPixels(BadImage):
 
 class DamagedImage(BadImage):
     """An image whose data are damaged, though a decoder makes something of them."""
-
-
-@dataclass
-class Decoded:
-    """An image, upright.
-
-    Attributes:
-        pixels: RGB (H, W, 3), uint8; or uint16 over its whole range.
-        alpha: (H, W) of the same type, or None.
-        metadata: what else the file says; empty unless everything was asked for.
-        notes: what was assumed, each a sentence.
-    """
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    metadata: Metadata = field(default_factory=Metadata)
-    notes: list[str] = field(default_factory=list)
 
 
 def shown(path: str | Path) -> str:
@@ -74,11 +66,6 @@ def checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
     except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImage(f"{shown(name)}: {reason}") from error
-
-
-def eight_bits(image: np.ndarray) -> np.ndarray:
-    """A uint8 image as it is, of a uint16 one the high bytes."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
@@ -109,9 +96,10 @@ def decode(data: bytes, everything: bool = True) -> Decoded:
 
 def _decode(data: bytes, everything: bool) -> Decoded:
     if tiff_tags.is_tiff(data):
-        directory = tiff_tags.read_directory(data)
+        data, directory = tiff_tags.classic(data, tiff_tags.read_directory(data))
         tiff.check(directory)
-        if tiff.is_deep(directory):
+        data = tiff.without_planes_of_one(data, directory)
+        if tiff.is_deep(directory) or not _pillow_opens(data):
             return _deep_tiff(data, directory, everything)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
@@ -122,7 +110,7 @@ def _decode(data: bytes, everything: bool) -> Decoded:
             pixels, alpha = jp2.decode_deep(data, header)
             found = Decoded(pixels, alpha)
             if pixels.dtype == np.uint16:
-                found = _in_full(pixels, alpha, header.bits, True)
+                found = in_full(pixels, alpha, header.bits, True)
         elif image.format == "PNG" and data[24] == 16:
             found = _deep_png(data)
         else:
@@ -153,6 +141,17 @@ def opened(data: bytes) -> Image.Image:
     return image
 
 
+def _pillow_opens(tiff_file: bytes) -> bool:
+    """Whether Pillow knows how the samples of a TIFF lie."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            opened(tiff_file)
+        except Image.UnidentifiedImageError:
+            return False
+    return True
+
+
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height as they are stored, by the header.
 
@@ -160,9 +159,9 @@ def size_of(data: bytes) -> tuple[int, int]:
         ValueError, and whatever decoders raise; see `checked`.
     """
     if tiff_tags.is_tiff(data):
-        directory = tiff_tags.read_directory(data)
+        data, directory = tiff_tags.classic(data, tiff_tags.read_directory(data))
         tiff.check(directory)
-        if tiff.is_deep(directory):
+        if tiff.is_deep(directory) or not _pillow_opens(data):
             return _tiff_size(directory)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -214,7 +213,7 @@ def _upright(found: Decoded, turn: int) -> Decoded:
 
 def _shallow(image: Image.Image, everything: bool) -> Decoded:
     if image.mode.startswith("I") or image.mode == "F":
-        return _single(np.asarray(image), image.format == "PPM" or image.format == "JPEG2000")
+        return gray(np.asarray(image), image.format == "PPM" or image.format == "JPEG2000")
     alpha = None
     if everything and (image.mode in _ALPHA_MODES or "transparency" in image.info):
         alpha = np.array(image.convert("RGBA").getchannel("A"))
@@ -232,71 +231,9 @@ def _apply_gray_profile(found: Decoded, image: Image.Image) -> None:
         found.pixels = gray_to_srgb(found.pixels, profile)
 
 
-# ---- deeper samples ------------------------------------------------------------------------------
-
-def _single(values: np.ndarray, is_declared: bool) -> Decoded:
-    """Gray integers or floats (H, W)."""
-    if values.dtype.kind == "f":
-        found = Decoded(_from_floats(values[..., None]))
-    else:
-        found = _in_full(values[..., None], None, 16, is_declared)
-    found.pixels = np.repeat(found.pixels, 3, axis=2)
-    return found
-
-
-def _in_full(colors: np.ndarray, alpha: np.ndarray | None, bits: int,
-             is_declared: bool) -> Decoded:
-    """Integers (H, W, C) over the whole range of uint8 or uint16.
-
-    Args:
-        bits: of each sample, as declared.
-        is_declared: that is what the values really have, and not only what holds them.
-    """
-    every = [colors] if alpha is None else [colors, alpha]
-    low, high = min(int(x.min()) for x in every), max(int(x.max()) for x in every)
-    if low < 0 or high > 65535:
-        raise ValueError(f"integer values must be from 0 to 65535, got {low} to {high}")
-    notes, bits = [], min(bits, 16)
-    if not is_declared and high:
-        # Not by alpha, which some programs write with all 16 bits.
-        top = int(colors.max())
-        guess = next((each for each in _GUESSED if top < 1 << each <= 1 << bits), bits)
-        if guess < bits:
-            notes = [f"no sample exceeds {top}, so that {guess} bits are taken as the depth "
-                     f"although the file has {bits}"]
-        if alpha is not None and guess < bits and high >= 1 << guess:
-            alpha = (alpha >> (bits - guess)).astype(alpha.dtype)
-        bits = guess
-    colors, alpha = (None if x is None else _scaled(x, bits) for x in (colors, alpha))
-    return Decoded(colors, alpha, notes=notes)
-
-
-def _scaled(values: np.ndarray, bits: int) -> np.ndarray:
-    if bits == 8:
-        return values.astype(np.uint8)
-    if bits == 16:
-        return values.astype(np.uint16)
-    top = (1 << bits) - 1
-    full = (values.astype(np.uint32) * 65535 + top // 2) // top
-    return np.minimum(full, 65535).astype(np.uint16)
-
-
-def _from_floats(values: np.ndarray) -> np.ndarray:
-    """Floats from 0 to 1, or to 255 if they exceed 2, as uint8."""
-    if not np.isfinite(values).all():
-        raise ValueError("values must be finite, got NaN or infinity")
-    low, high = float(values.min()), float(values.max())
-    white = 1.0 if high <= 2 else 255.0     # 2: resampling overshoots white a little
-    if low < -white or high > 2 * white:
-        raise ValueError("floating-point values must be from 0 to 1 or 0 to 255, got "
-                         f"{low:g} to {high:g}")
-    scaled = values.astype(np.float64) / white * 255
-    return scaled.round().clip(0, 255).astype(np.uint8)
-
-
 def _deep_png(data: bytes) -> Decoded:
     pixels, alpha = png.decode_deep(data)
-    return _in_full(pixels, alpha, 16, False)
+    return in_full(pixels, alpha, 16, False)
 
 
 def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) -> Decoded:
@@ -306,20 +243,20 @@ def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) ->
         samples = tiff.read_samples(data, directory)
         colors, alpha = samples.colors, samples.alpha
         if colors.dtype.kind == "f":
-            found = Decoded(_from_floats(colors))
+            found = Decoded(from_floats(colors))
         else:
             declared = samples.declared
             bits = declared.bit_length() if declared > 254 else samples.bits
-            found = _in_full(colors, alpha, bits, samples.bits not in (16, 32) or declared > 254)
+            found = in_full(colors, alpha, bits, samples.bits not in (16, 32) or declared > 254)
             if samples.inverted:
                 found.pixels = np.iinfo(found.pixels.dtype).max - found.pixels
         if samples.premultiplied and found.alpha is not None:
-            found.pixels = _divided(found.pixels, found.alpha)
+            found.pixels = divided(found.pixels, found.alpha)
         if everything:
             found.metadata = _tiff_metadata(data, directory)
         profile = directory.entries.get(34675, (7, 0, b""))[2] if everything else None
         if found.pixels.shape[2] == 4:
-            found.pixels = _from_cmyk(found.pixels, profile)
+            found.pixels = from_cmyk(found.pixels, profile)
         elif found.pixels.shape[2] == 1:
             found.pixels = np.repeat(gray_to_srgb(found.pixels, profile), 3, axis=2)
     return _upright(found, directory.value(tiff_tags.ORIENTATION, 1))
@@ -331,21 +268,6 @@ def _tiff_size(directory: tiff_tags.Directory) -> tuple[int, int]:
         raise Image.DecompressionBombError(f"the image has {width} x {height} pixels; the limit "
                                            f"is {MAX_PIXELS}")
     return width, height
-
-
-def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colors that were multiplied by alpha, as they were before."""
-    top = np.iinfo(pixels.dtype).max
-    full = pixels.astype(np.float64) * top / np.maximum(alpha, 1)[..., None]
-    return np.rint(full).clip(0, top).astype(pixels.dtype)
-
-
-def _from_cmyk(inks: np.ndarray, profile: bytes | None) -> np.ndarray:
-    if profile:     # transforms are for 8 bits
-        return np.array(cmyk_to_srgb(Image.fromarray(eight_bits(inks), "CMYK"), profile))
-    top = np.iinfo(inks.dtype).max
-    white = top - inks.astype(np.uint32)
-    return ((white[..., :3] * white[..., 3:] + top // 2) // top).astype(inks.dtype)
 
 
 def _tiff_metadata(data: bytes, directory: tiff_tags.Directory) -> Metadata:

@@ -19,7 +19,7 @@ from utils.text import counted
 EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "PNG": (".png", ".apng"),
     "BMP": (".bmp", ".dib"), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pam"), "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), "GIF": (".gif",),
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"), "AVIF": (".avif", ".avifs"),
     "ICO": (".ico",), "PCX": (".pcx",), "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
     "QOI": (".qoi",), "PSD": (".psd",)}

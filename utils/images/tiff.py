@@ -11,7 +11,8 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.images import tiff_tags as tags
 from utils.images.tiff_tags import Directory, with_tags
@@ -52,11 +53,14 @@ def check(directory: Directory) -> None:
     """Refuse what no decoder may be given.
 
     Raises:
-        ValueError: a camera's raw file, or tiles that are much larger than an image's.
+        ValueError: a camera's raw file, other inks than those of CMYK, or tiles that are much
+            larger than an image's.
     """
     if tags.DNG_VERSION in directory.entries or (
             directory.value(tags.PHOTOMETRIC, -1) in _RAW):
         raise ValueError("this is a camera's raw file (DNG); develop it to TIFF or JPEG first")
+    if directory.value(tags.PHOTOMETRIC) == _CMYK and directory.value(tags.INK_SET, 1) != 1:
+        raise ValueError("the inks of a TIFF must be cyan, magenta, yellow and black")
     tile = directory.value(tags.TILE_WIDTH) * directory.value(tags.TILE_HEIGHT)
     image = directory.value(tags.WIDTH) * directory.value(tags.HEIGHT)
     if tile > max(MAX_TILE_PIXELS, 2 * image):
@@ -66,14 +70,25 @@ def check(directory: Directory) -> None:
 
 
 def is_deep(directory: Directory) -> bool:
-    """Whether samples are other than unsigned ones of up to 8 bits."""
+    """Whether samples are others than unsigned ones of up to 8 bits, or lie as Pillow cannot read
+    them: gray and alpha apart."""
     bits = directory.values(tags.BITS, (1,))
+    if directory.value(tags.PLANAR, 1) == 2 and directory.value(tags.SAMPLES, 1) == 2:
+        return True
     return any(each not in (1, 2, 4, 8) for each in bits) or any(
         each not in (_UNSIGNED, 4) for each in directory.values(tags.SAMPLE_FORMAT))
 
 
+def without_planes_of_one(data: bytes, directory: Directory) -> bytes:
+    """A file whose only sample is said to lie in a plane of its own, without that: Pillow forgets
+    the bits and the meaning of such samples."""
+    if directory.value(tags.PLANAR, 1) != 2 or directory.value(tags.SAMPLES, 1) != 1:
+        return data
+    return with_tags(data, directory, {tags.PLANAR: directory.shorts(1)})
+
+
 def read_samples(data: bytes, directory: Directory) -> Samples:
-    """The samples of a deep image.
+    """The samples of an image.
 
     Raises:
         ValueError: a kind that is not read, with the reason.
@@ -81,8 +96,7 @@ def read_samples(data: bytes, directory: Directory) -> Samples:
     photometric = directory.value(tags.PHOTOMETRIC, _BLACK_IS_ZERO)
     if photometric not in _COLORS:
         raise ValueError(f"a TIFF with {_REFUSED.get(photometric, f'photometric {photometric}')} "
-                         "is read with 8 bits a sample only, got "
-                         f"{directory.value(tags.BITS, 1)}")
+                         f"is not read with {directory.value(tags.BITS, 1)} bits a sample")
     number, colors = directory.value(tags.SAMPLES, 1), _COLORS[photometric]
     bits = set(directory.values(tags.BITS, (1,)))
     kinds = set(directory.values(tags.SAMPLE_FORMAT)) or {_UNSIGNED}
@@ -90,8 +104,6 @@ def read_samples(data: bytes, directory: Directory) -> Samples:
         raise ValueError(f"all samples of a TIFF must be alike, got BitsPerSample {sorted(bits)}, "
                          f"SampleFormat {sorted(kinds)} and {number} samples a pixel")
     kind, depth = kinds.pop(), bits.pop()
-    if photometric == _CMYK and directory.value(tags.INK_SET, 1) != 1:
-        raise ValueError("the inks of a TIFF must be cyan, magenta, yellow and black")
     whole = _whole(data, directory, number, kind, depth)
     extra = directory.values(tags.EXTRA_SAMPLES, (2,) if number == colors + 1 else ())
     values = whole[..., :colors]
@@ -109,7 +121,7 @@ def _whole(data: bytes, directory: Directory, number: int, kind: int, bits: int)
     """All samples, (H, W, number)."""
     types = {(_UNSIGNED, 16): "u2", (_UNSIGNED, 32): "u4", (_SIGNED, 16): "i2", (_SIGNED, 32): "i4",
              (_FLOAT, 16): "f2", (_FLOAT, 32): "f4", (_FLOAT, 64): "f8", (_UNSIGNED, 8): "u1"}
-    packed = kind == _UNSIGNED and bits in (10, 12, 14)
+    packed = kind == _UNSIGNED and bits < 16 and bits != 8
     if not packed and (kind, bits) not in types:
         raise ValueError(f"a TIFF with SampleFormat {kind} and {bits} bits a sample is not read")
     predictor, compression = directory.value(tags.PREDICTOR, 1), directory.value(tags.COMPRESSION,
@@ -142,7 +154,7 @@ def _summed(values: np.ndarray, tile: int) -> np.ndarray:
 
 
 def _unpacked(rows: np.ndarray, bits: int) -> np.ndarray:
-    """Samples of 10, 12 or 14 bits, first bit first, of rows of whole bytes."""
+    """Samples of so many bits, first bit first, of rows of whole bytes."""
     several = math.lcm(bits, 8) // 8        # bytes that hold a whole number of samples
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % several)))
     each = np.unpackbits(rows.reshape(-1, several), axis=1).reshape(-1, bits)
@@ -175,8 +187,15 @@ def _bytes_of_plane(data: bytes, directory: Directory, plane: int, planes: int,
                               tags.ORIENTATION, tags.MAX_VALUE, tags.INK_SET, tags.COLOR_MAP))
     if tiled:
         changes[tags.TILE_WIDTH] = directory.longs(row)
-    with Image.open(io.BytesIO(with_tags(data, directory, changes)), formats=["TIFF"]) as image:
+    with _Bytes(io.BytesIO(with_tags(data, directory, changes))) as image:
         return np.array(image), tile
+
+
+class _Bytes(TiffImageFile):
+    """Without Pillow's limit of pixels, which would count bytes; `decode` has its own."""
+
+    def load_prepare(self) -> None:
+        ImageFile.ImageFile.load_prepare(self)
 
 
 def written(pixels: np.ndarray, alpha: np.ndarray | None, settings: dict) -> bytes:

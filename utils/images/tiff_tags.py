@@ -85,6 +85,22 @@ def read_directory(data: bytes) -> Directory:
     return found
 
 
+def classic(data: bytes, directory: Directory) -> tuple[bytes, Directory]:
+    """A BigTIFF of less than 4 GiB as an ordinary TIFF, which every decoder reads; others as they
+    are. Directories below the first one, such as EXIF's, are left out."""
+    if not directory.big or len(data) >= 1 << 32:
+        return data, directory
+    made = Directory(directory.order, False)
+    for tag, (kind, count, body) in directory.entries.items():
+        if tag in (330, 34665, 34853):
+            continue
+        if kind in (16, 17, 18):
+            kind, body = LONG, made.longs(*directory.values(tag))[2]
+        made.entries[tag] = (kind, count, body)
+    head = (b"II*\0" if directory.order == "<" else b"MM\0*") + bytes(4)
+    return with_tags(head + data[8:], made, {}), made
+
+
 def with_tags(data: bytes, directory: Directory, changes: dict[int, Entry | None]) -> bytes:
     """The file with a directory of its own at the end: the given one with these changes.
 

@@ -10,9 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from image_files import jp2_with, profile, tiff
+from image_files import SRGB, WHITE, jp2_with, profile, tiff
 from PIL import Image
+from served import SMALL, small_weights
 
+import data as data_package
+import models
+import preparation
+import prepare
+from enhance import enhance
+from options.enhance_options import EnhanceOptions
 from utils.images.deep import decode_layers, encode_layers
 from utils.images.io import BadImage, decode_image
 from utils.images.resize import bicubic
@@ -93,6 +100,24 @@ def test_transparency_may_fill_what_colors_do_not() -> None:
     for alpha in (ALPHA, ALPHA >> 4):
         layers = decode_layers(opencv(".png", np.dstack([FULL >> 4, alpha])), "a")
         assert np.abs(layers.alpha / 257 - as_bytes(ALPHA, 16)[..., 0]).max() <= 1
+
+
+def test_enhance_and_check_say_what_was_assumed(tmp_path: Path,
+                                                capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(by_tifffile(FULL >> 4, photometric="rgb"))
+    (tmp_path / "in" / "b.png").write_bytes(opencv(".png", FULL[::-1]))
+    weights = small_weights(tmp_path / "g.pth")
+    assert enhance(EnhanceOptions(models, data_package).parse(
+        [*SMALL, "--pretrain_model_path", str(weights), "--input", str(tmp_path / "in"),
+         "--output", str(tmp_path / "out")])) == 0
+    said = capsys.readouterr().out
+    assert said.count("note: ") == 1 and f"a.tif: no sample exceeds {FULL.max() >> 4}" in said
+    opt = prepare.parse(["check", "--input", str(tmp_path / "in"), "--workers", "1"])
+    assert preparation.find("check").run(opt) == 0
+    said = capsys.readouterr().out
+    assert "note: 1 image: fewer bits than the file's samples could have" in said
+    assert "note: 2 images: 16 bits or floating point" in said
 
 
 def test_a_declared_depth_is_believed() -> None:
@@ -193,14 +218,22 @@ def test_a_deep_tiff_is_turned_upright(number: int) -> None:
     assert np.array_equal(decode_image(data, "a"), decode_image(shallow, "b"))
 
 
+def test_bytes_do_not_count_as_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs of 30 megapixels have 180 million bytes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", FULL[..., 0].size)
+    assert np.array_equal(decode_layers(tiff(FULL, RGB), "a").pixels, FULL)
+
+
 def test_bigtiff(tmp_path: Path) -> None:
     data = by_tifffile(FULL, photometric="rgb", bigtiff=True)
     assert data[2] == 43 and np.array_equal(decode_layers(data, "a").pixels, FULL)
 
 
 @pytest.mark.parametrize("data, reason", [
-    (tiff(FULL, 8), "CIE L*a*b* is read with 8 bits"),
-    (tiff(FULL, 6), "YCbCr is read with 8 bits"), (tiff(GRAY, 3), "palette is read with 8 bits"),
+    (tiff(FULL, 8), "CIE L*a*b* is not read with 16 bits"),
+    (tiff(FULL, 6), "YCbCr is not read with 16 bits"),
+    (tiff(GRAY, 3), "palette is not read with 16 bits"),
+    (tiff(np.dstack([SMOOTH, SMOOTH[..., :1]]), 5, bits=8, more={332: (3, (2,))}), "cyan, magenta"),
     (tiff(FULL, RGB, more={317: (3, (3,))}), "predictor 3"),
     (tiff(FULL, RGB, more={259: (3, (7,))}), "compression 7"),
     (tiff(FULL, RGB, more={258: (3, (16, 8, 16))}), "must be alike"),
@@ -215,6 +248,43 @@ def test_what_is_not_read_right_is_refused_with_the_reason(data: bytes, reason: 
         with pytest.raises(BadImage) as error:
             read(data, "a.tif")
         assert str(error.value).startswith("a.tif: ") and reason in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("kind", ["rgb", "rgba", "rgbx", "gray alpha", "cmyk", "cmyk and more",
+                                  "white is zero", "white is zero, alpha", "4 bits", "2 bits"])
+def test_8_bit_tiffs_of_every_layout(kind: str, planar: int, layout: dict) -> None:
+    gray, alpha, unspecified = SMOOTH[..., :1], (ALPHA >> 8).astype(np.uint8), {338: (3, (0,))}
+    inks = np.dstack([255 - SMOOTH, alpha // 3])
+    on_black = np.rint(SMOOTH * (1 - inks[..., 3:] / 255))
+    clear, three = dict([RGBA]), np.repeat(gray, 3, axis=2)
+    samples, photometric, bits, more, expected = {
+        "rgb": (SMOOTH, RGB, 8, {}, SMOOTH),
+        "rgba": (np.dstack([SMOOTH, alpha]), RGB, 8, clear, SMOOTH),
+        "rgbx": (np.dstack([SMOOTH, alpha]), RGB, 8, unspecified, SMOOTH),
+        "gray alpha": (np.dstack([gray, alpha]), 1, 8, clear, three),
+        "cmyk": (inks, 5, 8, {}, on_black),
+        "cmyk and more": (np.dstack([inks, alpha]), 5, 8, unspecified, on_black),
+        "white is zero": (255 - gray, 0, 8, {}, three),
+        "white is zero, alpha": (np.dstack([255 - gray, alpha]), 0, 8, clear, three),
+        "4 bits": (SMOOTH >> 4, RGB, 4, {}, (SMOOTH >> 4) * 17),
+        "2 bits": (gray >> 6, 1, 2, {}, (three >> 6) * 85)}[kind]
+    data = tiff(samples, photometric, bits=bits, planar=planar, more=more, **layout)
+    assert_looks(data, expected.astype(int))
+    found = decode_layers(data, "a").alpha
+    assert np.array_equal(found, alpha[..., 0]) if more == clear else found is None
+
+
+def test_an_8_bit_lab_tiff() -> None:
+    """By the formulas of CIE L*a*b*, with the white of D50."""
+    linear = np.where(SMOOTH <= 10, SMOOTH / 255 / 12.92, ((SMOOTH / 255 + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.moveaxis(np.cbrt(linear @ np.array(SRGB) / WHITE), -1, 0)
+    lab = np.dstack([(116 * y - 16) * 2.55, 500 * (x - y), 200 * (y - z)])
+    stored = np.rint(lab).astype(np.int16).astype(np.uint8)     # a and b are signed
+    found = decode_image(tiff(stored, 8, bits=8), "a")
+    error = np.abs(found.astype(int) - SMOOTH)[SMOOTH.min(axis=2) > 40]    # steps grow in the dark
+    assert error.mean() < 1.5 and np.percentile(error, 99) <= 8
 
 
 def test_a_huge_tile_is_refused_before_it_is_decoded() -> None:

@@ -64,6 +64,20 @@ def test_the_result_is_upright_and_has_no_thumbnail(source: str) -> None:
     assert np.array_equal(decode_layers(written, "b").pixels.shape, (64, 48, 3))
 
 
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_a_deep_file_is_read_with_all_that_was_written(extension: str) -> None:
+    layers = decode_layers(photograph("JPEG"), "a")
+    layers.pixels = layers.pixels.astype(np.uint16) * 257
+    layers.alpha = layers.pixels[..., 0]
+    again = decode_layers(encode_layers(layers, f".{extension}"), "b")
+    assert np.array_equal(again.pixels, layers.pixels) and np.array_equal(again.alpha, layers.alpha)
+    assert again.metadata.profile == profile()
+    assert again.metadata.dpi == pytest.approx((300, 300), abs=0.1)
+    found = Image.Exif()
+    found.load(b"Exif\0\0" + again.metadata.exif)
+    assert found[0x010F] == "Maker" and found.get_ifd(0x8825)[1] == "N"
+
+
 def test_exif_states_the_size_of_the_result() -> None:
     layers = decode_layers(photograph("JPEG"), "a")
     layers.pixels = bicubic(layers.pixels, 96, 128)
