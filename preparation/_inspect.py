@@ -23,6 +23,7 @@ from utils.images.pack import stamp_or_none
 # are aligned alike, 64 do not.
 GRID = 16
 STEP = 2        # gray levels; less is what encoding makes of an even surface
+READER = 2      # what an older reader found is not believed
 ASSUMED = "fewer bits than the file's samples could have, by the largest sample"
 DEEP, TURNED = "16 bits or floating point", "rotated or mirrored by EXIF"
 Record = dict[str, Any]
@@ -46,7 +47,8 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
     waiting = []
     for kind, path in jobs:
         record = known.get((kind, str(path)))
-        if record and record["stamp"] == stamp_or_none(path) is not None:
+        if record and record.get("reader") == READER and (
+                record["stamp"] == stamp_or_none(path) is not None):
             yield record
         else:
             waiting.append((kind, path))
@@ -118,7 +120,8 @@ def _frames(image: Any) -> int:
 
 def _inspect_one(job: tuple[str, Path]) -> Record:
     kind, path = job
-    record: Record = {"kind": kind, "path": str(path), "stamp": stamp_or_none(path)}
+    record: Record = {"kind": kind, "path": str(path), "stamp": stamp_or_none(path),
+                      "reader": READER}
     try:
         if kind == "mask":
             image = read_label_map(path)

@@ -104,7 +104,8 @@ def _decode(data: bytes, everything: bool) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # odd metadata: what matters here raises
         image = opened(data)
-        if (plain := _plain_jpeg_pixels(data)) is not None:
+        # Without everything, `decode_rgb` has tried that.
+        if everything and (plain := _plain_jpeg_pixels(data)) is not None:
             found = Decoded(plain)
         elif image.format == "JPEG2000" and not (header := jp2.read_header(data)).is_plain:
             pixels, alpha = jp2.decode_deep(data, header)

@@ -153,16 +153,18 @@ class _Stream:
             raise OSError("no stream")
         libc.setvbuf(ctypes.c_void_p(self._replacement), None, 2, 0)    # 2: without a buffer
         self._own = self._stderr.value
-        self._users, self._waiting, self._alone = 0, 0, False
+        self._users, self._waiting_alone, self._alone = 0, 0, False
         self._changed = threading.Condition()
 
     def enter(self, alone: bool) -> int:
         """Replace it; returns how much it has taken so far. Alone waits for all others."""
         with self._changed:
-            if self._alone or (alone and self._users):
-                self._waiting += 1
-                self._changed.wait_for(lambda: not self._alone and not (alone and self._users))
-                self._waiting -= 1
+            if self._alone or self._waiting_alone or (alone and self._users):
+                self._waiting_alone += alone
+                # Who wants to be alone comes first, or might never be.
+                self._changed.wait_for(lambda: not self._alone and (
+                    not self._users if alone else not self._waiting_alone))
+                self._waiting_alone -= alone
             self._users += 1
             self._alone = alone
             self._stderr.value = self._replacement
@@ -180,7 +182,7 @@ class _Stream:
                 if length:
                     self._pass_on(length)
             self._alone = False
-            if self._waiting:
+            if not self._users:
                 self._changed.notify_all()
             return said
 

@@ -102,12 +102,14 @@ def _loaded(body: bytes) -> Image.Exif:
 
 def _exif_of_size(body: bytes, size: tuple[int, int]) -> bytes:
     """The block with the size of the image it describes now, where it states one."""
-    exif = _loaded(body)
-    inside = exif.get_ifd(ExifTags.IFD.Exif)
-    for tag, side in zip((_WIDTH, _HEIGHT), size, strict=True):
-        if tag in inside:
-            inside[tag] = side
-    return exif.tobytes().removeprefix(b"Exif\0\0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exif = _loaded(body)
+        inside = exif.get_ifd(ExifTags.IFD.Exif)
+        for tag, side in zip((_WIDTH, _HEIGHT), size, strict=True):
+            if tag in inside:
+                inside[tag] = side
+        return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
 def into_png(data: bytes, metadata: Metadata, size: tuple[int, int]) -> bytes:
