@@ -50,6 +50,7 @@ from utils.images.video import (
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_NOTES = 20      # lines on how images were read
 SOME_FAILED = 1     # exit status when some inputs could not be restored, all others are done
 
 
@@ -158,8 +159,10 @@ class Job:
         """Say what was done; returns the exit status."""
         print(f"{len(self.inputs) - len(self.failed)} of {len(self.inputs)} "
               f"{self.inputs_are} restored, results in {self.folder}")
-        for remark in (*remarks, *self.notes):
+        for remark in (*remarks, *self.notes[:MAX_NOTES]):
             print(remark)
+        if len(self.notes) > MAX_NOTES:
+            print(f"note: {len(self.notes) - MAX_NOTES} more notes are not shown")
         for message in self.failed:
             print(f"not restored: {message}", file=sys.stderr)
         return SOME_FAILED if self.failed else 0

@@ -127,8 +127,9 @@ def _packed(piece: np.ndarray, bits: int, order: str, predictor: int) -> bytes:
 
 
 def jp2_with(data: bytes, channels: list[tuple[int, int]] | None = None,
-             space: int | None = None) -> bytes:
-    """A JP2 file with another definition of its channels (kind, color), or another color space."""
+             space: int | None = None, icc: bytes = b"") -> bytes:
+    """A JP2 file with another definition of its channels (kind, color; [] for none), another color
+    space, or a color profile."""
     at = data.index(b"jp2h") - 4
     length, = struct.unpack_from(">I", data, at)
     inner, kept = data[at + 8:at + length], b""
@@ -137,7 +138,9 @@ def jp2_with(data: bytes, channels: list[tuple[int, int]] | None = None,
         box, inner = inner[:size], inner[size:]
         if kind == b"colr" and space is not None:
             box = struct.pack(">I4s3BI", 15, b"colr", 1, 0, 0, space)
-        kept += b"" if kind == b"cdef" and channels else box
+        elif kind == b"colr" and icc:
+            box = struct.pack(">I4s3B", 11 + len(icc), b"colr", 2, 0, 0) + icc
+        kept += b"" if kind == b"cdef" and channels is not None else box
     if channels:
         body = struct.pack(">H", len(channels)) + b"".join(
             struct.pack(">HHH", number, *each) for number, each in enumerate(channels))

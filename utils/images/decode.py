@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from utils.images import jp2, jpeg, png, tiff, tiff_tags
-from utils.images.color import cmyk_to_srgb, gray_to_srgb, lab_to_srgb
+from utils.images.color import cmyk_to_srgb, gray_to_srgb, is_rgb, lab_to_srgb
 from utils.images.depth import (
     Decoded,
     divided,
@@ -107,7 +107,7 @@ def _decode(data: bytes, everything: bool) -> Decoded:
         # Without everything, `decode_rgb` has tried that.
         if everything and (plain := _plain_jpeg_pixels(data)) is not None:
             found = Decoded(plain)
-        elif image.format == "JPEG2000" and not (header := jp2.read_header(data)).is_plain:
+        elif (header := _jp2_header(data)) and not header.is_plain:
             pixels, alpha = jp2.decode_deep(data, header)
             found = Decoded(pixels, alpha)
             if pixels.dtype == np.uint16:
@@ -125,6 +125,9 @@ def _decode(data: bytes, everything: bool) -> Decoded:
             found.metadata = metadata_of(image)
             if image.format == "PNG" and not found.metadata.profile:
                 found.metadata = replace(found.metadata, profile=png.profile_of(data))
+            if image.format == "JPEG2000" and (profile := jp2.read_header(data).profile):
+                found.metadata = replace(found.metadata,
+                                         profile=profile if is_rgb(profile) else None)
             _apply_gray_profile(found, image)
     return _upright(found, turn)
 
@@ -197,6 +200,10 @@ def is_deep(data: bytes) -> bool:
     except ValueError:
         return False
     return data.startswith(png.SIGNATURE) and data[24:25] == b"\x10"
+
+
+def _jp2_header(data: bytes) -> jp2.Header | None:
+    return jp2.read_header(data) if jp2.is_jpeg2000(data) else None
 
 
 def _plain_jpeg_pixels(data: bytes) -> np.ndarray | None:

@@ -29,6 +29,7 @@ class Header:
         space: number of the enumerated color space, None where a profile says it.
         order: for each channel its kind and, of colors, which one from 1; () where not defined.
         palette: colors come from a table.
+        profile: ICC profile, or None.
     """
     channels: int
     bits: int
@@ -36,6 +37,7 @@ class Header:
     space: int | None = None
     order: tuple[tuple[int, int], ...] = ()
     palette: bool = False
+    profile: bytes | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -113,12 +115,14 @@ def _read(data: bytes) -> Header:
     if data.startswith(_CODESTREAM):
         return _of_codestream(data, 0)
     found: Header | None = None
-    space, order, palette = None, (), False
+    space, order, palette, profile = None, (), False, None
     for kind, begin, end in _boxes(data, 0, len(data)):
         if kind == b"jp2h":
             for inner, at, stop in _boxes(data, begin, end):
                 if inner == b"colr" and space is None and data[at] == 1:
                     space, = struct.unpack_from(">I", data, at + 3)
+                elif inner == b"colr" and data[at] in (2, 3):
+                    profile = data[at + 3:stop]
                 elif inner == b"cdef":
                     order = _order(data[at:stop])
                 palette |= inner == b"pclr"
@@ -127,7 +131,7 @@ def _read(data: bytes) -> Header:
             break
     if found is None:
         raise ValueError("the JPEG 2000 file holds no image")
-    found.space, found.order, found.palette = space, order, palette
+    found.space, found.order, found.palette, found.profile = space, order, palette, profile
     return found
 
 

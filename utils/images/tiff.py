@@ -53,12 +53,15 @@ def check(directory: Directory) -> None:
     """Refuse what no decoder may be given.
 
     Raises:
-        ValueError: a camera's raw file, other inks than those of CMYK, or tiles that are much
-            larger than an image's.
+        ValueError: a camera's raw file or a preview, other inks than those of CMYK, or tiles that
+            are much larger than an image's.
     """
     if tags.DNG_VERSION in directory.entries or (
             directory.value(tags.PHOTOMETRIC, -1) in _RAW):
         raise ValueError("this is a camera's raw file (DNG); develop it to TIFF or JPEG first")
+    if directory.value(tags.SUBFILE_TYPE) & 1:
+        raise ValueError("the first image of this TIFF is the preview of another one, as in "
+                         "cameras' raw files; develop it to TIFF or JPEG first")
     if directory.value(tags.PHOTOMETRIC) == _CMYK and directory.value(tags.INK_SET, 1) != 1:
         raise ValueError("the inks of a TIFF must be cyan, magenta, yellow and black")
     tile = directory.value(tags.TILE_WIDTH) * directory.value(tags.TILE_HEIGHT)

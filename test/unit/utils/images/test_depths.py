@@ -321,6 +321,32 @@ def test_jpeg_2000_says_which_channel_is_which(order: tuple, clear: bool) -> Non
     assert np.array_equal(found, alpha[..., 0]) if clear else found is None
 
 
+def test_12_bit_jpeg_2000() -> None:
+    """Pillow writes 16 bits only; these are called 12 afterwards, and so is their middle."""
+    gray = FULL[..., 0] >> 4
+    data = bytearray(saved(Image.fromarray(gray + np.uint16(32768 - 2048)), "JPEG2000"))
+    data[data.index(b"ihdr") + 14] = data[data.index(b"\xff\x51") + 40] = 11
+    assert_looks(bytes(data), as_bytes(gray[..., None], 12))
+    assert decode_layers(bytes(data), "a").notes == []
+
+
+def test_jpeg_2000_in_ycc_and_cmyk() -> None:
+    ycc = saved(Image.fromarray(np.asarray(Image.fromarray(SMOOTH).convert("YCbCr"))), "JPEG2000")
+    assert_looks(jp2_with(ycc, space=18), SMOOTH.astype(int), 3)
+    inks = np.dstack([255 - SMOOTH, np.zeros_like(SMOOTH[..., :1])])
+    cmyk = saved(Image.fromarray(inks), "JPEG2000")
+    assert_looks(jp2_with(cmyk, [], space=12), SMOOTH.astype(int), 1)
+    with pytest.raises(BadImage, match="4 channels of 8 bits is not read in this order"):
+        decode_image(jp2_with(cmyk, [(0, 4), (0, 3), (0, 2), (0, 1)], space=12), "a")
+
+
+@pytest.mark.parametrize("pixels", [SMOOTH, FULL], ids=["8 bits", "16 bits"])
+def test_jpeg_2000_keeps_its_profile(pixels: np.ndarray) -> None:
+    data = jp2_with(opencv(".jp2", pixels), icc=profile())
+    layers = decode_layers(data, "a")
+    assert layers.metadata.profile == profile() and layers.metadata.space is not None
+
+
 @pytest.mark.parametrize("space, name", [(14, "CIE L*a*b*"), (11, "CMY"), (21, "ROMM-RGB")])
 def test_jpeg_2000_in_other_colors_is_refused(space: int, name: str) -> None:
     data = jp2_with(saved(Image.fromarray(SMOOTH), "JPEG2000"), space=space)

@@ -104,9 +104,12 @@ def test_a_file_that_is_named_itself_is_refused_with_the_reason(extension: str,
         read_image(folder / f"x{extension}")
 
 
-def test_a_raw_file_that_is_called_tif_is_no_thumbnail(tmp_path: Path) -> None:
-    (tmp_path / "a.tif").write_bytes(tiff(
-        np.zeros((8, 8, 3), np.uint16), 2, more={50706: (4, (0x00000401,))}))
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("more", [{50706: (4, (0x00000401,))}, {254: (4, (1,))}],
+                         ids=["DNG", "preview"])
+def test_a_raw_file_that_is_called_tif_is_no_thumbnail(more: dict, bits: int,
+                                                       tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(np.zeros((8, 8, 3), np.uint8), 2, bits=bits, more=more))
     with pytest.raises(BadImage, match="raw file"):
         read_image(tmp_path / "a.tif")
 
