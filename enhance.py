@@ -33,17 +33,25 @@ from engine import entry
 from faces import detect
 from faces.background import network_upscaler
 from faces.paste import upscale
-from faces.photograph import eight_bits, restore_photograph
+from faces.photograph import restore_photograph
 from faces.video import restore_video
 from utils.images.convert import image_grid
 from utils.images.deep import Layers, read_layers, write_layers
-from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.images.io import BadImage, find_images, left_out, shown, write_image
 from utils.images.names import folder_beside, output_stems
-from utils.images.video import CODECS, BadVideo, find_videos, is_video, usable_codec
+from utils.images.video import (
+    CODECS,
+    VIDEO_EXTENSIONS,
+    BadVideo,
+    find_videos,
+    is_video,
+    usable_codec,
+)
 from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_NOTES = 20      # lines on how images were read
 SOME_FAILED = 1     # exit status when some inputs could not be restored
 
 
@@ -103,18 +111,22 @@ class Job:
         self.root, self.inputs = self.find(opt.input)
         self.folder = Path(opt.output)
         self.failed: list[str] = []
+        missed = left_out(opt.input, VIDEO_EXTENSIONS if opt.photos else ())
+        self.notes = [missed] if missed else []
 
     def open(self) -> None:
         """Load the network, after every check that does not need it."""
         self.restorer = inference.open_restorer(self.opt)
 
-    def read(self, path: Path) -> np.ndarray | None:
+    def read(self, path: Path) -> Layers | None:
         """The image, or None if it cannot be read, which `finish` reports."""
         try:
-            return read_image(path)
+            image = read_layers(path)
         except BadImage as error:
             self.failed.append(str(error))
             return None
+        self.notes += [f"note: {shown(path)}: {note}" for note in image.notes]
+        return image
 
     def bar(self) -> tqdm:
         return tqdm(total=len(self.inputs), unit="image", disable=not sys.stderr.isatty())
@@ -123,8 +135,10 @@ class Job:
         """Say what was done; returns the exit status."""
         print(f"restored {len(self.inputs) - len(self.failed)} of "
               f"{counted(len(self.inputs), self.noun)}; results are in {self.folder}")
-        for remark in remarks:
+        for remark in (*remarks, *self.notes[:MAX_NOTES]):
             print(remark)
+        if len(self.notes) > MAX_NOTES:
+            print(f"note: {len(self.notes) - MAX_NOTES} more notes are not shown")
         for message in self.failed:
             print(f"not restored: {message}", file=sys.stderr)
         return SOME_FAILED if self.failed else 0
@@ -152,9 +166,10 @@ def single_faces(opt: Namespace) -> int:
         for pairs in batches(job.inputs, list(zip(outputs, strips, strict=True)), opt.batch_size):
             images, targets = [], []
             for index, (path, target) in enumerate(pairs, done):
-                original = job.read(path)
-                if original is None:
+                layers = job.read(path)
+                if layers is None:
                     continue
+                original = layers.srgb()
                 image = job.restorer.preprocess(original)
                 distorted += aspect(original) != aspect(image)
                 if degrade:
@@ -219,21 +234,20 @@ class PhotographJob(Job):
         self.without += [] if faces else [path.relative_to(self.root).as_posix()]
 
     def image(self, path: Path) -> None:
-        """Restore a photograph; it keeps transparency and 16 bits where the format has them."""
-        try:
-            photo = read_layers(path)
-        except BadImage as error:
-            self.failed.append(str(error))
+        """Restore a photograph; alpha, 16 bits and metadata stay where the format has them."""
+        photo = self.read(path)
+        if photo is None:
             return
-        seen, name = eight_bits(photo.pixels), path.relative_to(self.root).as_posix()
+        target = self.target_of[path]
+        photo = photo.for_file(target.suffix.lower(), self.opt.strip_metadata)
+        seen, name = photo.srgb(), path.relative_to(self.root).as_posix()
         faces = (self.detector(seen) if self.detector
                  else detect.with_points(self.marked.get(name, []), seen))
         faces = self.chosen(faces, seen.shape)
         result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
-                                    self.settings, self.mask)
-        target = self.target_of[path]
+                                    self.settings, self.mask, photo.metadata.space)
         alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
-        write_layers(target, Layers(result.image, alpha))
+        write_layers(target, Layers(result.image, alpha, photo.metadata))
         stem = self.stem_of[path]
         for index, (crop, face) in enumerate(zip(result.crops, result.restored, strict=True)):
             for kind, image in (("cropped_faces", crop), ("restored_faces", face),

@@ -88,7 +88,7 @@ def open_model(name: str, opt: Namespace) -> Any:
     restorer = inference.open_restorer(opt)
     mask = inference.open_mask(opt, restorer.device)
     return Model(name, opt.model, restorer, settings, mask, opt.min_face, opt.max_faces,
-                 opt.only_center_face)
+                 opt.only_center_face, opt.strip_metadata)
 
 
 def open_service(opt: Namespace, tables: dict[str, Namespace], workers: int) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.settings import BaseSettings
-from utils.images.io import BadImage, list_images, read_image, root_of
+from utils.images.io import BadImage, left_out, list_images, read_image, root_of
 
 SPLITS = ("train", "val", "test")
 MAX_DRAWS = 10
@@ -185,6 +185,8 @@ class FileDataset(BaseDataset):
     def find_items(self) -> list[str]:
         source = self.source()
         self.root = root_of(source)
+        if self.split != "val" and (missed := left_out(source)):
+            logger.warning(missed)
         return self.names_of_split(relative_names(source))
 
     def source(self) -> str:

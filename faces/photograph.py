@@ -10,6 +10,8 @@ import numpy as np
 from faces import align
 from faces.detect import Face
 from faces.paste import paste_into, to_upscaled, upscale
+from utils.images.color import ColorSpace
+from utils.images.decode import eight_bits as eight_bits
 
 # Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -52,30 +54,34 @@ class Result:
 
 
 def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
-                       settings: Settings, mask: Mask | None = None) -> Result:
+                       settings: Settings, mask: Mask | None = None,
+                       space: ColorSpace | None = None) -> Result:
     """Restore the given faces of a photograph.
 
     Args:
         photo: uint8 or uint16 RGB (H, W, 3); networks see 8 bits, what is around keeps its 16.
         mask: how much of each restored face is taken; None feathers its edge.
+        space: of the photograph's colors, and of the result's; None is sRGB. Networks see sRGB.
 
     Returns:
         What is outside the faces is the photograph's, bit for bit where `scale` is 1 and no
         network makes the background.
     """
-    matrices, crops = align_crop(photo, faces, settings)
+    matrices, crops = align_crop(photo, faces, settings, space)
     restored = restore_all(crops, restore, settings.batch_size)
-    return Result(paste_back(photo, matrices, crops, restored, settings, mask), crops, restored)
+    return Result(paste_back(photo, matrices, crops, restored, settings, mask, space), crops,
+                  restored)
 
 
-def align_crop(photo: np.ndarray, faces: list[Face],
-        settings: Settings) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 (S, S, 3)."""
+def align_crop(photo: np.ndarray, faces: list[Face], settings: Settings,
+               space: ColorSpace | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 sRGB
+    (S, S, 3)."""
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
     photo = eight_bits(photo) if faces else photo
-    return matrices, [align.crop(photo, matrix, settings.size, smooth=True)
-                      for matrix in matrices]
+    crops = [align.crop(photo, matrix, settings.size, smooth=True) for matrix in matrices]
+    return matrices, crops if space is None else [space.to_srgb(crop) for crop in crops]
 
 
 def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
@@ -85,10 +91,10 @@ def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> l
 
 
 def paste_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.ndarray],
-             restored: list[np.ndarray], settings: Settings,
-             mask: Mask | None = None) -> np.ndarray:
+             restored: list[np.ndarray], settings: Settings, mask: Mask | None = None,
+             space: ColorSpace | None = None) -> np.ndarray:
     """A copy of the photograph, upscaled by `scale`, with restored faces over what was cropped."""
-    result = upscale_photograph(photo, settings)
+    result = upscale_photograph(photo, settings, space)
     # A network's surroundings are no longer what the crop was cut from: a change does not fit them.
     whole = settings.background is not None
     for matrix, crop, face in zip(matrices, crops, restored, strict=True):
@@ -97,22 +103,26 @@ def paste_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.nda
         if settings.keep_gray and is_gray(crop):
             face = np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         back = to_upscaled(align.inverse(matrix), settings.scale)
-        paste_into(result, face, back, mask(face) if mask else None, settings.strength,
+        seen = mask(face) if mask else None
+        if space is not None:
+            # Both go the same way, so that what the network leaves alone is no change at all.
+            face, crop = space.from_srgb(face), space.from_srgb(crop)
+        paste_into(result, face, back, seen, settings.strength,
                    edge=max(2, round(2 * settings.scale)), crop=None if whole else crop)
     return result
 
 
-def upscale_photograph(photo: np.ndarray, settings: Settings) -> np.ndarray:
+def upscale_photograph(photo: np.ndarray, settings: Settings,
+                       space: ColorSpace | None = None) -> np.ndarray:
     """A copy of the photograph at `scale` times its size."""
     if settings.background is not None:
-        return settings.background(photo, settings.scale)
+        if space is None:
+            return settings.background(photo, settings.scale)
+        # Conversions are of 8 bits, and so is what the network makes of another space's colors.
+        made = settings.background(space.to_srgb(eight_bits(photo)), settings.scale)
+        return space.from_srgb(made)
     # One copy, however many faces: a huge photograph may have a hundred.
     return photo.copy() if settings.scale == 1 else upscale(photo, settings.scale)
-
-
-def eight_bits(photo: np.ndarray) -> np.ndarray:
-    """A uint8 image as it is, of a uint16 one the high bytes, as `read_image` takes them."""
-    return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
 
 
 def is_gray(image: np.ndarray) -> bool:

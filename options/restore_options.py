@@ -61,6 +61,10 @@ class RestoreOptions(TestOptions):
         group.add_argument("--match_colors", "--match_colours",
                            action=argparse.BooleanOptionalAction, default=False,
                            help="match the restored faces' colors to the photograph").rare = True
+        group.add_argument("--strip_metadata", action=argparse.BooleanOptionalAction,
+                           default=False, help="write photographs without color profile (as "
+                           "sRGB), EXIF and resolution; by default the input's are kept"
+                           ).rare = True
         group.add_argument("--template", metavar="NAME",
                            help="face alignment (default: the model's own)").rare = True
 

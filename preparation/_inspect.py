@@ -11,20 +11,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from data.labels import read_label_map
 from preparation import _pictures
-from utils.images.io import READ_FORMATS, BadImage, orientation_of, read_image
+from utils.images import decode, jp2, tiff, tiff_tags
+from utils.images.io import BadImage, DamagedImage, content_of, decode_image, orientation_of
+from utils.images.metadata import metadata_of
 from utils.images.pack import stamp_or_none
 
 # Side of the grid whose brightness steps make the fingerprint; 16 * 16 bits tell faces apart that
 # are aligned alike, 64 do not.
 GRID = 16
 STEP = 2        # gray levels; less is what encoding makes of an even surface
-EXTENSIONS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",),
-              "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm"), "GIF": (".gif",),
-              "JPEG2000": (".jp2",)}
+READER = 2      # what an older reader found is not believed
+ASSUMED = "fewer bits than the file's samples could have, by the largest sample"
+DEEP, TURNED = "16 bits or floating point", "rotated or mirrored by EXIF"
 Record = dict[str, Any]
 
 
@@ -36,7 +37,7 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
         cache: file that gets a line per record as it is made, or None.
 
     Yields:
-        `kind`, `path`, `stamp`, and either `error` or `height`, `width`; images also
+        `kind`, `path`, `stamp`, and either `error` and `damaged` or `height`, `width`; images also
         `format` ("" in packs), `notes`, `pixels` (digest) and `look` (fingerprint), both in hex.
     """
     known = {}
@@ -46,7 +47,8 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
     waiting = []
     for kind, path in jobs:
         record = known.get((kind, str(path)))
-        if record and record["stamp"] == stamp_or_none(path) is not None:
+        if record and record.get("reader") == READER and (
+                record["stamp"] == stamp_or_none(path) is not None):
             yield record
         else:
             waiting.append((kind, path))
@@ -73,26 +75,43 @@ def fingerprint(image: np.ndarray) -> bytes:
     return np.packbits(small[:, 1:] > small[:, :-1] + STEP).tobytes()
 
 
-def describe(path: Path) -> tuple[str, list[str]]:
-    """Format of a readable image's file, and what is unusual about it; ("", []) in a pack."""
-    if not path.is_file():
-        return "", []
+def describe(data: bytes) -> tuple[str, list[str]]:
+    """Format of a readable image's file, and what is unusual about it."""
+    if tiff_tags.is_tiff(data) and tiff.is_deep(directory := tiff_tags.read_directory(data)):
+        is_gray = directory.value(tiff_tags.PHOTOMETRIC, 1) in (0, 1)
+        unusual = {"gray": is_gray, DEEP: True,
+                   "alpha, which is dropped": directory.value(tiff_tags.SAMPLES, 1) in (2, 4),
+                   TURNED: directory.value(tiff_tags.ORIENTATION, 1) in range(2, 9)}
+        kind = "TIFF"
+    else:
+        kind, unusual = _by_pillow(data)
+    notes = [note for note, holds in unusual.items() if holds]
+    # Deep images are rare, so that decoding once more does not matter.
+    if DEEP in notes and decode.decode(data, False).notes:
+        notes.append(ASSUMED)
+    return kind, notes
+
+
+def _by_pillow(data: bytes) -> tuple[str, dict[str, bool]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path, formats=READ_FORMATS) as image:
-            unusual = {
-                "gray": image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"),
-                "alpha, which is dropped": "A" in image.mode or "transparency" in image.info,
-                "CMYK": image.mode == "CMYK",
-                "16 bits or floating point": image.mode == "F" or image.mode.startswith("I"),
-                "several images in one file, of which the first is used": _frames(image) > 1,
-                "rotated or mirrored by EXIF": orientation_of(image) in range(2, 9)}
-            # Images of some cameras are JPEGs with more behind them.
-            kind = "JPEG" if image.format == "MPO" else str(image.format)
-    return kind, [note for note, holds in unusual.items() if holds]
+        image = decode.opened(data)
+        unusual = {
+            "gray": image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"),
+            "alpha, which is dropped": "A" in image.mode or "transparency" in image.info,
+            "CMYK": image.mode == "CMYK",
+            DEEP: (image.mode == "F" or image.mode.startswith("I")
+                   or (image.format == "PNG" and data[24] == 16)
+                   or (image.format == "JPEG2000" and jp2.read_header(data).bits > 8)),
+            "several images in one file, of which the first is used": _frames(image) > 1,
+            "a color profile other than sRGB, which is ignored here and in training":
+                metadata_of(image).space is not None,
+            TURNED: orientation_of(image) in range(2, 9)}
+    # Images of some cameras are JPEGs with more behind them.
+    return "JPEG" if image.format == "MPO" else str(image.format), unusual
 
 
-def _frames(image: Image.Image) -> int:
+def _frames(image: Any) -> int:
     try:
         return getattr(image, "n_frames", 1)
     except Exception:   # only the first is read, the others may be damaged
@@ -101,13 +120,16 @@ def _frames(image: Image.Image) -> int:
 
 def _inspect_one(job: tuple[str, Path]) -> Record:
     kind, path = job
-    record: Record = {"kind": kind, "path": str(path), "stamp": stamp_or_none(path)}
+    record: Record = {"kind": kind, "path": str(path), "stamp": stamp_or_none(path),
+                      "reader": READER}
     try:
         if kind == "mask":
             image = read_label_map(path)
         else:
-            image = read_image(path, verify=True)
-            record["format"], record["notes"] = describe(path)
+            data = content_of(path, verify=True)
+            is_file = isinstance(data, bytes)
+            image = decode_image(data, path) if is_file else data
+            record["format"], record["notes"] = describe(data) if is_file else ("", [])
             if record["format"] and (image == image[..., :1]).all() and "gray" not in (
                     record["notes"]):
                 record["notes"].append("gray saved as color")
@@ -117,4 +139,5 @@ def _inspect_one(job: tuple[str, Path]) -> Record:
         record["height"], record["width"] = image.shape[:2]
     except BadImage as error:
         record["error"] = str(error)
+        record["damaged"] = isinstance(error, DamagedImage)
     return record

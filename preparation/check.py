@@ -21,12 +21,13 @@ from preparation import _inspect, _near_duplicates
 from preparation._inspect import Record
 from utils.files import to_json, write_text
 from utils.images.image_list import is_list, write_list
-from utils.images.io import root_of, shown
+from utils.images.io import EXTENSIONS_OF, left_out, root_of, shown
 from utils.text import counted
 
 # Kind of finding: what it means.
 KINDS = {
     "unreadable": "the image cannot be decoded",
+    "damaged": "the image is decoded with gray or wrong blocks",
     "size": "the image does not have the requested size",
     "extension": "the content has another format than the name says",
     "duplicate": "another image has the same pixels",
@@ -101,9 +102,10 @@ def run(opt: argparse.Namespace) -> int:
         found += _of_counterparts(kind, images, of_kind, opt.mask_size)
         found += [Finding(name, f"{kind}_extra", KINDS[f"{kind}_extra"]) for name in extra]
     notes = {name: record["notes"] for name, record in images.items() if record.get("notes")}
-    show(opt.input, len(names), found, notes, opt.show)
+    missed = left_out(opt.input)
+    show(opt.input, len(names), found, notes, opt.show, missed)
     if opt.output:
-        write_reports(Path(opt.output), opt.input, root, names, found, notes)
+        write_reports(Path(opt.output), opt.input, root, names, found, notes, missed)
     return FOUND if found else 0
 
 
@@ -111,7 +113,7 @@ def run(opt: argparse.Namespace) -> int:
 
 def _of_image(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Finding]:
     if "error" in record:
-        yield Finding(name, "unreadable", _reason(record))
+        yield Finding(name, "damaged" if record.get("damaged") else "unreadable", _reason(record))
         return
     height, width = record["height"], record["width"]
     wrong = []
@@ -124,7 +126,7 @@ def _of_image(name: str, record: Record, opt: argparse.Namespace) -> Iterator[Fi
     if wrong:
         yield Finding(name, "size", f"the image has {width}x{height} pixels, "
                                     f"which is {' and '.join(wrong)}")
-    suffix, extensions = PurePosixPath(name).suffix, _inspect.EXTENSIONS.get(record["format"])
+    suffix, extensions = PurePosixPath(name).suffix, EXTENSIONS_OF.get(record["format"])
     if extensions and suffix.lower() not in extensions:
         yield Finding(name, "extension", f"the content is {record['format']}, the extension is "
                                          f"{suffix or 'missing'}")
@@ -192,8 +194,8 @@ def excluded(found: list[Finding]) -> set[str]:
 
 
 def show(source: str, total: int, found: list[Finding], notes: dict[str, list[str]],
-         max_shown: int) -> None:
-    """Print the table, then the first findings of each kind."""
+         max_shown: int, missed: str = "") -> None:
+    """Print the table, what was left out, then the first findings of each kind."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in found:
         by_kind[finding.kind].append(finding)
@@ -204,6 +206,8 @@ def show(source: str, total: int, found: list[Finding], notes: dict[str, list[st
     print(f"  {'usable':<14}{total - len(excluded(found)):>8}  no finding")
     for note, number in sorted(Counter(note for each in notes.values() for note in each).items()):
         print(f"  note: {counted(number, 'image')}: {note}")
+    if missed:
+        print(f"  note: {missed}")
     for kind, findings in by_kind.items():
         for finding in findings[:max_shown]:
             print(f"{kind}: {shown(finding.name)}: {finding.detail}")
@@ -213,13 +217,14 @@ def show(source: str, total: int, found: list[Finding], notes: dict[str, list[st
 
 
 def write_reports(folder: Path, source: str, root: Path, names: list[str], found: list[Finding],
-                  notes: dict[str, list[str]]) -> None:
+                  notes: dict[str, list[str]], missed: str = "") -> None:
     """report.json, report.csv, and lists of the images without and with findings."""
     left_out = excluded(found)
     write_text(folder / "report.json", to_json({
         "input": source, "pictures": len(names), "usable": len(names) - len(left_out),
         "counts": Counter(finding.kind for finding in found), "kinds": KINDS,
-        "findings": [asdict(finding) for finding in found], "notes": notes}) + "\n")
+        "findings": [asdict(finding) for finding in found], "notes": notes,
+        "left_out": missed}) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("name", "kind", "detail"))

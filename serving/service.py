@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from faces.detect import Detector, Face, select
+from faces.paste import upscale
 from faces.photograph import Mask, Settings, align_crop, paste_back
 from faces.restorer import FaceRestorer
 from serving.batching import Batcher
@@ -22,7 +23,9 @@ from serving.limits import UPLOADS, ConcurrencyLimiter, Limits, PixelBudget, Upl
 from serving.metrics import Metrics
 from serving.request_error import RequestError
 from serving.restore_request import FORMATS, RestoreRequest
-from utils.images.io import BadImage, TooManyPixels, decode_image, encode_image, image_size
+from utils.images.decode import is_deep
+from utils.images.deep import Layers, decode_layers, encode_layers
+from utils.images.io import BadImage, TooManyPixels, image_size
 
 # A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
 MAX_SCANS = 100
@@ -36,6 +39,7 @@ class Model:
         settings: how photographs are treated where the request says nothing.
         mask: how much of a face is pasted, see `faces.parsing_mask`.
         min_size, max_faces, only_center: which faces are taken, see `faces.detect.select`.
+        strip_metadata: answer without the profile, EXIF and resolution of the image sent.
     """
     name: str
     model_name: str
@@ -45,6 +49,7 @@ class Model:
     min_size: float = 0
     max_faces: int | None = None
     only_center: bool = False
+    strip_metadata: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What GET /v1/models says of it."""
@@ -117,16 +122,20 @@ class Service:
             if ask.aligned:
                 return await self._aligned(ask, model, as_json)
             photo, faces = await self._in_thread(self._find, ask, model, stage="find")
-            taken = chosen(ask.faces, len(faces))
+            taken, space = chosen(ask.faces, len(faces)), photo.metadata.space
 
             def prepare() -> tuple[list[np.ndarray], ...]:
-                matrices, crops = align_crop(photo, [faces[index] for index in taken], settings)
+                matrices, crops = align_crop(photo.pixels, [faces[index] for index in taken],
+                                             settings, space)
                 return matrices, crops, [model.restorer.preprocess(crop) for crop in crops]
             matrices, crops, images = await self._in_thread(prepare)
             restored = await self._restored(model, images)
 
             def finish() -> Answer:
-                image = paste_back(photo, matrices, crops, restored, settings, model.mask)
+                pixels = paste_back(photo.pixels, matrices, crops, restored, settings, model.mask,
+                                    space)
+                alpha = None if photo.alpha is None else upscale(photo.alpha, settings.scale)
+                image = Layers(pixels, alpha, photo.metadata)
                 if not as_json:
                     return encoded(image, ask.extension, len(taken))
                 crop_of = dict(zip(taken, matrices, strict=True))
@@ -143,21 +152,22 @@ class Service:
         model = self.models[ask.model]
         async with self._pixels.hold(await self._in_thread(self._check_size, ask, None)):
             photo, faces = await self._in_thread(self._find, ask, model, stage="find")
-            return as_answer({"model": model.name, "width": photo.shape[1],
-                              "height": photo.shape[0],
+            height, width = photo.pixels.shape[:2]
+            return as_answer({"model": model.name, "width": width, "height": height,
                               "faces": [described(face, i) for i, face in enumerate(faces)]},
                              None, "", len(faces))
 
     async def _aligned(self, ask: RestoreRequest, model: Model, as_json: bool) -> Answer:
         def read() -> np.ndarray:
-            return model.restorer.preprocess(self._decode(ask))
+            return model.restorer.preprocess(self._decode(ask).srgb())
         image = await self._in_thread(read, stage="find")
         face, = await self._restored(model, [image])
 
         def finish() -> Answer:
+            image = Layers(face)
             if not as_json:
-                return encoded(face, ask.extension, 1)
-            return as_answer({"model": model.name, "faces": []}, face, ask.extension, 1)
+                return encoded(image, ask.extension, 1)
+            return as_answer({"model": model.name, "faces": []}, image, ask.extension, 1)
         return await self._in_thread(finish, stage="paste")
 
     async def _restored(self, model: Model, images: list[np.ndarray]) -> list[np.ndarray]:
@@ -185,7 +195,10 @@ class Service:
             self.metrics.stages.labels(stage).observe(time.perf_counter() - began)
 
     def _check_size(self, ask: RestoreRequest, settings: Settings | None) -> int:
-        """Pixels in memory at a time for this request, from the image's header alone."""
+        """Pixels in memory at a time for this request, from the image's header alone.
+
+        Those of more than 8 bits count twice.
+        """
         if ask.data.startswith(b"\xff\xd8") and ask.data.count(b"\xff\xda") > MAX_SCANS:
             raise RequestError(400, f"the JPEG has more than {MAX_SCANS} scans")
         try:
@@ -196,8 +209,9 @@ class Service:
         if width * height > self.limits.max_pixels:
             raise RequestError(413, f"the image has {width} x {height} pixels; the limit is "
                                f"{self.limits.max_pixels} pixels")
+        weight = 2 if is_deep(ask.data) else 1
         if settings is None or ask.aligned:
-            return width * height
+            return weight * width * height
         wide, high = int(width * settings.scale), int(height * settings.scale)
         if not (wide and high):
             raise RequestError(400, f"upscale {settings.scale:g} is too small for an image of "
@@ -205,22 +219,23 @@ class Service:
         if wide * high > self.limits.max_result_pixels:
             raise RequestError(413, f"the result would have {wide} x {high} pixels; the limit is "
                                f"{self.limits.max_result_pixels} pixels")
-        return width * height + wide * high
+        return weight * (width * height + wide * high)
 
-    def _decode(self, ask: RestoreRequest) -> np.ndarray:
+    def _decode(self, ask: RestoreRequest) -> Layers:
         try:
-            return decode_image(ask.data, "the image")
+            return decode_layers(ask.data, "the image")
         except BadImage as error:
             raise RequestError(400, str(error)) from error
 
-    def _find(self, ask: RestoreRequest, model: Model) -> tuple[np.ndarray, list[Face]]:
-        photo = self._decode(ask)
+    def _find(self, ask: RestoreRequest, model: Model) -> tuple[Layers, list[Face]]:
+        photo = self._decode(ask).for_file(f".{ask.extension}", model.strip_metadata)
+        seen = photo.srgb()
         detector = self._detectors.get()
         try:
-            faces = detector(photo)
+            faces = detector(seen)
         finally:
             self._detectors.put(detector)
-        return photo, select(faces, photo.shape, min_size=model.min_size, max_faces=model.max_faces,
+        return photo, select(faces, seen.shape, min_size=model.min_size, max_faces=model.max_faces,
                              only_center=model.only_center)
 
 
@@ -247,17 +262,18 @@ def described(face: Face, index: int) -> dict[str, Any]:
             "score": round(float(face.score), 4)}
 
 
-def encoded(image: np.ndarray, extension: str, num_faces: int) -> Answer:
+def encoded(image: Layers, extension: str, num_faces: int) -> Answer:
     """The image as a file's bytes."""
-    return Answer(encode_image(image, f".{extension}"), FORMATS[extension], num_faces)
+    return Answer(encode_layers(image, f".{extension}"), FORMATS[extension], num_faces)
 
 
-def as_answer(about: dict[str, Any], image: np.ndarray | None, extension: str,
+def as_answer(about: dict[str, Any], image: Layers | None, extension: str,
               num_faces: int) -> Answer:
     """JSON; with an image also its size, type and base64."""
     if image is not None:
         file = encoded(image, extension, num_faces)
-        about |= {"width": image.shape[1], "height": image.shape[0],
+        height, width = image.pixels.shape[:2]
+        about |= {"width": width, "height": height,
                   "media_type": file.media_type,
                   "picture": base64.b64encode(file.body).decode("ascii")}
     return Answer(json.dumps(about).encode(), "application/json", num_faces)

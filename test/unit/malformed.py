@@ -149,7 +149,7 @@ def broken(rng: Rng) -> Made:
     yield "zip renamed", ".jpg", archive.getvalue(), BAD
     icon = io.BytesIO()
     sample_image(rng).resize((16, 16)).save(icon, "ICO")
-    yield "icon renamed", ".png", icon.getvalue(), BAD
+    yield "icon renamed", ".png", icon.getvalue(), GOOD
     gray = np.asarray(sample_image(rng).convert("L"))
     for value in (np.nan, np.inf, -np.inf, 1e30, -5.0):
         samples = (gray / 255).astype(np.float32)
@@ -325,7 +325,7 @@ def entries(rng: Rng) -> Iterator[Odd]:
     yield Odd("too many bytes", "links/sparse.png", BAD, make=sparse)
     if os.geteuid():
         yield Odd("no permission", "links/forbidden.png", BAD, make=forbidden)
-    for name in ("notes.txt", "face.svg", "face.ico", "face.heic", "Thumbs.db", ".hidden.png",
+    for name in ("notes.txt", "face.svg", "face.dng", "face.heic", "Thumbs.db", ".hidden.png",
                  "noextension"):
         yield Odd("no image by name", f"others/{name}", IGNORED, b"\0")
 

@@ -165,6 +165,18 @@ def test_what_was_checked_is_not_read_again(faces: Path, monkeypatch: pytest.Mon
     assert (status, report["pictures"], sorted(read)) == (0, 8, ["broken.png", "new.png"])
 
 
+def test_what_an_older_reader_found_is_read_again(faces: Path) -> None:
+    """One that did not know what a newer one refuses."""
+    checked(faces)
+    cache = faces.parent / "checked" / "cache.jsonl"
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    for line in lines:
+        line["error"] = "an old one"
+        del line["reader"]
+    cache.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert checked(faces)[1]["counts"].get("unreadable") is None
+
+
 def test_damage_of_a_pack_is_found(faces: Path) -> None:
     pack = faces.parent / "pack"
     run("pack", "--input", faces, "--output", pack, "--workers", 1)

@@ -10,9 +10,17 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from utils.images import io as image_io
+from utils.images import jpeg
 from utils.images.convert import image_grid, to_image, to_tensor
-from utils.images.io import MAX_BYTES, BadImage, find_images, list_images, read_image, write_image
+from utils.images.io import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    BadImage,
+    find_images,
+    list_images,
+    read_image,
+    write_image,
+)
 from utils.images.resize import bicubic, flip
 
 GOLDEN = json.loads((ROOT / "test/golden/sparnet_losses.json").read_text())
@@ -215,18 +223,23 @@ def test_fast_jpeg_path_agrees_with_pillow(tmp_path, monkeypatch):
     data = encoded(Image.fromarray(smooth(218, 178)), "JPEG", quality=90)
     path = stored(tmp_path, data, "a.jpg")
     fast = read_image(path)
-    monkeypatch.setattr(image_io, "_decode_plain_jpeg", lambda data: None)
+    monkeypatch.setattr(jpeg, "decode_plain", lambda data: None)
     # Identical with equal libjpeg versions; a few levels otherwise.
     assert np.abs(fast.astype(int) - read_image(path)).max() <= 3
 
 
 def test_ordinary_jpeg_takes_the_fast_path():
-    assert image_io._is_plain_jpeg(encoded(Image.fromarray(smooth()), "JPEG"))
+    assert jpeg.plain_jpeg(encoded(Image.fromarray(smooth()), "JPEG"), MAX_PIXELS) == 1
 
 
-def test_jpeg_with_exif_leaves_the_fast_path():
-    data = encoded(Image.fromarray(smooth()), "JPEG", exif=exif(6))
-    assert not image_io._is_plain_jpeg(data)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_takes_the_fast_path_and_agrees_with_pillow(orientation, tmp_path,
+                                                                  monkeypatch):
+    data = encoded(Image.fromarray(smooth()), "JPEG", exif=exif(orientation))
+    assert jpeg.plain_jpeg(data, MAX_PIXELS) == orientation
+    fast = read_image(stored(tmp_path, data))
+    monkeypatch.setattr(jpeg, "decode_plain", lambda data: None)
+    assert np.abs(fast.astype(int) - read_image(tmp_path / "picture.png")).max() <= 3
 
 
 def test_list_is_sorted_by_relative_path_without_hidden_files(tmp_path):
