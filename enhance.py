@@ -35,7 +35,7 @@ from faces.background import network_upscaler
 from faces.paste import upscale
 from faces.photograph import restore_photograph
 from faces.video import restore_video
-from utils.images.convert import image_grid
+from utils.images.convert import NotFinite, image_grid
 from utils.images.deep import Layers, read_layers, write_layers
 from utils.images.io import BadImage, find_images, left_out, shown, write_image
 from utils.images.names import folder_beside, output_stems
@@ -128,6 +128,18 @@ class Job:
         self.notes += [f"note: {shown(path)}: {note}" for note in image.notes]
         return image
 
+    def restored(self, paths: list[Path], images: list[np.ndarray]
+                 ) -> list[tuple[int, np.ndarray]]:
+        """Restored faces with their indices, without those that `finish` reports as failed."""
+        wanted = list(range(len(images)))
+        try:
+            faces = self.restorer.restore(images) if images else ()
+        except NotFinite as error:
+            self.failed += [f"{shown(paths[index])}: {error}" for index in error.indices]
+            wanted = [index for index in wanted if index not in error.indices]
+            faces = self.restorer.restore([images[index] for index in wanted]) if wanted else ()
+        return list(zip(wanted, faces, strict=True))
+
     def bar(self) -> tqdm:
         return tqdm(total=len(self.inputs), unit="image", disable=not sys.stderr.isatty())
 
@@ -164,7 +176,7 @@ def single_faces(opt: Namespace) -> int:
     done, distorted = 0, 0
     with job.bar() as bar:
         for pairs in batches(job.inputs, list(zip(outputs, strips, strict=True)), opt.batch_size):
-            images, targets = [], []
+            paths, images, targets = [], [], []
             for index, (path, target) in enumerate(pairs, done):
                 layers = job.read(path)
                 if layers is None:
@@ -174,10 +186,11 @@ def single_faces(opt: Namespace) -> int:
                 distorted += aspect(original) != aspect(image)
                 if degrade:
                     image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
+                paths.append(path)
                 images.append(image)
                 targets.append(target)
-            restored = job.restorer.restore(images) if images else ()
-            for image, result, (target, strip) in zip(images, restored, targets, strict=True):
+            for index, result in job.restored(paths, images):
+                image, (target, strip) = images[index], targets[index]
                 write_image(target, result)
                 if opt.compare:
                     write_image(strip, image_grid([[image, result]],
@@ -244,8 +257,12 @@ class PhotographJob(Job):
         faces = (self.detector(seen) if self.detector
                  else detect.with_points(self.marked.get(name, []), seen))
         faces = self.chosen(faces, seen.shape)
-        result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
-                                    self.settings, self.mask, photo.metadata.space)
+        try:
+            result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
+                                        self.settings, self.mask, photo.metadata.space)
+        except NotFinite as error:
+            self.failed.append(f"{shown(path)}: {error}")
+            return
         alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
         write_layers(target, Layers(result.image, alpha, photo.metadata))
         stem = self.stem_of[path]
@@ -267,6 +284,9 @@ class PhotographJob(Job):
                     smoothing=self.opt.smoothing, bar=bar)
             except BadVideo as error:
                 self.failed.append(str(error))
+                return
+            except NotFinite as error:
+                self.failed.append(f"{shown(path)}: {error}")
                 return
         if done.frames < done.expected:
             self.failed.append(f"{path} ends after frame {done.frames} of {done.expected}")

@@ -46,7 +46,7 @@ from metrics.psnr_ssim import PROTOCOLS, Protocol
 from metrics.report import Extremes, page
 from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 from utils.files import sha256, to_json, write_text
-from utils.images.convert import image_grid
+from utils.images.convert import NotFinite, check_finite, image_grid
 from utils.images.io import BadImage, read_image, root_of, shown, write_image
 from utils.images.resize import bicubic
 from utils.text import counted
@@ -104,13 +104,24 @@ def measure_network(opt: Namespace, device: torch.device, protocols: list[Protoc
     loader = create_eval_loader(mine, batch_size=opt.batch_size, num_threads=opt.num_threads,
                                 pin_memory=devices.pins_memory(device))
 
+    names: list[str] = []       # of the batch that is being restored
+
     def usable() -> Iterator[dict[str, Any]]:
         for batch in Prefetcher(loader, device, model.prepare):
             counter.add(batch["bad"])
             bad.extend(batch["bad"])
             if batch["path"]:
+                names[:] = batch["path"]
                 yield batch
-    for row, images in evaluate_loader(model.restore, usable(), protocols, model.measure):
+
+    def restore(lq: torch.Tensor) -> torch.Tensor:
+        restored = model.restore(lq)
+        try:
+            check_finite(restored)
+        except NotFinite as error:
+            raise ValueError(f"{names[error.indices[0]]}: {error}") from error
+        return restored
+    for row, images in evaluate_loader(restore, usable(), protocols, model.measure):
         row.digests = {f"{key}_pixels_sha256": pixel_digest(image)
                        for key, image in images.items()}
         yield row, images

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.images.convert import to_image
+from utils.images.convert import check_finite, to_image
 
 
 class FaceRestorer:
@@ -27,10 +27,15 @@ class FaceRestorer:
         return self.model.preprocess(image, self.model.opt)
 
     def restore(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Restored faces, uint8 (N, S, S, 3), of preprocessed images."""
+        """Restored faces, uint8 (N, S, S, 3), of preprocessed images.
+
+        Raises:
+            NotFinite: the network, in half precision mostly, gave something that is no image.
+        """
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         with torch.inference_mode():
             restored = self.model.restore(self.model.prepare({"lq": batch})["lq"])
+        check_finite(restored)
         return to_image(restored, self.rounding)
 
     def restore_crops(self, crops: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from serving.limits import UPLOADS, ConcurrencyLimiter, Limits, PixelBudget, Upl
 from serving.metrics import Metrics
 from serving.request_error import RequestError
 from serving.restore_request import FORMATS, RestoreRequest
+from utils.images.convert import NotFinite
 from utils.images.decode import is_deep
 from utils.images.deep import Layers, decode_layers, encode_layers
 from utils.images.io import BadImage, TooManyPixels, image_size
@@ -173,7 +174,10 @@ class Service:
     async def _restored(self, model: Model, images: list[np.ndarray]) -> list[np.ndarray]:
         """Restored faces; the batch they are in may hold those of other requests."""
         with self._timed("restore"):
-            faces = await asyncio.wrap_future(self._batchers[model.name].submit(images))
+            try:
+                faces = await asyncio.wrap_future(self._batchers[model.name].submit(images))
+            except NotFinite as error:
+                raise RequestError(500, f"this image cannot be restored: {error}") from error
         self.metrics.faces.labels(model.name).inc(len(faces))
         return faces
 

@@ -31,6 +31,21 @@ def to_tensor(images: np.ndarray | Tensor,
     return x.div_(x.new_full((), 255.0)).sub_(0.5).div_(0.5)
 
 
+class NotFinite(ValueError):
+    """A network gave NaN or infinity; `indices` are the images of its batch that hold them."""
+
+    def __init__(self, indices: list[int]) -> None:
+        super().__init__("the network gave NaN or infinity; --opt_level O0 may help")
+        self.indices = indices
+
+
+def check_finite(x: Tensor) -> None:
+    """Raise NotFinite unless all of a network's images (B, 3, H, W) are numbers."""
+    wrong = ~x.isfinite().flatten(1).all(dim=1)
+    if wrong.any():
+        raise NotFinite(wrong.nonzero().flatten().tolist())
+
+
 def to_image(x: Tensor, rounding: str = "round") -> np.ndarray:
     """float (3, H, W) or (B, 3, H, W) in [-1, 1] to uint8 (H, W, 3) or (B, H, W, 3).
 
