@@ -120,7 +120,7 @@ def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     return compare_all(case, case["outputs"], {
         "static mask": frame_mask(size),
         "postprocess of ones": parsing_mask(np.ones((size, size), int), size, "gpen"),
-        "postprocess of disc center (240,256) radius 200 (strict)":
+        "postprocess of disc centre (240,256) radius 200 (strict)":
             parsing_mask(disc.astype(int), size, "gpen")})
 
 
