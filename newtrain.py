@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from data.base_dataset import BadImageCounter
+from data.base_dataset import BadImageCounter, BaseDataset
 from data.degradation_preview import degradation_grid
 from data.loader import STOP_SIGNALS, create_eval_loader, create_train_loader
 from data.sampler import StepBatchSampler
@@ -48,6 +48,7 @@ from utils import lock
 from utils.files import to_json, write_text
 from utils.images.convert import image_grid, to_image
 from utils.images.io import write_image
+from utils.text import counted
 
 logger = logging.getLogger("facezoo")
 STOPPED = 75        # exit status after a signal: everything saved, --continue_train goes on
@@ -97,18 +98,15 @@ class StopSignal:
 class Trainer:
     """One run: data, model, and the loop over optimizer steps."""
 
-    def __init__(self, opt: Namespace, device: torch.device, stop: StopSignal) -> None:
+    def __init__(self, opt: Namespace, device: torch.device, stop: StopSignal,
+                 dataset: BaseDataset, val_dataset: BaseDataset) -> None:
         self.opt, self.device, self.stop = opt, device, stop
+        self.dataset, self.val_dataset = dataset, val_dataset
         # Links are resolved now: what they lead to may be deleted while the run goes on.
         self.folder = Path(os.path.realpath(folder_of(opt)))
         self.saved: int | None = None       # the last step that can be continued
         self.began = time.perf_counter()
         self.best: float | None = None
-        options = vars(opt)
-        self.dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, options)
-        self.val_dataset = data.create_dataset(opt.dataset_name, "val", opt.degradation, options)
-        if not self.dataset.has_targets:
-            raise ValueError(f"--dataset_name {opt.dataset_name} has no targets to train on")
         self.bad_images = BadImageCounter(opt.max_bad_images, (
             len(self.dataset) + len(self.val_dataset)) // distributed.world_size())
         self.model = models.create(opt, device)
@@ -312,16 +310,16 @@ class Trainer:
                            f"use --opt_level O1")
         found = self.model.bad_steps()
         if found > self.bad_steps:
-            self.progress.say(f"warning: {found - self.bad_steps} step(s) up to step {self.step} "
-                              f"had a non-finite loss and were skipped where the device allows; "
-                              f"{found} so far, --max_bad_steps is {self.opt.max_bad_steps}")
+            self.progress.say(
+                f"warning: {counted(found - self.bad_steps, 'step')} up to step {self.step} had a "
+                f"non-finite loss and no effect where the device allows it; {found} so far, "
+                f"--max_bad_steps is {self.opt.max_bad_steps}")
             self.bad_steps = found
         if found > self.opt.max_bad_steps:
             raise Diverged(
-                f"{found} steps had a non-finite loss, more than --max_bad_steps "
-                f"{self.opt.max_bad_steps}. Training has diverged: lower --lr, set --grad_clip 1, "
-                f"use --loss_scale dynamic, --opt_level O1 or O0; --continue_train goes on from "
-                f"the last save")
+                f"training has diverged: {counted(found, 'step')} had a non-finite loss, "
+                f"--max_bad_steps {self.opt.max_bad_steps} allows fewer. Lower --lr, set "
+                f"--grad_clip 1, use --loss_scale dynamic, --opt_level O1 or O0; {self.intact()}")
 
     def _validation_batches(self, indices: range) -> Any:
         dataset = torch.utils.data.Subset(self.val_dataset, indices)
@@ -442,6 +440,19 @@ def prepare_folder(opt: Namespace) -> None:
     write_text(folder_of(opt) / run_folder.OPTIONS, to_yaml(opt))
 
 
+def datasets_of(opt: Namespace) -> tuple[BaseDataset, BaseDataset]:
+    """The images to train on and those to validate on.
+
+    Raises:
+        ValueError: there are none, or they have no targets.
+    """
+    train, val = (data.create_dataset(opt.dataset_name, split, opt.degradation, vars(opt))
+                  for split in ("train", "val"))
+    if not train.has_targets:
+        raise ValueError(f"--dataset_name must be a dataset with targets, got {opt.dataset_name}")
+    return train, val
+
+
 def preview(opt: Namespace) -> int:
     """Write the image of --preview_degradation instead of training; returns the exit status."""
     dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
@@ -456,12 +467,13 @@ def train(opt: Namespace) -> int:
     if opt.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(opt.local_rank))
     entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
-    logger.info("%s", summary(opt))
-    if opt.dataset_name == "synthetic":
-        logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
     if opt.preview_degradation:
         return preview(opt)
     stop = StopSignal()
+    datasets = datasets_of(opt)     # refused before anything is printed, moved or made
+    logger.info("%s", summary(opt))
+    if opt.dataset_name == "synthetic":
+        logger.info("training on embedded synthetic faces; give your own with --dataroot DIR")
     device = entry.open_device(opt)
     distributed.start(device, opt.collective_timeout)
     devices.seed_everything(opt.seed, device)
@@ -469,7 +481,7 @@ def train(opt: Namespace) -> int:
         distributed.on_main(lambda: lasting.enter_context(
             lock.held(folder_of(opt), f"--name {opt.name}: the run {folder_of(opt)}")))
         distributed.on_main(lambda: prepare_folder(opt))
-        status = conclude_run(Trainer(opt, device, stop))
+        status = conclude_run(Trainer(opt, device, stop, *datasets))
     distributed.stop()
     return status
 

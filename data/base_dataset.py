@@ -184,10 +184,14 @@ class FileDataset(BaseDataset):
 
     def find_items(self) -> list[str]:
         source = self.source()
-        self.root = root_of(source)
+        try:
+            self.root, names = root_of(source), relative_names(source)
+        except ValueError as error:
+            own = self.split == "val" and self.settings.val_dataroot
+            raise ValueError(f"--{'val_' if own else ''}dataroot {error}") from error
         if self.split != "val" and (missed := left_out(source)):
             logger.warning(missed)
-        return self.names_of_split(relative_names(source))
+        return self.names_of_split(names)
 
     def source(self) -> str:
         """The folder, list or pack that the images of the split are taken from."""
