@@ -38,7 +38,7 @@ from utils.text import counted
 METRICS = {
     "ms_ssim": (None, "MS-SSIM over RGB, five scales"),
     "psnr_pooled": (None, "PSNR of RGB, squared errors of all images pooled first"),
-    "lpips": ("--lpips_weights", "LPIPS 0.1, mean over images, lower is better"),
+    "lpips": ("--lpips_weights", "LPIPS, mean over images, lower is better"),
     "fid": ("--fid_weights", "Frechet distance of features between the set and its targets, or "
                              "the statistics of --fid_stats; lower is better"),
     "id": ("--arcface_weights", "cosine and angle of ArcFace's vectors of result and target"),

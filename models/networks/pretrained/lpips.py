@@ -6,6 +6,8 @@ torchvision's `alexnet-owt-7be5be79.pth`, `vgg16-397923af.pth`.
 """
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,10 @@ from models.networks.pretrained.vgg import MEAN, STD, VGGFeatures
 LAYERS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
 CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 MIN_SIZE = 32
+# Of the linear heads of version 0.1; files of 0.0 have the same names and shapes.
+HEAD_SUMS = {"alex": (2.3495, 16.143, 39.2684, 27.1972, 20.3172),
+             "vgg": (6.926, 8.8583, 17.515, 51.5213, 47.0349)}
+logger = logging.getLogger("facezoo")
 _EPS = 1e-10
 
 
@@ -111,8 +117,12 @@ def lpips_network(paths: Sequence[str | Path], flag: str = "--lpips_weights") ->
     for path in paths:
         with named_by(flag):
             content = unwrap(read(path), path)
-        state |= {_torchvision_name(key): value for key, value in content.items()
-                  if not key.startswith(("classifier.", "lins.", "scaling_layer."))}
+        part = {_torchvision_name(key): value for key, value in content.items()
+                if not key.startswith(("classifier.", "lins.", "scaling_layer."))}
+        if twice := part.keys() & state.keys():
+            raise ValueError(f"{flag} must be the heads and the backbone of one network, got "
+                             f"{min(twice)} twice; the second time in {path}")
+        state |= part
     given = " ".join(map(str, paths))
     # The second head tells the backbones apart; both have 64 channels in the first.
     head = state.get("lin1.model.1.weight")
@@ -132,6 +142,11 @@ def lpips_network(paths: Sequence[str | Path], flag: str = "--lpips_weights") ->
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(state[name])
+    sums = [float(head.double().sum()) for head in network.heads]
+    if any(not math.isclose(found, expected, rel_tol=1e-3)
+           for found, expected in zip(sums, HEAD_SUMS[network.net], strict=True)):
+        logger.warning("%s: the linear heads are not those of LPIPS 0.1, so the values cannot be "
+                       "compared with published ones; version 0.0 gives about a quarter less", flag)
     return network
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.networks.pretrained import lpips
 from models.networks.pretrained.lpips import CHANNELS, LPIPS, lpips_network
 
 
@@ -93,3 +94,24 @@ def test_heads_of_another_backbone_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"--lpips_weights.*none.pth"):
         lpips_network([tmp_path / "none.pth"])
+
+
+@pytest.mark.parametrize("part", [heads, backbone])
+def test_two_files_of_one_part_are_refused(part: object, tmp_path: Path) -> None:
+    state = drawn("alex")
+    with pytest.raises(ValueError, match=r"--lpips_weights must be .* twice; .*2.pth"):
+        lpips_network(saved(tmp_path, heads(state), backbone(state), part(drawn("vgg"))))
+
+
+@pytest.mark.parametrize("net", list(CHANNELS))
+@pytest.mark.parametrize("factor, warned", [(1.0, False), (0.75, True)])
+def test_heads_of_another_version_are_told_by_their_numbers(
+        net: str, factor: float, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lpips.logger, "propagate", True)
+    state = drawn(net)
+    for index, (total, channels) in enumerate(zip(lpips.HEAD_SUMS[net], CHANNELS[net],
+                                                  strict=True)):
+        state[f"lin{index}.model.1.weight"].fill_(factor * total / channels)
+    lpips_network(saved(tmp_path, heads(state), backbone(state)))
+    assert ("not those of LPIPS 0.1" in caplog.text) == warned
