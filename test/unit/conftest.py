@@ -49,9 +49,13 @@ TINY_MODEL = {
                   "32", "--lambda_pcp", "0"]}
 
 
-def tiny_arguments(name: str) -> list[str]:
-    """Command-line arguments that make a model small enough for a unit test."""
-    return ["--model", name, *TINY, *TINY_MODEL.get(name, [])]
+def tiny_arguments(name: str, without: str = "") -> list[str]:
+    """Command-line arguments that make a model small enough for a unit test, but for a flag."""
+    arguments = ["--model", name, *TINY, *TINY_MODEL.get(name, [])]
+    if without:
+        at = arguments.index(without)
+        del arguments[at:at + 2]
+    return arguments
 
 
 def torchrun_command(script: str | Path, processes: int = 2) -> list[str]:
@@ -82,10 +86,10 @@ def _same_environment() -> Iterator[None]:
 @pytest.fixture
 def tiny_options(tmp_path: Path) -> Callable[..., object]:
     """Options of a tiny training run: tiny_options("sparnet", "--opt_level", "O2")."""
-    def make(name: str = "sparnet", *arguments: str) -> object:
+    def make(name: str = "sparnet", *arguments: str, without: str = "") -> object:
         return TrainOptions(models, data, "test").parse(
-            [*tiny_arguments(name), "--checkpoints_dir", str(tmp_path / "runs"), "--name", "tiny",
-             *arguments])
+            [*tiny_arguments(name, without), "--checkpoints_dir", str(tmp_path / "runs"),
+             "--name", "tiny", *arguments])
     return make
 
 

@@ -30,7 +30,7 @@ def test_a_name_is_as_short_as_it_can_be() -> None:
 
 
 def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two results"):
+    with pytest.raises(ValueError, match="two inputs have the same result"):
         enhance.refuse_overwriting([], [tmp_path / "a.png", tmp_path / "a.png"])
 
 

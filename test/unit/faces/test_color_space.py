@@ -32,7 +32,7 @@ def test_what_the_network_leaves_alone_stays_bit_for_bit(dtype: type, scene: tup
     photo, faces = scene
     photo = photo.astype(dtype) * (257 if dtype == np.uint16 else 1)
     result = restore_photograph(photo, faces, lambda crops: crops, SETTINGS, space=space)
-    assert np.array_equal(result.picture, photo)
+    assert np.array_equal(result.image, photo)
 
 
 def test_the_network_sees_srgb(scene: tuple, space: ColorSpace) -> None:
@@ -54,8 +54,8 @@ def test_the_result_looks_as_that_of_the_converted_photograph(scene: tuple,
 
     def darker(crops: np.ndarray) -> np.ndarray:
         return (crops * 0.7).astype(np.uint8)
-    result = restore_photograph(photo, faces, darker, SETTINGS, space=space).picture
-    other = restore_photograph(space.to_srgb(photo), faces, darker, SETTINGS).picture
+    result = restore_photograph(photo, faces, darker, SETTINGS, space=space).image
+    other = restore_photograph(space.to_srgb(photo), faces, darker, SETTINGS).image
     assert not np.array_equal(result, photo)
     # Edges are feathered in one space or the other.
     assert np.abs(space.to_srgb(result).astype(int) - other).mean() < 0.6
@@ -71,6 +71,6 @@ def test_a_background_network_sees_srgb_and_its_result_is_of_the_space(
         seen.append(image)
         return image.repeat(2, axis=0).repeat(2, axis=1)
     settings = Settings(size=128, scale=2, background=twice)
-    result = restore_photograph(photo, [], lambda crops: crops, settings, space=space).picture
+    result = restore_photograph(photo, [], lambda crops: crops, settings, space=space).image
     assert np.array_equal(seen[0], space.to_srgb(photo))
     assert np.abs(result[::2, ::2].astype(int) - photo).max() <= 1

@@ -194,8 +194,7 @@ def test_input_of_the_targets_size_is_refused_with_the_way_out(tiny_run: Callabl
     (["--load_size", "40"], "--load_size must be a multiple of 16"),
     (["--amp_backend", "apex"], "--amp_backend must be native"),
     (["--beta2", "1"], "--beta2 must be from 0 to below 1"),
-    (["--lambda_pcp", "0", "0", "1"], "--vgg_weights is missing"),
-    (["--fan_weights", ""], "--fan_weights is missing")])
+    (["--lambda_pcp", "0", "0", "1"], "--vgg_weights is missing")])
 def test_options_that_cannot_work_are_named(arguments: list[str], words: str,
                                             tiny_options: Callable,
                                             capsys: pytest.CaptureFixture) -> None:
@@ -204,9 +203,16 @@ def test_options_that_cannot_work_are_named(arguments: list[str], words: str,
     assert words in capsys.readouterr().err
 
 
+def test_the_landmark_network_must_be_given(tiny_options: Callable, capsys: pytest.CaptureFixture
+                                            ) -> None:
+    with pytest.raises(SystemExit):
+        tiny_options("pfsrnet", without="--fan_weights")
+    assert "--fan_weights is missing" in capsys.readouterr().err
+
+
 def test_losses_of_stages_without_steps_need_no_network(tiny_options: Callable) -> None:
-    opt = tiny_options("pfsrnet", "--stage_steps", "5", "0", "0", "--fan_weights", "",
-                       "--lambda_pcp", "0", "1", "1")
+    opt = tiny_options("pfsrnet", "--stage_steps", "5", "0", "0", "--lambda_pcp", "0", "1", "1",
+                       without="--fan_weights")
     assert opt.train_steps == 5
 
 

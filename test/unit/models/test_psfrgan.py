@@ -96,7 +96,6 @@ def test_a_map_without_labels_has_no_style_loss(tiny_run: Callable) -> None:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--parse_weights", ""], "--parse_weights is missing"),
     (["--lambda_ss", "1"], "--vgg_weights is missing"),
     (["--lambda_pcp", "1"], "--vgg_weights is missing"),
     (["--load_size", "16", "--lq_size", "8", "16"], "--load_size must be at least 32"),
@@ -107,6 +106,13 @@ def test_options_that_do_not_go_together_are_named(arguments: list[str], words: 
     with pytest.raises(SystemExit):
         TrainOptions(models, data, "test").parse([*tiny_arguments("psfrgan"), *arguments])
     assert words in capsys.readouterr().err
+
+
+def test_the_parsing_network_must_be_given(tiny_options: Callable, capsys: pytest.CaptureFixture
+                                           ) -> None:
+    with pytest.raises(SystemExit):
+        tiny_options("psfrgan", without="--parse_weights")
+    assert "--parse_weights is missing" in capsys.readouterr().err
 
 
 def test_a_file_of_another_size_names_the_options_it_needs(tiny_run: Callable,

@@ -62,7 +62,7 @@ def test_several_models_come_from_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text, arguments, word", [
-    ("", (), "empty"), ("- a", (), "--models"), ("a: 1", (), "got int for a"),
+    ("", (), "empty"), ("- a", (), "--models"), ("a: 1", (), "got str for a"),
     ("a b: {}", (), "'a b'"), ("a: {port: 1}", (), "whole service"),
     ("a: {config: x.yaml}", (), "config"), ("a: {stength: 1}", (), "unknown option stength"),
     ("a: {strength: 2, pretrain_model_path: x}", (), "a: strength"),
