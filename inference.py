@@ -23,8 +23,12 @@ def open_restorer(opt: Namespace) -> FaceRestorer:
         model = open_graph(opt, device)
     else:
         model, _ = models.load_trained(opt, device)
-    rounding = models.find(opt.model).rounding if opt.rounding == "auto" else opt.rounding
-    return FaceRestorer(model, device, rounding)
+    return FaceRestorer(model, device, rounding_of(opt))
+
+
+def rounding_of(opt: Namespace) -> str:
+    """How results become bytes: --rounding, where `auto` is as the model's published program."""
+    return models.find(opt.model).rounding if opt.rounding == "auto" else opt.rounding
 
 
 def open_graph(opt: Namespace, device: torch.device) -> Any:
