@@ -18,6 +18,8 @@ import data
 import inference
 import models
 from data.labels import color_map
+from faces.detect import Face
+from faces.photograph import align_crop
 from faces.restorer import FaceRestorer
 from models.networks.parsenet import labels_of
 from options.enhance_options import EnhanceOptions
@@ -31,6 +33,8 @@ FLAGS = {"version": "preset", "in_size": "load_size", "size": "load_size", "step
 NEEDED = {"psfrgan": ["--parse_weights", "random"]}
 GIVES_TUPLE = ("gfpgan", "gpen")        # the image, then what training needs
 GRAY_LEVEL = "1 grey level"
+# What the cases record without a tolerance.
+UNLISTED = {"network_parse_labels": 0, "crop": 1e-6, "face": GRAY_LEVEL, "parse_colours": 0}
 MEAN_LIMIT = 0.01       # the other rounding moves the mean by a third of a gray level
 
 
@@ -97,13 +101,36 @@ def aligned(restorer: FaceRestorer, image: np.ndarray) -> dict[str, Any]:
         return {"saved": read_image(saved), "saved_lq": face, "saved_crop": face}
 
 
+def photograph(restorer: FaceRestorer, image: np.ndarray,
+               landmarks: list[list[float]]) -> dict[str, Any]:
+    """enhance.py --photos up to the restored face, with the points that PSFR-GAN's detector gives.
+    """
+    restorer.model.opt.template = "psfrgan"
+    settings = inference.paste_settings(restorer.model.opt)
+    points = np.array(landmarks, np.float32)
+    face = Face(np.concatenate([points.min(axis=0), points.max(axis=0)]), points, 1.0)
+    (matrix,), crops = align_crop(image, [face], settings)
+    return {"matrix": matrix, "crop": crops[0], "face": restorer.restore_crops(crops)[0]}
+
+
+def of_photograph(restorer: FaceRestorer, case: dict[str, Any], photo: dict[str, Any],
+                  image: np.ndarray, prefix: str) -> list[Check]:
+    found = with_inputs(restorer, photo, partial(photograph, restorer, image, photo["landmarks"]))
+    if "parse_output" in photo:
+        labels = labels_of(make_input(**photo["parse_output"]))
+        found["parse_colours"] = color_map(labels[0].numpy())
+    error = np.abs(found["matrix"] - photo["matrix"]).max()
+    return [Check(f"{prefix}matrix", error / np.abs(photo["matrix"]).max(), 1e-6),
+            *compared(case, photo, found, prefix)]
+
+
 def compared(case: dict[str, Any], item: dict[str, Any], found: dict[str, Any],
              prefix: str) -> list[Check]:
     """Every record of the item, with the case's tolerance of its name."""
     records, checks = [], []
     for record in item.values():
         if isinstance(record, dict) and "samples" in record:
-            limit = case["tolerances"].get(record["name"], 0)
+            limit = {**UNLISTED, **case["tolerances"]}[record["name"]]
             limit = 1 / record["absmax"] if limit == GRAY_LEVEL else limit
             records.append({**record, "tolerance": limit})
         if record in (item.get("saved"), item.get("face")):     # one level hides how bytes are made
@@ -130,6 +157,8 @@ def pipeline(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
             labels = labels_of(make_input(**item["parse_output"]))
             found |= {"network_parse_labels": labels, "saved_parse": color_map(labels[0].numpy())}
         checks += compared(case, item, found, prefix)
+        if "photo" in item:
+            checks += of_photograph(restorer, case, item["photo"], image, f"{prefix}photo ")
     return checks
 
 
