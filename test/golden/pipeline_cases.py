@@ -21,7 +21,6 @@ from data.labels import color_map
 from faces.detect import Face
 from faces.photograph import align_crop
 from faces.restorer import FaceRestorer
-from models.networks.parsenet import labels_of
 from options.enhance_options import EnhanceOptions
 from tools.golden import Check, compare_all, make_input
 from utils.images.deep import read_layers
@@ -87,8 +86,12 @@ def with_inputs(restorer: FaceRestorer, item: dict[str, Any],
     """What `restore` makes while the networks give the item's numbers, and what they are given."""
     networks = Published(item, restorer.model.opt.model in GIVES_TUPLE, restorer.device)
     restorer.model.networks = {"G": networks.generator, "P": networks.parser}
-    made = restore()
-    return {**networks.inputs, **made}
+    found = {**restore(), **networks.inputs}
+    if "network_parse_map" in found:
+        labels = found["network_parse_map"].argmax(dim=1)
+        colors = color_map(labels[0].cpu().numpy())
+        found |= {"network_parse_labels": labels, "saved_parse": colors, "parse_colours": colors}
+    return found
 
 
 def aligned(restorer: FaceRestorer, image: np.ndarray) -> dict[str, Any]:
@@ -116,9 +119,6 @@ def photograph(restorer: FaceRestorer, image: np.ndarray,
 def of_photograph(restorer: FaceRestorer, case: dict[str, Any], photo: dict[str, Any],
                   image: np.ndarray, prefix: str) -> list[Check]:
     found = with_inputs(restorer, photo, partial(photograph, restorer, image, photo["landmarks"]))
-    if "parse_output" in photo:
-        labels = labels_of(make_input(**photo["parse_output"]))
-        found["parse_colours"] = color_map(labels[0].numpy())
     error = np.abs(found["matrix"] - photo["matrix"]).max()
     return [Check(f"{prefix}matrix", error / np.abs(photo["matrix"]).max(), 1e-6),
             *compared(case, photo, found, prefix)]
@@ -148,14 +148,11 @@ def pipeline(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
         if variant not in restorers:
             restorers[variant] = open_restorer(case, variant, device)
         restorer = restorers[variant]
-        prefix = f"{item.get('variant', '')} {item['image']['id']} ".lstrip()
+        prefix = f"{variant or ''} {item['image']['id']} ".lstrip()
         image = formula_image(**item["image"])
         checks.append(Check(f"{prefix}image", float(
             zlib.crc32(image.tobytes()) != item["image"]["crc32"]), 0.0))
         found = with_inputs(restorer, item, partial(aligned, restorer, image))
-        if "parse_output" in item:
-            labels = labels_of(make_input(**item["parse_output"]))
-            found |= {"network_parse_labels": labels, "saved_parse": color_map(labels[0].numpy())}
         checks += compared(case, item, found, prefix)
         if "photo" in item:
             checks += of_photograph(restorer, case, item["photo"], image, f"{prefix}photo ")
