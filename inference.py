@@ -23,8 +23,12 @@ def open_restorer(opt: Namespace) -> FaceRestorer:
         model = open_graph(opt, device)
     else:
         model, _ = models.load_trained(opt, device)
-    rounding = models.find(opt.model).rounding if opt.rounding == "auto" else opt.rounding
-    return FaceRestorer(model, device, rounding)
+    return FaceRestorer(model, device, rounding_of(opt))
+
+
+def rounding_of(opt: Namespace) -> str:
+    """How results become bytes: --rounding, where `auto` is as the model's published program."""
+    return models.find(opt.model).rounding if opt.rounding == "auto" else opt.rounding
 
 
 def open_graph(opt: Namespace, device: torch.device) -> Any:
@@ -43,10 +47,11 @@ def paste_settings(opt: Namespace) -> Settings:
     Raises:
         ValueError: the alignment template does not exist for this size.
     """
-    template = opt.template or models.find(opt.model).template
+    model = models.find(opt.model)
+    template = opt.template or model.template
     align.template(template, opt.load_size)
-    return Settings(opt.load_size, template, opt.upscale, opt.strength, opt.match_colors,
-                    opt.batch_size)
+    return Settings(opt.load_size, template, model.crop_filter, opt.upscale, opt.strength,
+                    opt.match_colors, opt.batch_size)
 
 
 def open_mask(opt: Namespace, device: torch.device) -> Mask | None:

@@ -85,6 +85,49 @@ def crop(image: np.ndarray, matrix: np.ndarray, size: int, smooth: bool = False)
                           borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER)
 
 
+def crop_bicubic(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """The square that a transform from the image to it cuts out, bicubic and not rounded.
+
+    Values are those of scikit-image's `warp` of order 3; OpenCV's bicubic filter is another one.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        matrix: (2, 3), image to crop, e.g. from `similarity`.
+
+    Returns:
+        float32 (size, size, 3), gray levels in the image's range; 0 beyond the image.
+    """
+    across, down = inverse(matrix) @ _pixels(size)
+    left, top = np.floor(across), np.floor(down)
+    horizontal, vertical = _cubic_weights(across - left), _cubic_weights(down - top)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0))).astype(np.float64)
+    height, width = image.shape[:2]
+    columns = left.astype(int).clip(-3, width + 1) + 3      # of the first of four, in `padded`
+    rows = top.astype(int).clip(-3, height + 1) + 3
+    result = np.zeros((size * size, 3))
+    for i in range(4):
+        result += vertical[i] * sum(horizontal[j] * padded[rows + i, columns + j] for j in range(4))
+    clipped = np.where(result == 0, 0, result.clip(image.min(), image.max()))
+    return clipped.reshape(size, size, 3).astype(np.float32)
+
+
+def _pixels(size: int) -> np.ndarray:
+    """Homogeneous x, y, 1 of a square's pixels in order, (3, size * size)."""
+    y, x = np.mgrid[:size, :size].reshape(2, -1)
+    return np.stack([x, y, np.ones_like(x)])
+
+
+def _cubic_weights(t: np.ndarray) -> np.ndarray:
+    """Weights (4, N, 1) of the four pixels around a place `t` behind the second one, a = -0.5."""
+    return np.stack([((1 - t / 2) * t - 0.5) * t, (1.5 * t - 2.5) * t * t + 1,
+                     ((2 - 1.5 * t) * t + 0.5) * t, (t - 1) * t * t / 2])[..., None]
+
+
+def as_bytes(crop: np.ndarray) -> np.ndarray:
+    """A crop with its gray levels rounded to uint8; one of uint8 as it is."""
+    return crop if crop.dtype == np.uint8 else np.rint(crop).astype(np.uint8)
+
+
 def _reduced(image: np.ndarray, matrix: np.ndarray, size: int,
              step: int) -> tuple[np.ndarray, np.ndarray]:
     """What a crop sees of an image, `step` times smaller, and the transform from there."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from faces.paste import paste_into, to_upscaled, upscale
 from utils.images.color import ColorSpace
 from utils.images.decode import eight_bits as eight_bits
 
-# Aligned crops uint8 (N, S, S, 3) to restored ones of the same shape.
+# Aligned crops (N, S, S, 3), uint8 or gray levels in float32, to restored ones, uint8.
 Restore = Callable[[np.ndarray], np.ndarray]
 # Restored face (S, S, 3) to how much of it is taken, (S, S) in 0..1.
 Mask = Callable[[np.ndarray], np.ndarray]
@@ -28,6 +29,8 @@ class Settings:
     Attributes:
         size: side of the network's images.
         template: five-point template the network's faces are aligned to.
+        crop_filter: how faces are sampled: `bilinear` as facexlib does, in bytes and with large
+            faces reduced first; `bicubic` as PSFR-GAN and Face-SPARNet do, see `align`.
         scale: the result is so many times as large.
         strength: 0 keeps the crop, 1 takes the restored face.
         match_colors: give the restored face the crop's mean and spread of color.
@@ -37,6 +40,7 @@ class Settings:
     """
     size: int = 512
     template: str = "ffhq"
+    crop_filter: str = "bilinear"
     scale: float = 1.0
     strength: float = 1.0
     match_colors: bool = False
@@ -69,19 +73,24 @@ def restore_photograph(photo: np.ndarray, faces: list[Face], restore: Restore,
     """
     matrices, crops = align_crop(photo, faces, settings, space)
     restored = restore_all(crops, restore, settings.batch_size)
-    return Result(paste_back(photo, matrices, crops, restored, settings, mask, space), crops,
-                  restored)
+    return Result(paste_back(photo, matrices, crops, restored, settings, mask, space),
+                  [align.as_bytes(crop) for crop in crops], restored)
 
 
 def align_crop(photo: np.ndarray, faces: list[Face], settings: Settings,
                space: ColorSpace | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each face the transform (2, 3) from photograph to crop, and the crop, uint8 sRGB
-    (S, S, 3)."""
+    """Of each face the transform (2, 3) from photograph to crop, and the crop (S, S, 3) in sRGB.
+
+    Crops are uint8; bicubic ones float32, unless their colors must be converted.
+    """
     template = align.template(settings.template, settings.size)
     matrices = [align.similarity(face.points, template) for face in faces]
     photo = eight_bits(photo) if faces else photo
-    crops = [align.crop(photo, matrix, settings.size, smooth=True) for matrix in matrices]
-    return matrices, crops if space is None else [space.to_srgb(crop) for crop in crops]
+    crop = (align.crop_bicubic if settings.crop_filter == "bicubic"
+            else partial(align.crop, smooth=True))
+    crops = [crop(photo, matrix, settings.size) for matrix in matrices]
+    return matrices, (crops if space is None
+                      else [space.to_srgb(align.as_bytes(crop)) for crop in crops])
 
 
 def restore_all(crops: list[np.ndarray], restore: Restore, batch_size: int) -> list[np.ndarray]:
@@ -97,7 +106,8 @@ def paste_back(photo: np.ndarray, matrices: list[np.ndarray], crops: list[np.nda
     result = upscale_photograph(photo, settings, space)
     # A network's surroundings are no longer what the crop was cut from: a change does not fit them.
     whole = settings.background is not None
-    for matrix, crop, face in zip(matrices, crops, restored, strict=True):
+    for matrix, sampled, face in zip(matrices, crops, restored, strict=True):
+        crop = align.as_bytes(sampled)
         if settings.match_colors:
             face = with_colors_of(face, crop)
         if settings.keep_gray and is_gray(crop):

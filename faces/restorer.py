@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.images.convert import check_finite, to_image
+from utils.images.convert import check_finite, levels_to_tensor, to_image
 
 
 class FaceRestorer:
@@ -23,8 +23,12 @@ class FaceRestorer:
         self.model, self.device, self.rounding = model, device, rounding
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """An image of any size, uint8 (H, W, 3), as the network takes it."""
-        return self.model.preprocess(image, self.model.opt)
+        """An image of any size, uint8 (H, W, 3), as the network takes it.
+
+        A crop in float32 has the network's size already and is not rounded.
+        """
+        return (image if image.dtype == np.float32
+                else self.model.preprocess(image, self.model.opt))
 
     def restore(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Restored faces, uint8 (N, S, S, 3), of preprocessed images.
@@ -34,7 +38,9 @@ class FaceRestorer:
         """
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         with torch.inference_mode():
-            restored = self.model.restore(self.model.prepare({"lq": batch})["lq"])
+            lq = (levels_to_tensor(batch) if batch.is_floating_point()
+                  else self.model.prepare({"lq": batch})["lq"])
+            restored = self.model.restore(lq)
         check_finite(restored)
         return to_image(restored, self.rounding)
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from models.ops.roi_align import roi_align
 from models.ops.style_ops import to_float32
 from utils import face_parts
 from utils.face_parts import PARTS
+from utils.images.resize import opencv_bilinear
 
 # conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4 before their ReLUs, and what they weigh.
 VGG_LAYERS, VGG_WEIGHTS = (2, 7, 16, 25, 34), (0.1, 0.1, 1.0, 1.0, 1.0)
@@ -292,6 +294,11 @@ class GFPGANModel(BaseModel):
         else:
             parts = face_parts.template_parts(size).to(gt.device).expand(len(gt), -1, -1)
         return face_parts.boxes_of_parts(parts, self.opt.eye_enlarge_ratio)
+
+    @staticmethod
+    def preprocess(image: np.ndarray, opt: argparse.Namespace) -> np.ndarray:
+        """Bilinear to --load_size squared, as the original does."""
+        return opencv_bilinear(image, opt.load_size, opt.load_size)
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.networks["H" if self.is_train else "G"](lq)[0]

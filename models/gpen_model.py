@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from models.networks.gpen import FullGenerator, full_generator_config
 from models.networks.pretrained.irse import IRSE50
 from models.style_options import add_network_flags, add_training_flags, settings_of
 from models.style_training import StyleTraining
+from utils.images.resize import opencv_bilinear
 
 # YUV's Y of RGB, as OpenCV has it.
 LUMA = (0.299, 0.587, 0.114)
@@ -136,8 +136,7 @@ class GPENModel(StyleTraining):
     @staticmethod
     def preprocess(image: np.ndarray, opt: argparse.Namespace) -> np.ndarray:
         """Bilinear to --load_size squared, as the original does."""
-        size = (opt.load_size, opt.load_size)
-        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        return opencv_bilinear(image, opt.load_size, opt.load_size)
 
     def restore(self, lq: Tensor) -> Tensor:
         restored = self._restored_by("H" if self.is_train else "G", lq)

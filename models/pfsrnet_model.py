@@ -272,13 +272,14 @@ class PFSRNetModel(BaseModel):
 
     @staticmethod
     def preprocess(image: np.ndarray, opt: argparse.Namespace) -> np.ndarray:
-        """Reduce an image to the network's input through the published sides 128, 64, 32, 16.
+        """Bring an image of any size to the network's input through the published 64, 32 and 16.
 
-        For --simulate_lq the image keeps --load_size, since the degradation reduces it then.
+        For --simulate_lq it gets --load_size, since the degradation reduces it then.
         """
         image, size = ALIGNMENTS[opt.align](image), opt.load_size
-        sides = [size // 2 ** halvings for halvings in range(NUM_STAGES + 1)]
-        return downscale_through(image, sides[:1] if vars(opt).get("simulate_lq") else sides)
+        if vars(opt).get("simulate_lq"):
+            return downscale_through(image, [size])
+        return downscale_through(image, [size // 2 ** k for k in range(1, NUM_STAGES + 1)])
 
     @staticmethod
     def input_size(opt: argparse.Namespace) -> int:

@@ -46,6 +46,7 @@ class PSFRGANModel(BaseModel):
     degradation = "blind"
     loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = FEAT_SIZE
+    crop_filter = "bicubic"
     rounding = "truncate"
     extra_outputs = {"labels": "parse"}
     weights_license = "CC BY-NC-SA 4.0"

@@ -47,6 +47,7 @@ class SPARNetHDModel(BaseModel):
     loss_scale = "dynamic"      # the weight of the L1 times 128 overflows fp16 gradients
     size_multiple = 16      # four halvings; other sizes come back larger than they went in
     inference_network = "H"
+    crop_filter = "bicubic"
     rounding = "truncate"
     weights_license = NON_COMMERCIAL
     figures = (

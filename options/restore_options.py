@@ -25,7 +25,7 @@ class RestoreOptions(TestOptions):
         group.add_argument("--onnx", metavar="FILE",
                            help="graph for --engine onnx; --model and --load_size are read from "
                                 "the JSON file next to it").rare = True
-        group.add_argument("--rounding", default="round", choices=("auto", "round", "truncate"),
+        group.add_argument("--rounding", default="auto", choices=("auto", "round", "truncate"),
                            help="how floats become bytes; auto: as in the model's published code"
                            ).rare = True
 

@@ -202,7 +202,7 @@ def apply(reader: Checkout, case: Case, written: Path, image: Path) -> dict[str,
     trained = ("--model", case.model, "--name", "run", "--checkpoints_dir", written, "--epoch",
                "latest", "--device", "cpu")
     run(reader, "enhance.py", *trained, "--input", image, "--output", results / "restored",
-        log=log)
+        "--rounding", "round", log=log)
     run(reader, "evaluate.py", *trained, "--dataset_name", "synthetic", "--max_dataset_size", 3,
         "--num_threads", 0, "--results_dir", results, log=log)
     return {"restored": read_images(results / "restored"), "per_image.csv": read_table(results)}
@@ -219,8 +219,9 @@ def check(case: Case, a: Checkout, b: Checkout, folder: Path) -> tuple[str, str]
         if case.variant == "plain":
             expected["B's continued"] = expected["A's continued"]
             found["B's continued"] = continue_run(b, case, folder / "B")
+            draw_face(folder / "face.png", case)
             for side, values in ((a, expected), (b, found)):
-                values["A's applied"] = apply(side, case, folder / "A", folder.parent / "face.png")
+                values["A's applied"] = apply(side, case, folder / "A", folder / "face.png")
     except (Failed, OSError, ValueError) as error:      # a file may be missing or damaged
         return "FAILED", str(error)
     digests = flatten(expected)
@@ -280,9 +281,14 @@ def check_out(commit: str, label: str, folder: Path, python: str) -> Checkout:
     return Checkout(label, folder, python)
 
 
-def draw_face(path: Path) -> None:
-    """The image that is restored: a face-like ellipse with noise, the same in every run."""
-    y, x = np.mgrid[-1:1:56j, -1:1:48j]
+def draw_face(path: Path, case: Case) -> None:
+    """The image that is restored: a face-like ellipse with noise, the same in every run.
+
+    It has the network's size: 0.1.0 resized others in its own way for GFP-GAN and PFSRNet.
+    """
+    words = case.arguments
+    side = int(words[max(i for i, word in enumerate(words) if word == "--load_size") + 1])
+    y, x = np.mgrid[-1:1:side * 1j, -1:1:side * 1j]
     face = np.stack([np.exp(-(x ** 2 * rate + y ** 2)) for rate in (1.5, 2.0, 2.5)], axis=-1)
     noise = np.random.default_rng(0).normal(0, 8, face.shape)
     Image.fromarray((face * 220 + noise).clip(0, 255).astype(np.uint8)).save(path)
@@ -305,7 +311,6 @@ def compare_commits(opt: argparse.Namespace, folder: Path) -> bool:
                          f"{', '.join(in_a)}")
     runs = folder / "runs"
     runs.mkdir()
-    draw_face(runs / "face.png")
     if new := [name for name in in_b if name not in in_a]:
         print(f"only in B, not run: {', '.join(new)}")
     wanted = opt.models or in_a

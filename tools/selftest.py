@@ -41,7 +41,7 @@ Runner = Callable[[dict[str, Any], torch.device, Path], list[Check]]
 
 
 def runners() -> list[tuple[str, str, Runner]]:
-    """(case pattern, network pattern, function) of every test/golden/*_cases.py."""
+    """(case pattern, pattern of network or kind, function) of every test/golden/*_cases.py."""
     found = []
     for path in sorted(GOLDEN.glob("*_cases.py")):
         spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
@@ -52,11 +52,11 @@ def runners() -> list[tuple[str, str, Runner]]:
 
 
 def runner_for(case: dict[str, Any], known: list[tuple[str, str, Runner]]) -> Runner | None:
-    """The first function whose patterns fit the case's name and network."""
-    name, network = case.get("case", ""), case.get("network") or case.get("kind") or ""
-    return next((run for case_pattern, network_pattern, run in known
+    """The first function whose patterns fit the case's name and its network or kind."""
+    name, carried = case.get("case", ""), [case.get("network") or "", case.get("kind") or ""]
+    return next((run for case_pattern, pattern, run in known
                  if fnmatch.fnmatchcase(name, case_pattern)
-                 and fnmatch.fnmatchcase(network, network_pattern)), None)
+                 and any(fnmatch.fnmatchcase(text, pattern) for text in carried)), None)
 
 
 def run_case(path: Path, known: list[tuple[str, str, Runner]],

@@ -31,6 +31,11 @@ def to_tensor(images: np.ndarray | Tensor,
     return x.div_(x.new_full((), 255.0)).sub_(0.5).div_(0.5)
 
 
+def levels_to_tensor(levels: Tensor) -> Tensor:
+    """float32 gray levels (B, H, W, 3), 0 to 255, to (B, 3, H, W) in [-1, 1]."""
+    return (levels / 255 * 2 - 1).movedim(-1, 1).contiguous()
+
+
 class NotFinite(ValueError):
     """A network gave NaN or infinity; `indices` are the images of its batch that hold them."""
 

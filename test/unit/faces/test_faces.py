@@ -4,6 +4,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import skimage.data
+import skimage.transform
 
 from faces import align
 from faces.nms import nms
@@ -196,3 +198,15 @@ def test_the_better_of_two_overlapping_boxes_stays() -> None:
 
 def test_no_boxes_give_none() -> None:
     assert nms(np.zeros((0, 4)), np.zeros(0), 0.4) == []
+
+
+@pytest.mark.parametrize("matrix", [
+    [[1.44, -0.12, 31.2], [0.12, 1.44, -7.4]], [[0.31, 0.02, 5.0], [-0.02, 0.31, 9.5]]])
+def test_bicubic_crops_are_those_of_scikit_image(matrix: list[list[float]]) -> None:
+    photo = skimage.data.astronaut()[100:300, 150:330]
+    back = np.vstack([align.inverse(np.array(matrix)), [0, 0, 1]])
+    expected = skimage.transform.warp(
+        photo.astype(float), skimage.transform.AffineTransform(back), output_shape=(96, 96),
+        order=3, preserve_range=True)
+    crop = align.crop_bicubic(photo, np.array(matrix), 96)
+    assert crop.dtype == np.float32 and np.abs(crop - expected).max() < 1e-4

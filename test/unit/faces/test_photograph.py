@@ -222,7 +222,8 @@ def test_every_model_restores_crops_of_its_own_size(name: str, tiny_run: Callabl
     """PFSRNet's network takes an eighth of it."""
     model, _ = tiny_run(name)
     size = model.opt.load_size
-    crop = np.full((size, size, 3), 100, np.uint8)
+    kind = np.float32 if model.crop_filter == "bicubic" else np.uint8
+    crop = np.full((size, size, 3), 100, kind)
     model.eval()
     vars(model.opt).setdefault("align", "none")     # enhance.py's own flag
     restored = FaceRestorer(model, model.device).restore_crops([crop] * 2)
@@ -239,6 +240,19 @@ def test_faces_that_restoring_leaves_alone_stay_bit_for_bit(group: tuple) -> Non
     photo, _ = group
     done = restore_photograph(photo, CascadeDetector()(photo), unchanged, Settings(size=512))
     assert len(done.crops) == 4 and np.array_equal(done.image, photo)
+
+
+def test_bicubic_crops_reach_the_network_unrounded_and_the_result_as_bytes(group: tuple) -> None:
+    photo, _ = group
+    seen = []
+
+    def rounded(crops: np.ndarray) -> np.ndarray:
+        seen.append(crops)
+        return np.rint(crops).astype(np.uint8)
+    done = restore_photograph(photo, CascadeDetector()(photo), rounded,
+                              Settings(size=128, crop_filter="bicubic"))
+    assert seen[0].dtype == np.float32 and (seen[0] % 1 > 0).any()
+    assert done.crops[0].dtype == np.uint8 and np.array_equal(done.image, photo)
 
 
 def test_a_pasted_face_has_no_visible_seam(group: tuple) -> None:
