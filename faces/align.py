@@ -100,10 +100,14 @@ def crop_bicubic(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray
     across, down = inverse(matrix) @ _pixels(size)
     left, top = np.floor(across), np.floor(down)
     horizontal, vertical = _cubic_weights(across - left), _cubic_weights(down - top)
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0))).astype(np.float64)
     height, width = image.shape[:2]
-    columns = left.astype(int).clip(-3, width + 1) + 3      # of the first of four, in `padded`
-    rows = top.astype(int).clip(-3, height + 1) + 3
+    columns, rows = (place.astype(int).clip(-3, side + 1)   # of the second of four pixels
+                     for place, side in ((left, width), (top, height)))
+    # Only what the crop sees: a photograph in float64 may take gigabytes.
+    x, y = max(0, columns.min() - 1), max(0, rows.min() - 1)
+    seen = image[y:max(y, rows.max() + 3), x:max(x, columns.max() + 3)]
+    padded = np.pad(seen, ((4, 4), (4, 4), (0, 0))).astype(np.float64)
+    columns, rows = columns - x + 3, rows - y + 3           # of the first of four, in `padded`
     result = np.zeros((size * size, 3))
     for i in range(4):
         result += vertical[i] * sum(horizontal[j] * padded[rows + i, columns + j] for j in range(4))
