@@ -212,6 +212,8 @@ class PhotographJob(Job):
         self.marked = detect.read_faces(opt.faces) if opt.faces else {}
         images = [path for path in self.inputs if not is_video(path)]
         videos = [path for path in self.inputs if is_video(path)]
+        if opt.faces:
+            self._check_marked(images)
         if videos and opt.faces:
             raise ValueError(f"--faces works with images only; {videos[0]} is a video")
         self.stem_of = dict(zip(images, output_stems(self.root, images), strict=True))
@@ -227,6 +229,19 @@ class PhotographJob(Job):
         self.settings = inference.paste_settings(opt)
         self.settings.keep_gray = opt.keep_gray
         self.found, self.without = 0, []
+
+    def _check_marked(self, images: list[Path]) -> None:
+        """Report the names of --faces that no image has; refuse it if that is all of them."""
+        known = {path.relative_to(self.root).as_posix() for path in images}
+        unknown = sorted(self.marked.keys() - known)
+        if not unknown:
+            return
+        shown_names = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        if len(unknown) == len(self.marked):
+            raise ValueError(f"--faces {self.opt.faces} must name images below {self.root}, got "
+                             f"{shown_names}")
+        self.notes.append(f"note: --faces names {counted(len(unknown), 'image')} that --input does "
+                          f"not have: {shown_names}")
 
     def open(self) -> None:
         super().open()

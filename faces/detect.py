@@ -49,6 +49,7 @@ class Face:
         return float(min(self.box[2] - self.box[0], self.box[3] - self.box[1]))
 
 
+SMALL_THRESHOLD = 0.6       # of small networks, see docs/photographs.md
 Detector = Callable[[np.ndarray], list[Face]]
 
 
@@ -60,7 +61,8 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
     Args:
         kind: one of KINDS; auto takes what the weight file is for, without one OpenCV's cascades.
         weights: RetinaFace's published file, or YuNet's ONNX file.
-        threshold: minimum score; the published one of each detector where None.
+        threshold: minimum score; None takes 0.97 for RetinaFace's ResNet-50, its published value,
+            and 0.6 for its MobileNet and for YuNet, whose published 0.97 and 0.9 miss real faces.
         longest: longer side, in pixels, of the copy that faces are looked for in; each detector's
             own where None.
 
@@ -79,9 +81,8 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
     if weights is None:
         raise ValueError(f"--detector {kind} needs --detector_weights FILE")
     if kind == "yunet":
-        return YuNetDetector(weights, 0.9 if threshold is None else threshold, longest or 1500)
-    return RetinaFaceDetector(weights, device or torch.device("cpu"),
-                              0.97 if threshold is None else threshold, longest or 1500)
+        return YuNetDetector(weights, threshold, longest or 1500)
+    return RetinaFaceDetector(weights, device or torch.device("cpu"), threshold, longest or 1500)
 
 
 class RetinaFaceDetector:
@@ -92,12 +93,13 @@ class RetinaFaceDetector:
     """
     overlap = 0.4
 
-    def __init__(self, weights: str | Path, device: torch.device, threshold: float = 0.97,
+    def __init__(self, weights: str | Path, device: torch.device, threshold: float | None = None,
                  longest: int = 1500) -> None:
-        self.device, self.threshold, self.longest = device, threshold, longest
+        self.device, self.longest = device, longest
         state = checkpoint.unwrap(checkpoint.read(weights), weights)
         small = any(key.startswith("body.stage1.") for key in state)
         self.network = RetinaFace("mobile0.25" if small else "resnet50")
+        self.threshold = (SMALL_THRESHOLD if small else 0.97) if threshold is None else threshold
         checkpoint.check_match(state, self.network.state_dict(), weights)
         self.network.load_state_dict(state)
         self.network.to(device).eval()
@@ -124,12 +126,14 @@ class RetinaFaceDetector:
 class YuNetDetector:
     """OpenCV's YuNet from its published ONNX file."""
 
-    def __init__(self, weights: str | Path, threshold: float = 0.9, longest: int = 1500) -> None:
+    def __init__(self, weights: str | Path, threshold: float | None = None,
+                 longest: int = 1500) -> None:
         if not Path(weights).is_file():
             raise ValueError(f"--detector_weights: {weights} does not exist")
         self.longest = longest
         try:
-            self.network = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), threshold)
+            self.network = cv2.FaceDetectorYN.create(
+                str(weights), "", (320, 320), SMALL_THRESHOLD if threshold is None else threshold)
         except cv2.error as error:
             raise ValueError(f"--detector_weights {weights}: OpenCV cannot read it as a YuNet "
                              f"network ({' '.join(str(error).split())})") from error

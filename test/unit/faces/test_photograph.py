@@ -107,6 +107,14 @@ def test_the_published_detector_decodes_its_surest_anchor(tmp_path: Path) -> Non
     assert np.allclose(found[0].box, expected.numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize("backbone, threshold", [("mobile0.25", 0.6), ("resnet50", 0.97)])
+def test_each_network_has_a_default_threshold(backbone: str, threshold: float, tmp_path: Path
+                                              ) -> None:
+    torch.save(RetinaFace(backbone).state_dict(), tmp_path / "r.pth")
+    assert detect.create("retinaface", tmp_path / "r.pth").threshold == threshold
+    assert detect.create("retinaface", tmp_path / "r.pth", threshold=0.0).threshold == 0
+
+
 @pytest.mark.parametrize("arguments, word", [
     (("dlib",), "--detector"), (("retinaface",), "--detector_weights"),
     (("cascade", "x.pth"), "takes no --detector_weights"),
@@ -195,13 +203,16 @@ def test_photographs_get_folders_and_only_faces_change(run_script: Callable, wei
 def test_faces_marked_by_hand_replace_the_detector(run_script: Callable, weights: Path,
                                                    photos: Path, tmp_path: Path) -> None:
     points = (align.template("ffhq", 60) + (10, 20)).tolist()
-    (tmp_path / "f.json").write_text(json.dumps({"sub/none.png": [{"points": points}]}))
+    marked = {"sub/none.png": [{"points": points}], "gone.png": [{"points": points}]}
+    (tmp_path / "f.json").write_text(json.dumps(marked))
     done = enhance(run_script, weights, photos / "sub" / "none.png", tmp_path / "one", "--faces",
                    tmp_path / "f.json")
-    assert "restored 0 faces" in done.stdout        # names are below the folder that was given
+    assert done.returncode == 2     # names are below the folder that was given
+    assert "must name images below" in done.stderr and "gone.png, sub/none.png" in done.stderr
     done = enhance(run_script, weights, photos, tmp_path / "out", "--faces", tmp_path / "f.json",
                    "--upscale", "2")
     assert "restored 1 face" in done.stdout
+    assert "note: --faces names 1 image that --input does not have: gone.png" in done.stdout
     result = read_image(tmp_path / "out" / "restored_imgs" / "sub" / "none.png")
     assert result.shape == (180, 240, 3) and (result != 99).any() and (result[:, 160:] == 99).all()
 
