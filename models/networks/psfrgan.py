@@ -30,20 +30,6 @@ MAX_CHANNELS_D = 1024
 
 # ---- generator -----------------------------------------------------------------------------------
 
-class CentredNorm(InstanceNorm2d):
-    """Instance norm without gain and bias, exact where a channel's mean is far from 0.
-
-    Torch's group norm squares before it subtracts in channels-last order on the CPU; the published
-    generator then loses half of fp32's digits.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x - x.mean(dim=(2, 3), keepdim=True))
-
-
 class StyleNorm(nn.Module):
     """Instance norm whose gain and bias are maps made from the reference.
 
@@ -56,7 +42,7 @@ class StyleNorm(nn.Module):
 
     def __init__(self, channels: int, ref_channels: int) -> None:
         super().__init__()
-        self.norm = CentredNorm(channels)
+        self.norm = InstanceNorm2d(channels)
         self.conv1 = nn.Sequential(nn.Conv2d(ref_channels, STYLE_WIDTH, 3, padding=1),
                                    nn.LeakyReLU(LEAKY_SLOPE))
         self.gamma_conv = nn.Conv2d(STYLE_WIDTH, channels, 3, padding=1)
@@ -68,7 +54,7 @@ class StyleNorm(nn.Module):
         return self.norm(x) * self.gamma_conv(style) + self.beta_conv(style)
 
 
-class PlainNorm(CentredNorm):
+class PlainNorm(InstanceNorm2d):
     """Takes a reference and leaves it unused."""
 
     def forward(self, x: Tensor, ref: Tensor) -> Tensor:

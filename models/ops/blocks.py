@@ -8,12 +8,25 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine import device as devices
 from models.ops.padded_conv import reflect_padded, upsample_conv
 
 LEAKY_SLOPE = 0.2
 NORMS = ("bn", "in", "gn", "pixel", "none")
 MODES = ("none", "down", "up")
 GROUPS = 32
+
+
+def centered(x: Tensor, groups: int) -> Tensor:
+    """x (B, C, H, W) less the mean of each group, where torch's group norm needs that.
+
+    In channels-last order on the CPU it squares before it subtracts (torch 2.13): of values around
+    3 with a standard deviation of 0.05, results are off by up to 0.19, centered by 4e-5.
+    """
+    if not devices.on_host(x.device) or x.is_contiguous():
+        return x
+    means = x.mean(dim=(2, 3)).unflatten(1, (groups, -1))
+    return x - means.mean(dim=2, keepdim=True).expand_as(means).flatten(1)[..., None, None]
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -24,7 +37,15 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        return F.group_norm(centered(x, self.num_features), self.num_features, self.weight,
+                            self.bias, self.eps)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm that is exact in every layout, see `centered`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(centered(x, self.num_groups))
 
 
 class PixelNorm(nn.Module):
@@ -53,7 +74,7 @@ def make_norm(norm: str, channels: int, *, affine: bool = True) -> nn.Module:
     if norm == "gn":
         if channels % GROUPS:
             raise ValueError(f"norm gn needs channels divisible by {GROUPS}, got {channels}")
-        return nn.GroupNorm(GROUPS, channels)
+        return GroupNorm(GROUPS, channels)
     if norm == "pixel":
         return PixelNorm()
     if norm == "none":

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from engine import checkpoint
 from models.networks.parsenet import ParseNet, labels_of, one_hot
 from models.networks.psfrgan import (
-    CentredNorm,
     ParsedDiscriminator,
     PSFRGenerator,
     StyleNorm,
@@ -205,13 +204,6 @@ def test_checkpointing_keeps_less_for_the_backward_pass(checkpointing: bool) -> 
 
 
 # ---- the norm ------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_norm_keeps_its_digits_far_from_zero(layout: torch.memory_format) -> None:
-    x = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0)) + 30
-    found = CentredNorm(4)(x.contiguous(memory_format=layout))
-    assert torch.allclose(found.double(), F.instance_norm(x.double()), atol=2e-5)
-
 
 def test_gain_is_the_map_itself_not_an_offset_from_one() -> None:
     norm = StyleNorm(4, 22)
