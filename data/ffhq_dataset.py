@@ -38,8 +38,9 @@ class FFHQDataset(FileDataset):
         Attributes:
             gray_prob: fraction of training images turned gray, target and input alike.
             masks: folder of label maps, NAME.png for the image NAME.jpg, as `prepare.py masks`
-                writes them; they become `labels`. None takes DATAROOT/masks512 where that exists,
-                "none" leaves labels out.
+                writes them; they become `labels`, also of validation images. None takes
+                DATAROOT/masks512 where that exists, "none" leaves labels out. Those of
+                --val_dataroot are in its own masks512.
         """
         load_size: int = 512
         gray_prob: float = 0.3
@@ -63,8 +64,12 @@ class FFHQDataset(FileDataset):
     def __init__(self, settings: Settings, *, split: str = "train",
                  degrade: BaseDegradation | None = None):
         super().__init__(settings, split=split, degrade=degrade)
-        # Measuring restored images needs no labels.
-        self.masks = masks_of(settings.dataroot, settings.masks) if split == "train" else None
+        self.masks = None       # measuring restored images needs no labels
+        if split == "val" and settings.val_dataroot:
+            own = "none" if settings.masks == "none" else None      # --masks belongs to --dataroot
+            self.masks = masks_of(settings.val_dataroot, own)
+        elif split != "test":
+            self.masks = masks_of(settings.dataroot, settings.masks)
 
     @staticmethod
     def images_of(dataroot: str) -> str:

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "differ")
     parser.add_argument("--near", type=count, metavar="BITS",
                         help="also report near-duplicates: fingerprints that differ in at most "
-                             "this many of 256 bits; 10 finds resized and recompressed copies")
+                             "this many of 256 bits; up to 20 only copies were found")
     parser.add_argument("--show", type=count, default=20, metavar="N",
                         help="max findings of each kind to print")
     parser.add_argument("--workers", type=positive_int, default=2, help="parallel processes")

@@ -1,6 +1,7 @@
 """Label maps on disk, and the commands of prepare.py that write them."""
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,22 @@ def test_without_maps_there_are_no_labels(masks: str | None, faces: Path) -> Non
     if masks:
         write_masks(faces.parent / "masks512", faces)
     assert "labels" not in ffhq(faces, masks=masks)[0]
+
+
+def test_validation_has_the_labels_of_its_own_images(faces: Path, tmp_path: Path) -> None:
+    write_masks(tmp_path / "maps", faces)
+    settings = {"dataroot": str(faces.parent), "load_size": 16, "masks": str(tmp_path / "maps")}
+
+    def validation(**more: object) -> FFHQDataset:
+        return FFHQDataset(FFHQDataset.Settings(**{**settings, **more}), split="val")
+    assert "labels" in validation(num_val_images=1)[0]
+    assert "labels" not in validation(masks="none", num_val_images=1)[0]
+    shutil.copytree(faces, tmp_path / "other" / "imgs1024")
+    other = str(tmp_path / "other")
+    assert "labels" not in validation(val_dataroot=other)[0]
+    write_masks(tmp_path / "other" / "masks512", faces)
+    assert "labels" in validation(val_dataroot=other)[0]
+    assert "labels" not in validation(val_dataroot=other, masks="none")[0]
 
 
 def test_maps_may_lie_elsewhere(faces: Path, tmp_path: Path) -> None:
