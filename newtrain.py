@@ -332,7 +332,7 @@ class Trainer:
     def _validate(self) -> None:
         """Quality on the held-out part, shared among the processes; the best weights so far
         are kept."""
-        if not len(self.val_dataset):
+        if not len(self.val_dataset) or self.model.best_by is None:     # nothing to compare with
             return
         self.model.share_buffers()
         self.model.eval()
@@ -346,6 +346,8 @@ class Trainer:
         values = {f"{metric}{suffix}": mean[Column(method, metric, protocol.name)]
                   for metric in ("psnr", "ssim")
                   for method, suffix in (("restored", ""), ("bicubic", "_bicubic"))}
+        if math.isinf(values["psnr_bicubic"]):      # inputs are targets: nothing is restored
+            values.clear()
         extra = extra_metrics(mean)
         values.update(extra)
         reached = values.get(self.model.best_by, math.nan)

@@ -138,11 +138,13 @@ class Progress:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(f"validation/{name}", value, step)
-        self.say(f"validation at step {step}: PSNR {values['psnr']:.2f} dB, SSIM "
-                 f"{values['ssim']:.4f}; bicubic {values['psnr_bicubic']:.2f} dB, "
-                 f"{values['ssim_bicubic']:.4f}; {values['psnr'] - values['psnr_bicubic']:+.2f} dB"
-                 + "".join(f"; {name} {values[name]:.4f}" for name in extra)
-                 + ("; best so far" if best else ""))
+        parts = []
+        if {"psnr", "psnr_bicubic"} <= values.keys():
+            parts += [f"PSNR {values['psnr']:.2f} dB, SSIM {values['ssim']:.4f}",
+                      f"bicubic {values['psnr_bicubic']:.2f} dB, {values['ssim_bicubic']:.4f}",
+                      f"{values['psnr'] - values['psnr_bicubic']:+.2f} dB"]
+        parts += [f"{name} {values[name]:.4f}" for name in extra]
+        self.say(f"validation at step {step}: " + "; ".join(parts + ["best so far"] * best))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """A uint8 RGB (H, W, 3) image for TensorBoard."""

@@ -103,8 +103,9 @@ def report_training(job: argparse.Namespace) -> Report:
     if result:
         notes.append(f"device: {result['device']}, {result['device_name']}; {result['precision']}")
     if measured and keys.get("TrainAccuracy") == MISSING:
-        notes.append("no accuracy was measured, since there were no validation images; pass "
-                     "--more=\"--val_dataroot DIR\", or more images, of which a tenth is held out")
+        notes.append("no accuracy was measured: the model has none, or there were no validation "
+                     "images; for these pass --more=\"--val_dataroot DIR\", or more images, of "
+                     "which a tenth is held out")
     return Report(keys, lines, measured, notes)
 
 

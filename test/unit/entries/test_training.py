@@ -255,6 +255,17 @@ def test_continuing_another_model_is_refused(train: Callable, tmp_path: Path) ->
     assert "--res_depth 0" in done.stderr
 
 
+@pytest.mark.parametrize("name, measured", [
+    ("fan", {"landmark_error", "landmarks_found"}), ("stylegan2", None)])
+def test_models_that_do_not_restore_have_no_psnr(name: str, measured: set | None,
+                                                 run_script: Callable, tmp_path: Path) -> None:
+    done = run_script("newtrain.py", *tiny_arguments(name), "--train_steps", "1", "--name", "x",
+                      "--checkpoints_dir", tmp_path, "--no-tensorboard")
+    assert done.returncode == 0 and "PSNR" not in done.stdout and "inf" not in done.stdout
+    found = [r["validation"] for r in records(tmp_path / "x") if "validation" in r]
+    assert [set(values) for values in found] == ([] if measured is None else [measured])
+
+
 def test_fine_tuning_starts_from_the_given_weights(finished: tuple[Path, str], tiny_run: Callable
                                                    ) -> None:
     path = finished[0] / "latest_net_G.pth"
