@@ -23,8 +23,7 @@ from models.networks.pretrained.landmark_maps import landmark_maps
 from models.networks.pretrained.lpips import lpips_network
 
 Metric = Callable[[Tensor, Tensor], dict[str, list[float]]]
-# PFSRNet looks for landmarks at the size of its results; the parsing network was trained for 512.
-STUDENT_SIZE, PARSING_SIZE = 128, 512
+PARSING_SIZE = 512      # the side that the parsing network was trained for
 # Outer corners of the eyes among 68 points, whose distance in the target is the unit.
 EYE_CORNERS = (36, 45)
 
@@ -103,7 +102,7 @@ def landmark_metric(path: str | Path, device: torch.device,
     Raises:
         FileNotFoundError, ValueError: no such file, or of another network.
     """
-    return landmarks_of(*landmark_maps(path, device, flag, STUDENT_SIZE))
+    return landmarks_of(*landmark_maps(path, device, flag))
 
 
 def landmarks_of(maps_of: Callable[[Tensor], Tensor], side: int) -> Metric:

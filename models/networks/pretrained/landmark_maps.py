@@ -16,14 +16,12 @@ STUDENT_SIZE, TEACHER_SIZE = 64, 256      # sides of the images they were traine
 Maps = Callable[[Tensor], Tensor]
 
 
-def landmark_maps(path: str | Path, device: torch.device, flag: str,
-                  student_size: int = STUDENT_SIZE) -> tuple[Maps, int]:
+def landmark_maps(path: str | Path, device: torch.device, flag: str) -> tuple[Maps, int]:
     """A network from RGB (B, 3, side, side) in [0, 1] to heat-maps (B, 68, h, w), and the side.
 
     Args:
         path: PFSRNet's landmark network of any width, or 2DFAN-4.
         flag: the option that named the file, for errors.
-        student_size: the side for PFSRNet's network, which takes others than its own.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or of another network.
@@ -38,4 +36,4 @@ def landmark_maps(path: str | Path, device: torch.device, flag: str,
         return lambda x: teacher(x)[-1], TEACHER_SIZE
     first = state.get("conv.bias")
     width = fan.PUBLISHED_WIDTH if first is None else fan.WIDTH_MULTIPLE * len(first)
-    return fan.landmark_network(path, flag, width).to(device), student_size
+    return fan.landmark_network(path, flag, width).to(device), STUDENT_SIZE
