@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metrics.segmentation import iou_per_image
 from models.base_model import BaseModel
-from models.networks.parsenet import NUM_LABELS, ParseNet, labels_of
+from models.networks.parsenet import MIN_CHANNELS, NUM_LABELS, ParseNet, config_of, labels_of
 from models.ops.blocks import NORMS
 
 SIZE_MULTIPLE = 16
@@ -54,15 +54,9 @@ class ParseModel(BaseModel):
 
     @classmethod
     def settings_of(cls, state: dict[str, Tensor]) -> dict[str, Any]:
-        first = state.get("encoder.0.conv2d.weight")
-        if first is None or "out_mask_conv.conv2d.weight" not in state:
-            raise ValueError("holds no parsing network")
-        norm = "encoder.1.conv1.norm.norm."
-        return {"Pnorm": "bn" if f"{norm}running_mean" in state
-                else "gn" if f"{norm}weight" in state else ("in", "none", "pixel"),
-                "parse_channels": len(first),
-                "parse_depth": len({key.split(".")[1] for key in state
-                                    if key.startswith("body.")})}
+        shown = config_of(state)
+        return {"Pnorm": shown.get("norm", ("in", "none", "pixel")),
+                "parse_channels": shown["base_channels"], "parse_depth": shown["res_depth"]}
 
     def __init__(self, opt: argparse.Namespace, device: torch.device) -> None:
         super().__init__(opt, device)
@@ -97,19 +91,27 @@ class ParseModel(BaseModel):
         return self.networks["P"](lq)[1]
 
 
-def add_parse_flags(parser: Any) -> None:
-    """The flags that describe the parsing network, wherever there is one."""
-    parser.add_argument("--Pnorm", default="bn", choices=NORMS,
-                        help="norm layers of the parsing network").rare = True
-    parser.add_argument("--parse_channels", type=int, default=64, metavar="N",
-                        help="channels of the parsing network's first layer, up to 256; 64 fits "
-                             "the published weights").rare = True
-    parser.add_argument("--parse_depth", type=int, default=10, metavar="N",
-                        help="residual blocks in the parsing network's middle; 10 fits the "
-                             "published weights").rare = True
+def add_parse_flags(parser: Any, fixed: bool = False) -> None:
+    """The flags that describe the parsing network.
+
+    Args:
+        fixed: it is only used; what the user leaves out is then read from its weights.
+    """
+    own = " (default: that of the weights)" if fixed else ""
+    norm, channels, depth = (None, None, None) if fixed else ("bn", 64, 10)
+    parser.add_argument("--Pnorm", default=norm, choices=NORMS,
+                        help=f"norm layers of the parsing network{own}").rare = True
+    parser.add_argument("--parse_channels", type=int, default=channels, metavar="N",
+                        help=f"channels of the parsing network's first layer, up to 256{own}"
+                        ).rare = True
+    parser.add_argument("--parse_depth", type=int, default=depth, metavar="N",
+                        help=f"residual blocks in the parsing network's middle{own}").rare = True
 
 
 def parse_settings(opt: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of ParseNet from those flags."""
-    return {"norm": opt.Pnorm, "base_channels": opt.parse_channels, "res_depth": opt.parse_depth,
-            "min_channels": min(32, opt.parse_channels)}
+    """Arguments of ParseNet from those flags that are given."""
+    settings = {"norm": opt.Pnorm, "base_channels": opt.parse_channels,
+                "res_depth": opt.parse_depth}
+    if opt.parse_channels is not None:
+        settings["min_channels"] = min(MIN_CHANNELS, opt.parse_channels)
+    return {name: value for name, value in settings.items() if value is not None}

@@ -18,7 +18,6 @@ from models.base_model import BaseModel, frozen
 from models.losses.gan import PENALTIES, gradient_penalty, wasserstein_loss
 from models.losses.landmark import attention_loss, attention_map, heatmap_loss, normalized_maps
 from models.losses.style import feature_mse
-from models.networks.fan import PUBLISHED_WIDTH as FAN_WIDTH
 from models.networks.fan import landmark_network
 from models.networks.pfsrnet import NUM_STAGES, PUBLISHED_WIDTH, SCALE, Discriminator, Generator
 from models.networks.pretrained.vgg import VGGFeatures
@@ -338,8 +337,9 @@ def _add_training_flags(parser: Any) -> None:
                         help="gradient penalty: two_sided pulls each image's gradient norm to 1, "
                              "one_sided_mean limits the mean norm to 1 and gave NaN"
                         ).rare = True
-    parser.add_argument("--fan_width", type=int, default=FAN_WIDTH, metavar="N",
-                        help="max channels of a layer of the landmark network").rare = True
+    parser.add_argument("--fan_width", type=int, metavar="N",
+                        help="max channels of a layer of the landmark network (default: those of "
+                             "--fan_weights)").rare = True
     parser.add_argument("--fan_mode", default="eval", choices=("eval", "train"),
                         help="batch norms of the landmark network: running statistics (eval) or "
                              "those of each batch, as published (train)").rare = True

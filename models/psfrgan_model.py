@@ -64,7 +64,7 @@ class PSFRGANModel(BaseModel):
         parser.add_argument("--parse_weights", "--parse_net_weight", metavar="FILE",
                             help="parsing network: parse_multi_iter_90000.pth or one of --model "
                                  "parse; `random` for quick tests only")
-        add_parse_flags(parser)
+        add_parse_flags(parser, fixed=True)
         parser.add_argument("--Gnorm", default="spade", choices=NORMS,
                             help="norm layers of G; only spade uses image and parsing map"
                             ).rare = True

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parse_weights", "--parse_net_weight", required=True, metavar="FILE",
                         help="parsing network: parse_multi_iter_90000.pth or one of --model parse; "
                              "`random` for quick tests only")
-    add_parse_flags(parser)
+    add_parse_flags(parser, fixed=True)
     parser.add_argument("--size", type=positive_int, default=512, metavar="PIXELS",
                         help="side of the label maps and of the resized faces, a multiple of 16")
     parser.add_argument("--format", default="colors", choices=("colors", "labels"),

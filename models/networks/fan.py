@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine import checkpoint, legacy_pickle
 from engine.recompute import Recomputable
 from models.ops.checkpointing import checkpointed
-from models.ops.fixed import load_fixed
+from models.ops.fixed import load_fixed, peeked
 
 NUM_LANDMARKS = 68
 PUBLISHED_WIDTH = 128
@@ -54,17 +54,18 @@ class FAN(Recomputable):
 
 
 def landmark_network(path: str | Path, flag: str = "--fan_weights",
-                     width: int = PUBLISHED_WIDTH) -> FAN:
+                     width: int | None = None) -> FAN:
     """The network with the weights of a file, fixed and in eval mode.
 
     Args:
         path: a state dict, or "random" for smoke runs.
         flag: named in errors.
+        width: FAN's; None takes the file's.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no state dict, or one of another network.
     """
-    network = FAN(width=width)
+    network = FAN(width=_width_of(peeked(path)) if width is None else width)
     load_fixed(network, path, flag, lambda path: read_landmark_weights(network, path),
                draw=(NUM_LANDMARKS, 2.0),
                warning="HEAT-MAPS COME FROM AN UNTRAINED NETWORK. This is for smoke runs only")
@@ -83,9 +84,13 @@ def read_landmark_weights(network: FAN, path: str | Path) -> dict[str, Tensor]:
     return checkpoint.load_weights(path, network.state_dict(), "G", _width_hint)
 
 
-def _width_hint(state: dict[str, Tensor]) -> str:
+def _width_of(state: dict[str, Tensor]) -> int:
     first = state.get("conv.bias")
-    return "" if first is None else f"These weights need --fan_width {WIDTH_MULTIPLE * len(first)}"
+    return PUBLISHED_WIDTH if first is None else WIDTH_MULTIPLE * len(first)
+
+
+def _width_hint(state: dict[str, Tensor]) -> str:
+    return f"These weights need --fan_width {_width_of(state)}" if "conv.bias" in state else ""
 
 
 def peaks(maps: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from engine import checkpoint
 from engine.recompute import Recomputable
 from models.ops.blocks import NORMS, ConvUnit
 from models.ops.checkpointing import run_blocks
-from models.ops.fixed import load_fixed
+from models.ops.fixed import load_fixed, peeked
 
 NUM_LABELS = 19
+MIN_CHANNELS = 32
 
 
 class ParseBlock(nn.Module):
@@ -69,8 +70,8 @@ class ParseNet(Recomputable):
 
     # Names follow the released checkpoints: encoder, body, decoder, out_img_conv, out_mask_conv.
     def __init__(self, *, size: int = 512, feat_size: int = 32, base_channels: int = 64,
-                 min_channels: int = 32, max_channels: int = 256, num_labels: int = NUM_LABELS,
-                 res_depth: int = 10, norm: str = "bn") -> None:
+                 min_channels: int = MIN_CHANNELS, max_channels: int = 256,
+                 num_labels: int = NUM_LABELS, res_depth: int = 10, norm: str = "bn") -> None:
         super().__init__()
         norm = norm.lower()
         if norm not in NORMS:
@@ -133,17 +134,39 @@ def one_hot(labels: Tensor, num_labels: int = NUM_LABELS) -> Tensor:
     return (labels[:, None] == regions).float()
 
 
+def config_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """ParseNet's arguments as far as its state dict shows them; instance norm, pixel norm and none
+    look alike.
+
+    Raises:
+        ValueError: the entries are not a ParseNet's.
+    """
+    first = state.get("encoder.0.conv2d.weight")
+    if first is None or "out_mask_conv.conv2d.weight" not in state:
+        raise ValueError("holds no parsing network")
+    norm = "encoder.1.conv1.norm.norm."
+    shown = ({"norm": "bn"} if f"{norm}running_mean" in state
+             else {"norm": "gn"} if f"{norm}weight" in state else {})
+    return {"base_channels": len(first), "min_channels": min(MIN_CHANNELS, len(first)),
+            "res_depth": len({key.split(".")[1] for key in state if key.startswith("body.")}),
+            **shown}
+
+
 def parsing_network(weights: str | Path, flag: str, **settings: Any) -> ParseNet:
     """A fixed parsing network, in eval mode, with weights from a file.
 
     Args:
         weights: an own or a published file, or "random" for a seeded draw (smoke runs only).
         flag: carried the file's name; named in errors.
-        settings: ParseNet's arguments.
+        settings: ParseNet's arguments, instead of those that the file shows.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or it does not fit.
     """
+    try:
+        settings = {**config_of(peeked(weights, "P")), **settings}
+    except ValueError:      # loading says what is wrong with the file
+        pass
     with torch.random.fork_rng(devices=[]):         # always the same draw, and no other moved
         torch.manual_seed(NUM_LABELS)
         network = ParseNet(**settings)

@@ -59,6 +59,21 @@ class FixedNetwork(nn.Module):
         return checkpoint.load_weights(path, self.state_dict())
 
 
+def peeked(path: str | Path, name: str = "") -> dict[str, Tensor]:
+    """The state dict of a file, for a look at its shapes; empty for "random" and for what is no
+    readable weight file, of which loading says more.
+
+    Args:
+        name: network letter, for files that hold several networks.
+    """
+    if str(path) == checkpoint.RANDOM or not Path(path).is_file():
+        return {}
+    try:
+        return checkpoint.unwrap(checkpoint.peek(path), path, name)
+    except ValueError:
+        return {}
+
+
 def load_fixed(network: nn.Module, path: str | Path, flag: str,
                read: Callable[[str | Path], dict[str, Tensor]], *, warning: str,
                draw: tuple[int, float] | None = None) -> None:

@@ -34,6 +34,4 @@ def landmark_maps(path: str | Path, device: torch.device, flag: str) -> tuple[Ma
     if "m0.b1_4.bn1.weight" in state:
         teacher = fan_teacher.teacher_network(path, flag).to(device)
         return lambda x: teacher(x)[-1], TEACHER_SIZE
-    first = state.get("conv.bias")
-    width = fan.PUBLISHED_WIDTH if first is None else fan.WIDTH_MULTIPLE * len(first)
-    return fan.landmark_network(path, flag, width).to(device), STUDENT_SIZE
+    return fan.landmark_network(path, flag).to(device), STUDENT_SIZE

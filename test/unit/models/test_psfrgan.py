@@ -173,7 +173,7 @@ def test_a_missing_or_unfit_parsing_file_is_named(tmp_path: Path) -> None:
         parsing_network(tmp_path / "nothing.pth", "--parse_weights")
     torch.save(ParseNet(**TINY_PARSER).state_dict(), tmp_path / "small.pth")
     with pytest.raises(ValueError, match=r"--parse_weights: .*does not fit the network"):
-        parsing_network(tmp_path / "small.pth", "--parse_weights")
+        parsing_network(tmp_path / "small.pth", "--parse_weights", res_depth=5)
 
 
 def test_random_parsing_weights_are_always_the_same_and_move_no_draw() -> None:

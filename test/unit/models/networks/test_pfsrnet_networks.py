@@ -193,7 +193,7 @@ def test_peaks_are_x_before_y() -> None:
 def test_weights_of_another_width_name_the_width(tmp_path: Path) -> None:
     torch.save(FAN(width=16).state_dict(), tmp_path / "fan.pth")
     with pytest.raises(ValueError, match=r"--fan_weights: .*--fan_width 16"):
-        landmark_network(tmp_path / "fan.pth")
+        landmark_network(tmp_path / "fan.pth", width=128)
 
 
 def test_the_random_landmark_network_is_the_same_in_every_run() -> None:
@@ -295,3 +295,9 @@ def test_a_mean_squared_error_of_a_hundredth_is_20_db() -> None:
 def test_ms_ssim_refuses_images_it_cannot_halve_four_times() -> None:
     with pytest.raises(ValueError, match="16x16 pixels or more, got 8x8"):
         ms_ssim.ms_ssim(torch.zeros(1, 3, 8, 8).double(), torch.zeros(1, 3, 8, 8).double())
+
+
+def test_the_width_of_the_landmark_network_is_the_files(tmp_path: Path) -> None:
+    torch.save(FAN(width=16).state_dict(), tmp_path / "fan.pth")
+    assert landmark_network(tmp_path / "fan.pth").state_dict()["conv.bias"].shape == FAN(
+        width=16).state_dict()["conv.bias"].shape

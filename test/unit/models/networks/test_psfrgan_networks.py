@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine import checkpoint
-from models.networks.parsenet import ParseNet, labels_of, one_hot
+from models.networks.parsenet import ParseNet, labels_of, one_hot, parsing_network
 from models.networks.psfrgan import (
     ParsedDiscriminator,
     PSFRGenerator,
@@ -100,6 +101,17 @@ def test_a_published_file_loads_strictly(name: str, network: object, tmp_path: o
 def test_parsing_rounds_sides_up_to_multiples_of_16(size: int, side: int) -> None:
     logits, image = on_meta(ParseNet)(torch.empty(1, 3, size, size, device="meta"))
     assert logits.shape == (1, 19, side, side) and image.shape == (1, 3, side, side)
+
+
+@pytest.mark.parametrize("settings", [
+    {"base_channels": 16, "min_channels": 16, "res_depth": 1}, {"res_depth": 2, "norm": "gn"}])
+def test_a_fixed_parsing_network_is_built_as_its_file_shows(settings: dict, tmp_path: Path) -> None:
+    state = ParseNet(**settings).state_dict()
+    torch.save({"params": state}, tmp_path / "p.pth")
+    found = parsing_network(tmp_path / "p.pth", "--parse_weights").state_dict()
+    assert [key for key in state if not torch.equal(state[key], found[key])] == []
+    with pytest.raises(ValueError, match=r"--parse_weights: .* does not fit"):
+        parsing_network(tmp_path / "p.pth", "--parse_weights", res_depth=5)
 
 
 def test_parsing_refuses_sides_its_padding_cannot_take() -> None:
