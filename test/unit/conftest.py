@@ -58,6 +58,14 @@ def tiny_arguments(name: str, without: str = "") -> list[str]:
     return arguments
 
 
+def models_and_levels() -> list:
+    """(model, opt_level) of all; fp16 convolutions of wide maps are slow on a CPU, so those are
+    deep."""
+    slow = {("sparnet", "O2"), ("sparnethd", "O2")}
+    return [pytest.param(name, level, marks=pytest.mark.deep if (name, level) in slow else ())
+            for name in models.names() for level in ("O0", "O1", "O2")]
+
+
 def torchrun_command(script: str | Path, processes: int = 2) -> list[str]:
     """Command line that starts so many processes of a script on this machine, on a free port."""
     with socket.socket() as probe:

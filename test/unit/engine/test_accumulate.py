@@ -131,8 +131,9 @@ def in_float64(opt: object, samples: int, monkeypatch: pytest.MonkeyPatch
     return model, {**batch, **{key: batch[key].double() for key in ("lq", "gt")}}
 
 
-@pytest.mark.parametrize("level", [["--opt_level", "O1", "--amp_dtype", "fp16"],
-                                   ["--opt_level", "O2"]], ids=["O1", "O2"])
+@pytest.mark.parametrize("level", [
+    pytest.param(["--opt_level", "O1", "--amp_dtype", "fp16"], marks=pytest.mark.deep, id="O1"),
+    pytest.param(["--opt_level", "O2"], id="O2")])
 def test_scaled_gradients_of_the_parts_are_those_of_the_batch(level: list[str],
                                                               tiny_run: Callable) -> None:
     runs = []
@@ -163,8 +164,8 @@ def test_a_dynamic_loss_scale_counts_steps_not_parts(tiny_run: Callable) -> None
     assert isinstance(scaler, LossScaler) and (scaler.unskipped, scaler.loss_scale) == (1, 128.0)
 
 
-@pytest.mark.parametrize("level", ["O0", "O2"])
-@pytest.mark.parametrize("poisoned", [0, 3], ids=["first part", "last part"])
+@pytest.mark.parametrize("poisoned, level", [
+    (0, "O0"), (3, "O0"), (3, "O2"), pytest.param(0, "O2", marks=pytest.mark.deep)])
 def test_one_bad_part_spoils_and_skips_the_whole_step(poisoned: int, level: str,
                                                       tiny_run: Callable) -> None:
     model, batch = make(tiny_run, "sparnet", 4, "--opt_level", level)

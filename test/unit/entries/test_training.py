@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, children_of, tiny_arguments
+from conftest import ROOT, children_of, models_and_levels, tiny_arguments
 
 import models
 from utils.images.io import write_image
@@ -358,8 +358,7 @@ def test_one_step_reaches_every_weight(name: str, tiny_run: Callable) -> None:
     assert unmoved == []
 
 
-@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name, level", models_and_levels())
 def test_every_recipe_trains_at_every_precision(name: str, level: str, tiny_run: Callable) -> None:
     model, batch = tiny_run(name, "--opt_level", level)
     first = sum(model.run_step(batch).values())
@@ -369,8 +368,7 @@ def test_every_recipe_trains_at_every_precision(name: str, level: str, tiny_run:
     assert torch.isfinite(last) and last < first
 
 
-@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name, level", models_and_levels())
 def test_going_on_from_a_state_equals_not_stopping(name: str, level: str, tiny_run: Callable,
                                                    tmp_path: Path) -> None:
     model, batch = tiny_run(name, "--opt_level", level)

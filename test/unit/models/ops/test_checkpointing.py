@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, tiny_arguments, torchrun_command
+from conftest import ROOT, models_and_levels, tiny_arguments, torchrun_command
 from torch import Tensor, nn
 
 import models
@@ -49,8 +49,7 @@ def saved_bytes(function: Callable[[], object]) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name, level", models_and_levels())
 def test_checkpointing_changes_no_number_of_a_step(name: str, level: str, tiny_run: Callable
                                                    ) -> None:
     runs = []
