@@ -133,7 +133,7 @@ def in_float64(opt: object, samples: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("level", [
     pytest.param(["--opt_level", "O1", "--amp_dtype", "fp16"], marks=pytest.mark.deep, id="O1"),
-    pytest.param(["--opt_level", "O2"], id="O2")])
+    pytest.param(["--opt_level", "O2"], marks=pytest.mark.deep, id="O2")])
 def test_scaled_gradients_of_the_parts_are_those_of_the_batch(level: list[str],
                                                               tiny_run: Callable) -> None:
     runs = []

@@ -194,8 +194,8 @@ def test_a_signal_saves_and_exits_with_a_status_of_its_own(number: int, whole_gr
     assert state["step"] >= 3
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGBUS,
-                                                               marks=pytest.mark.deep)])
+@pytest.mark.deep       # test_watched_loader.py does it without a training
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGBUS])
 def test_a_killed_loader_worker_saves_and_goes_on_as_if_nothing_was(
         stop: int, train: Callable, tmp_path: Path) -> None:
     process = subprocess.Popen(
