@@ -72,6 +72,27 @@ def test_after_gloo_a_process_ends_without_tearing_the_interpreter_down(
     assert ends == [75]
 
 
+def failing(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("refused")])
+def test_what_the_main_process_fails_at_ends_every_process(error: Exception,
+                                                           monkeypatch: pytest.MonkeyPatch
+                                                           ) -> None:
+    assert distributed.on_main(lambda: 7) == 7
+    with pytest.raises(type(error), match=r"No space|refused"):
+        distributed.on_main(lambda: failing(error))
+    monkeypatch.setattr(distributed, "is_main", lambda: False)      # as on another rank
+    for main, outcome in (((7, False), 7), ((None, True), distributed.FailedElsewhere)):
+        monkeypatch.setattr(distributed, "gather_from_ranks", lambda own, main=main: [main, own])
+        if outcome == 7:
+            assert distributed.on_main(lambda: failing(error)) == 7
+        else:
+            with pytest.raises(distributed.FailedElsewhere):
+                distributed.on_main(lambda: failing(error))
+
+
 def test_any_other_process_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "_joined", "hccl")
     with pytest.raises(SystemExit, match="75"):
