@@ -39,6 +39,8 @@ def run(script: str, *arguments: object) -> float:
 
 def train(opt: argparse.Namespace) -> float:
     """Both trainings; returns their seconds together."""
+    for name in ("fan", "pfsrnet"):     # --continue_train refuses a name that no run has
+        (Path(opt.out) / name).mkdir(parents=True, exist_ok=True)
     common = ["--checkpoints_dir", opt.out, "--no-tensorboard", "--continue_train", "--device",
               opt.device, "--num_threads", 1, "--print_freq", 50, "--num_val_images", 20,
               "--save_latest_freq", 100]

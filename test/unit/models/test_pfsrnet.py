@@ -412,6 +412,7 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_weights(run: Path) -> Non
     """Killed -9 in the middle of the fades of stages 2 and 3, and once in stage 1."""
     arguments = [sys.executable, str(ROOT / "newtrain.py"),
                  *command(run.parent, "killed", "--continue_train")]
+    (run.parent / "killed").mkdir()     # beside another run, a new name might be misspelled
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for step in (2, 5, 9):
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)

@@ -312,7 +312,7 @@ def test_stopping_finishes_what_is_in_work(weights: Path, good: bytes) -> None:
                 assert time.monotonic() < end and not all(each.done() for each in answers)
             assert server.stop() == 0
             assert [each.result().status_code for each in answers] == [200] * 8
-        assert server.lines[-1] == "stopped\n"
+        assert server.lines[-1] == "the service has stopped\n"
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url)
 
