@@ -92,7 +92,8 @@ def _check_continuing(folder: Path, real: Path) -> None:
         if others:
             shown = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
             raise ValueError(f"--continue_train: there is no run {folder.name} in {folder.parent}, "
-                             f"only {shown}; leave --continue_train out to start a new one")
+                             f"only {shown}; leave --continue_train out, or make that folder, "
+                             "to start a new run")
         return
     if any((real / name).exists() for name in STATES) or all(
             (real / name).exists() for name in PUBLISHED):
