@@ -105,6 +105,9 @@ class Trainer:
         # Links are resolved now: what they lead to may be deleted while the run goes on.
         self.folder = Path(os.path.realpath(folder_of(opt)))
         self.saved: int | None = None       # the last step that can be continued
+        # Another number for other validation images.
+        self.validation = zlib.crc32(
+            repr(list(val_dataset.items)).encode(errors="backslashreplace"))
         self.began = time.perf_counter()
         self.best: float | None = None
         self.bad_images = BadImageCounter(opt.max_bad_images, (
@@ -176,16 +179,12 @@ class Trainer:
         task = data.option_names(self.opt.dataset_name, self.opt.degradation)
         if "validation" in state:       # known itself, wherever it lies now
             task -= {"dataroot", "val_dataroot"}
-        if task.isdisjoint(changed) and state.get("validation") in (None, self._validation_names()):
+        if task.isdisjoint(changed) and state.get("validation") in (None, self.validation):
             return state["best"]
         if distributed.on_main(lambda: run_folder.keep_best(self.folder, step)):
             logger.info("this run validates on another task, so it looks for its own best; the "
                         "earlier weights are kept as best_before_step_%d", step)
         return None
-
-    def _validation_names(self) -> int:
-        """A number that is another one for other validation images."""
-        return zlib.crc32(repr(list(self.val_dataset.items)).encode(errors="backslashreplace"))
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -397,7 +396,7 @@ class Trainer:
         checkpoint.save_state(self.folder, {
             **self.model.state_dict(), "model": self.opt.model, "step": self.step,
             "steps_per_epoch": self.sampler.steps_per_epoch, "rng": rng, "best": self.best,
-            "validation": self._validation_names(), "options": dict(vars(self.opt))})
+            "validation": self.validation, "options": dict(vars(self.opt))})
         run_folder.state_is_saved(self.folder)
         if not (self.folder / run_folder.OPTIONS).exists():     # the folder was deleted
             write_text(self.folder / run_folder.OPTIONS, to_yaml(self.opt))

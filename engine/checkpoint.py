@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine import integrity
+from engine.run_folder import STATES
 from utils.files import stamp_of, write_atomically
 from utils.text import counted
 
@@ -80,7 +81,8 @@ def save_weights(folder: Path, suffix: str, networks: dict[str, dict[str, Tensor
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write `latest_state.pth`, keeping the one before as `previous_state.pth`."""
     state = {"version": STATE_VERSION, **_to_cpu(state)}
-    write(folder / "latest_state.pth", state, previous=folder / "previous_state.pth")
+    latest, previous = STATES
+    write(folder / latest, state, previous=folder / previous)
 
 
 def prune(folder: Path, keep_last: int) -> None:
@@ -285,7 +287,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         ValueError: states exist but none is readable, or they come from a newer version.
     """
     errors = []
-    for name in ("latest_state.pth", "previous_state.pth"):
+    for name in STATES:
         path = folder / name
         if not path.exists():
             continue

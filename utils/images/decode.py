@@ -138,11 +138,15 @@ def opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     except ValueError:
         image = Image.open(io.BytesIO(png.without_text(data)), formats=READ_FORMATS)
-    limit = jp2.MAX_PIXELS if image.format == "JPEG2000" else MAX_PIXELS
-    if image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"the image has {image.width} x {image.height} pixels; "
-                                           f"the limit is {limit}")
+    _check_size(image.width, image.height,
+                jp2.MAX_PIXELS if image.format == "JPEG2000" else MAX_PIXELS)
     return image
+
+
+def _check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    if width * height > limit:
+        raise Image.DecompressionBombError(f"the image has {width} x {height} pixels; the limit "
+                                           f"is {limit}")
 
 
 def _pillow_opens(tiff_file: bytes) -> bool:
@@ -272,9 +276,7 @@ def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) ->
 
 def _tiff_size(directory: tiff_tags.Directory) -> tuple[int, int]:
     width, height = directory.value(tiff_tags.WIDTH), directory.value(tiff_tags.HEIGHT)
-    if width * height > MAX_PIXELS:
-        raise Image.DecompressionBombError(f"the image has {width} x {height} pixels; the limit "
-                                           f"is {MAX_PIXELS}")
+    _check_size(width, height)
     return width, height
 
 
