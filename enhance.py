@@ -23,20 +23,24 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 import inference
+from engine import device as devices
 from engine import entry
 from faces import detect
 from faces.background import network_upscaler
-from faces.paste import upscale
+from faces.paste import size_at, upscale
 from faces.photograph import restore_photograph
 from faces.video import restore_video
+from utils.files import check_folder
 from utils.images.convert import NotFinite, image_grid
 from utils.images.deep import Layers, read_layers, write_layers
+from utils.images.errors import ImageError, OutOfMemory
 from utils.images.io import BadImage, find_images, left_out, shown, write_image
 from utils.images.names import folder_beside, output_stems
 from utils.images.video import (
@@ -117,28 +121,38 @@ class Job:
     def open(self) -> None:
         """Load the network, after every check that does not need it."""
         self.restorer = inference.open_restorer(self.opt)
+        check_folder(self.folder)
 
-    def read(self, path: Path) -> Layers | None:
-        """The image, or None if it cannot be read, which `finish` reports."""
+    @contextmanager
+    def one(self, path: Path) -> Iterator[None]:
+        """What is wrong with one input does not end the job; `finish` reports it."""
         try:
-            image = read_layers(path)
-        except BadImage as error:
+            yield
+        except (BadImage, BadVideo) as error:   # these name the file
             self.failed.append(str(error))
-            return None
+        except ImageError as error:
+            self.failed.append(f"{shown(path)}: {error}")
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            self.failed.append(f"{shown(path)}: out of memory")
+
+    def read(self, path: Path) -> Layers:
+        image = read_layers(path)
         self.notes += [f"note: {shown(path)}: {note}" for note in image.notes]
         return image
 
     def restored(self, paths: list[Path], images: list[np.ndarray]
                  ) -> list[tuple[int, np.ndarray]]:
         """Restored faces with their indices, without those that `finish` reports as failed."""
-        wanted = list(range(len(images)))
         try:
-            faces = self.restorer.restore(images) if images else ()
-        except NotFinite as error:
-            self.failed += [f"{shown(paths[index])}: {error}" for index in error.indices]
-            wanted = [index for index in wanted if index not in error.indices]
-            faces = self.restorer.restore([images[index] for index in wanted]) if wanted else ()
-        return list(zip(wanted, faces, strict=True))
+            return list(enumerate(self.restorer.restore(images))) if images else []
+        except (NotFinite, OutOfMemory):
+            done = []       # one at a time, to see which
+            for index, image in enumerate(images):
+                with self.one(paths[index]):
+                    done.append((index, self.restorer.restore([image])[0]))
+            return done
 
     def bar(self) -> tqdm:
         return tqdm(total=len(self.inputs), unit="image", disable=not sys.stderr.isatty())
@@ -178,23 +192,22 @@ def single_faces(opt: Namespace) -> int:
         for pairs in batches(job.inputs, list(zip(outputs, strips, strict=True)), opt.batch_size):
             paths, images, targets = [], [], []
             for index, (path, target) in enumerate(pairs, done):
-                layers = job.read(path)
-                if layers is None:
-                    continue
-                original = layers.srgb()
-                image = job.restorer.preprocess(original)
-                distorted += aspect(original) != aspect(image)
-                if degrade:
-                    image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
-                paths.append(path)
-                images.append(image)
-                targets.append(target)
+                with job.one(path):
+                    original = job.read(path).srgb()
+                    image = job.restorer.preprocess(original)
+                    distorted += aspect(original) != aspect(image)
+                    if degrade:
+                        image = degrade(image, np.random.default_rng([opt.seed, 0, index]))
+                    paths.append(path)
+                    images.append(image)
+                    targets.append(target)
             for index, result in job.restored(paths, images):
                 image, (target, strip) = images[index], targets[index]
-                write_image(target, result)
-                if opt.compare:
-                    write_image(strip, image_grid([[image, result]],
-                                                  labels=["input", "restored"]))
+                with job.one(paths[index]):
+                    write_image(target, result)
+                    if opt.compare:
+                        write_image(strip, image_grid([[image, result]],
+                                                      labels=["input", "restored"]))
             done += len(pairs)
             bar.update(len(pairs))
     return job.finish(*([
@@ -263,21 +276,15 @@ class PhotographJob(Job):
 
     def image(self, path: Path) -> None:
         """Restore a photograph; alpha, 16 bits and metadata stay where the format has them."""
-        photo = self.read(path)
-        if photo is None:
-            return
         target = self.target_of[path]
-        photo = photo.for_file(target.suffix.lower(), self.opt.strip_metadata)
+        photo = self.read(path).for_file(target.suffix.lower(), self.opt.strip_metadata)
         seen, name = photo.srgb(), path.relative_to(self.root).as_posix()
         faces = (self.detector(seen) if self.detector
                  else detect.with_points(self.marked.get(name, []), seen))
         faces = self.chosen(faces, seen.shape)
-        try:
-            result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
-                                        self.settings, self.mask, photo.metadata.space)
-        except NotFinite as error:
-            self.failed.append(f"{shown(path)}: {error}")
-            return
+        size_at(self.settings.scale, seen.shape)    # refuses one that leaves nothing
+        result = restore_photograph(photo.pixels, faces, self.restorer.restore_crops,
+                                    self.settings, self.mask, photo.metadata.space)
         alpha = None if photo.alpha is None else upscale(photo.alpha, self.settings.scale)
         write_layers(target, Layers(result.image, alpha, photo.metadata))
         stem = self.stem_of[path]
@@ -291,18 +298,11 @@ class PhotographJob(Job):
         """Restore a video frame by frame."""
         with tqdm(unit="frame", desc=path.name, leave=False,
                   disable=not sys.stderr.isatty()) as bar:
-            try:
-                done = restore_video(
-                    path, self.target_of[path],
-                    lambda frame: self.chosen(self.detector(frame), frame.shape),
-                    self.restorer.restore_crops, self.settings, self.mask, codec=self.codec,
-                    smoothing=self.opt.smoothing, bar=bar)
-            except BadVideo as error:
-                self.failed.append(str(error))
-                return
-            except NotFinite as error:
-                self.failed.append(f"{shown(path)}: {error}")
-                return
+            done = restore_video(
+                path, self.target_of[path],
+                lambda frame: self.chosen(self.detector(frame), frame.shape),
+                self.restorer.restore_crops, self.settings, self.mask, codec=self.codec,
+                smoothing=self.opt.smoothing, bar=bar)
         if done.frames < done.expected:
             self.failed.append(f"{path} ends after frame {done.frames} of {done.expected}")
         self.count(path, done.faces)
@@ -314,7 +314,8 @@ def photographs(opt: Namespace) -> int:
     job.open()
     with job.bar() as bar:
         for path in job.inputs:
-            (job.video if is_video(path) else job.image)(path)
+            with job.one(path):
+                (job.video if is_video(path) else job.image)(path)
             bar.update(1)
     without = job.without
     return job.finish(f"restored {counted(job.found, 'face')}", *([

@@ -47,6 +47,7 @@ from metrics.report import Extremes, page
 from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 from utils.files import sha256, to_json, write_text
 from utils.images.convert import NotFinite, check_finite, image_grid
+from utils.images.errors import NotWritten
 from utils.images.io import BadImage, read_image, root_of, shown, write_image
 from utils.images.resize import bicubic
 from utils.text import counted
@@ -68,12 +69,14 @@ class Findings:
         rows: the numbers of each sample.
         strip: the images of the first samples, side by side.
         unreadable: messages about the images that were left out.
+        not_written: messages about restored images that could not be saved.
         state: what the metrics of the whole set need.
     """
     extremes: Extremes
     rows: list[Row] = field(default_factory=list)
     strip: list[list[np.ndarray]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    not_written: list[str] = field(default_factory=list)
     state: SetState = field(default_factory=SetState)
 
     def merge(self, other: Findings) -> None:
@@ -81,6 +84,7 @@ class Findings:
         self.rows += other.rows
         self.strip += other.strip
         self.unreadable += other.unreadable
+        self.not_written += other.not_written
         self.extremes.merge(other.extremes)
         self.state.merge(other.state)
 
@@ -211,7 +215,10 @@ def evaluate(opt: Namespace) -> int:
             found.strip.append([images[key] for key in ("lq", "restored", "gt")
                                 if key in images])
         if opt.save_images and not folders:
-            write_image(out / "images" / Path(row.path).with_suffix(".png"), images["restored"])
+            try:
+                write_image(out / "images" / Path(row.path).with_suffix(".png"), images["restored"])
+            except NotWritten as error:
+                found.not_written.append(str(error))
     found.state = metrics.state
     parts = distributed.gather_from_ranks(found)
     if distributed.is_main():
@@ -219,7 +226,8 @@ def evaluate(opt: Namespace) -> int:
         for part in parts:
             found.merge(part)
         metrics.state = found.state
-        report.update(processes=len(parts), unreadable=found.unreadable, versions=versions(),
+        report.update(processes=len(parts), unreadable=found.unreadable,
+                      not_written=found.not_written, versions=versions(),
                       options={key: value for key, value in vars(opt).items() if key != "config"})
         write_reports(out, found, report, metrics)
     distributed.stop()
@@ -273,6 +281,9 @@ def write_reports(out: Path, found: Findings, report: dict[str, Any],
     if bad:
         print(f"warning: skipped {counted(len(bad), 'unreadable image')}; report.json lists "
               f"{'it' if len(bad) == 1 else 'them'}")
+    if lost := found.not_written:
+        print(f"warning: {counted(len(lost), 'restored image')} could not be saved: {lost[0]}"
+              + ("; report.json lists them" if len(lost) > 1 else ""))
 
 
 def html_page(found: Findings, numbers: Numbers, report: dict[str, Any]) -> str:

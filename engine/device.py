@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -345,6 +346,23 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work."""
     if device.type != "cpu":
         module_of(device).synchronize()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full: of a device, of the host, of ONNX Runtime.
+
+    torch has a class for CUDA and, in newer releases, for NPU; others are told by their words.
+    """
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        not isinstance(error, OSError)
+        and re.search(r"out of memory|not enough memory|can't allocate memory|"
+                      r"failed to allocate|insufficient memory", str(error), re.I) is not None)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give memory that torch holds without using it back to the device."""
+    if device.type != "cpu":
+        module_of(device).empty_cache()
 
 
 def peak_memory(device: torch.device) -> int:

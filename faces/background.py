@@ -1,6 +1,7 @@
 """Upscale a whole photograph with a network, in tiles, for what lies around its faces."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine import device as devices
+from faces.paste import size_at
 from faces.photograph import Upscale
 from models.networks.pretrained.rrdbnet import RRDBNet, upscaling_network
 
 # Pixels around a tile that the network sees too. Published tools take 10; seams vanish with more.
 MARGIN = 32
+SMALLEST_TILE = 64      # where there is too little memory for the tiles asked for
+logger = logging.getLogger("facezoo")
 
 
 def network_upscaler(weights: str | Path, device: torch.device, tile: int = 400) -> Upscale:
@@ -22,7 +27,8 @@ def network_upscaler(weights: str | Path, device: torch.device, tile: int = 400)
 
     Args:
         weights: Real-ESRGAN's or GPEN's published file, see `models.networks.pretrained.rrdbnet`.
-        tile: side of the pieces, in pixels, that bounds memory; 0 takes the photograph whole.
+        tile: side of the pieces, in pixels, that bounds memory; 0 takes the photograph whole. It
+            is halved where the device has too little.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or one of another network.
@@ -30,8 +36,21 @@ def network_upscaler(weights: str | Path, device: torch.device, tile: int = 400)
     network = upscaling_network(weights).to(device, memory_format=torch.channels_last)
 
     def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
-        size = (int(photo.shape[1] * scale), int(photo.shape[0] * scale))
-        large = in_tiles(network, photo, device, tile)
+        nonlocal tile
+        size = size_at(scale, photo.shape)
+        while True:
+            try:
+                large = in_tiles(network, photo, device, tile)
+                break
+            except Exception as error:
+                side = tile or max(photo.shape[:2])
+                if not devices.is_out_of_memory(error) or side <= SMALLEST_TILE:
+                    raise
+                error.__traceback__ = None      # its frames hold what filled the memory
+            tile = max(SMALLEST_TILE, side // 2)
+            logger.warning("the device is out of memory with tiles of %d pixels; going on with %d",
+                           side, tile)
+            devices.empty_cache(device)
         if large.shape[1::-1] == size:
             return large
         return cv2.resize(large, size, interpolation=cv2.INTER_LANCZOS4)

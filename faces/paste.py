@@ -4,6 +4,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from utils.images.errors import ImageError
+
 # Regions of data.labels.LABELS that a parsing mask leaves to the photograph.
 NOT_FACE = {"facexlib": (0, 14, 16, 17, 18), "gpen": (0, 14, 18)}
 # (pixels of the frame that is kept out, sigma of the blur, frame before the blur), for 512 pixels.
@@ -12,12 +14,23 @@ _BLUR_SIZE = 101
 
 
 def upscale(photo: np.ndarray, scale: float) -> np.ndarray:
-    """The photograph (H, W, ...) at `scale` times its size, sides rounded down; Lanczos."""
-    if scale == 1:
-        return photo
-    height, width = photo.shape[:2]
-    return cv2.resize(photo, (int(width * scale), int(height * scale)),
-                      interpolation=cv2.INTER_LANCZOS4)
+    """The photograph (H, W, ...) at `scale` times its size, see `size_at`; Lanczos."""
+    return photo if scale == 1 else cv2.resize(photo, size_at(scale, photo.shape),
+                                               interpolation=cv2.INTER_LANCZOS4)
+
+
+def size_at(scale: float, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Width and height of a photograph of shape (H, W, ...) times `scale`, rounded down.
+
+    Raises:
+        ImageError: nothing would be left of it.
+    """
+    height, width = shape[:2]
+    wide, high = int(width * scale), int(height * scale)
+    if not (wide and high):
+        raise ImageError(f"upscale {scale:g} is too small for an image of {width} x {height} "
+                         "pixels")
+    return wide, high
 
 
 def to_upscaled(matrix: np.ndarray, scale: float) -> np.ndarray:

@@ -39,7 +39,7 @@ def restore_video(source: str | Path, target: str | Path, find: Callable[[np.nda
 
     Raises:
         BadVideo: the source cannot be read.
-        OSError: the target cannot be written.
+        NotWritten, OSError: see `utils.images.video.VideoWriter`.
     """
     reader = VideoReader(source)
     tracker = Tracker(smoothing * reader.fps, round(LONGEST_GAP * reader.fps))

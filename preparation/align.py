@@ -10,6 +10,7 @@ from typing import Any
 from faces import align, detect
 from options.parser import count, fraction, positive_int
 from preparation import _pictures
+from utils.images.errors import ImageError
 from utils.images.io import BadImage, read_image, write_image
 from utils.text import counted
 
@@ -77,9 +78,15 @@ def _detector(kind: str, weights: str | None, threshold: float | None) -> detect
 def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[str, Any], str]:
     path, target = pair
     try:
-        photo = read_image(path)
+        return _aligned(settings, path, target), ""
     except BadImage as error:
         return {}, str(error)
+    except ImageError as error:
+        return {}, f"{path}: {error}"
+
+
+def _aligned(settings: dict[str, Any], path: Path, target: Path) -> dict[str, Any]:
+    photo = read_image(path)
     find = _detector(settings["detector"], settings["detector_weights"],
                      settings["detector_threshold"])
     faces = detect.select(find(photo), photo.shape, min_size=settings["min_face"],
@@ -90,4 +97,4 @@ def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[
         write_image(target.with_name(f"{target.stem}_{index:02d}{target.suffix}"), cut)
     return {"name": _name(target, Path(settings["output"])), "source": str(path),
             "faces": [{"box": face.box.tolist(), "points": face.points.tolist(),
-                       "score": face.score} for face in faces]}, ""
+                       "score": face.score} for face in faces]}

@@ -11,6 +11,7 @@ import numpy as np
 from data.labels import LABELS
 from options.parser import positive_int
 from preparation import _pictures
+from utils.images.errors import ImageError
 from utils.images.io import BadImage, list_images, read_image, write_image
 
 NAME = re.compile(r"(\d+)_(\w+)")
@@ -55,7 +56,7 @@ def _merge_one(job: tuple[Path, dict[str, Path]]) -> str:
     target, parts = job
     try:
         write_image(target, merge(parts))
-    except BadImage as error:
+    except ImageError as error:     # both name the file
         return str(error)
     return ""
 

@@ -20,6 +20,7 @@ from models.parse_model import add_parse_flags, parse_settings
 from options.parser import count, positive_int
 from preparation import _pictures
 from utils.images.convert import to_tensor
+from utils.images.errors import NotWritten
 from utils.images.io import write_image
 
 
@@ -70,8 +71,11 @@ def run(opt: argparse.Namespace) -> int:
                 with torch.inference_mode():
                     maps = labels_of(network(batch["lq"])[0]).to(torch.uint8).cpu().numpy()
                 for name, labels in zip(batch["path"], maps, strict=True):
-                    write_image(targets[name],
-                                 color_map(labels) if opt.format == "colors" else labels)
+                    try:
+                        write_image(targets[name],
+                                    color_map(labels) if opt.format == "colors" else labels)
+                    except NotWritten as error:
+                        failed.append(str(error))
             bar.update(len(batch["path"]) + len(batch["bad"]))
     print(_pictures.written(len(waiting) - len(failed), "label map", len(targets) - len(waiting),
                             folder))

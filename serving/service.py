@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from faces.detect import Detector, Face, select
-from faces.paste import upscale
+from faces.paste import size_at, upscale
 from faces.photograph import Mask, Settings, align_crop, paste_back
 from faces.restorer import FaceRestorer
 from serving.batching import Batcher
@@ -26,6 +26,7 @@ from serving.restore_request import FORMATS, RestoreRequest
 from utils.images.convert import NotFinite
 from utils.images.decode import is_deep
 from utils.images.deep import Layers, decode_layers, encode_layers
+from utils.images.errors import ImageError, NotWritten
 from utils.images.io import BadImage, TooManyPixels, image_size
 
 # A progressive JPEG may go over its pixels any number of times; cameras and editors take 10 or so.
@@ -216,10 +217,10 @@ class Service:
         weight = 2 if is_deep(ask.data) else 1
         if settings is None or ask.aligned:
             return weight * width * height
-        wide, high = int(width * settings.scale), int(height * settings.scale)
-        if not (wide and high):
-            raise RequestError(400, f"upscale {settings.scale:g} is too small for an image of "
-                                    f"{width} x {height} pixels")
+        try:
+            wide, high = size_at(settings.scale, (height, width))
+        except ImageError as error:
+            raise RequestError(400, str(error)) from error
         if wide * high > self.limits.max_result_pixels:
             raise RequestError(413, f"the result would have {wide} x {high} pixels; the limit is "
                                f"{self.limits.max_result_pixels} pixels")
@@ -267,8 +268,16 @@ def described(face: Face, index: int) -> dict[str, Any]:
 
 
 def encoded(image: Layers, extension: str, num_faces: int) -> Answer:
-    """The image as a file's bytes."""
-    return Answer(encode_layers(image, f".{extension}"), FORMATS[extension], num_faces)
+    """The image as a file's bytes.
+
+    Raises:
+        RequestError: the format does not hold an image of this size.
+    """
+    try:
+        body = encode_layers(image, f".{extension}")
+    except NotWritten as error:
+        raise RequestError(413, f"{error}; ask for another format") from error
+    return Answer(body, FORMATS[extension], num_faces)
 
 
 def as_answer(about: dict[str, Any], image: Layers | None, extension: str,

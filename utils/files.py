@@ -47,6 +47,16 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
         raise
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder if it is missing and write to it, before hours of work want to.
+
+    Raises:
+        OSError: it takes no files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
 def _flush_folder(folder: Path) -> None:
     """Make the new name survive a power cut, where the file system can."""
     try:

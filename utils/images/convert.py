@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.images.errors import ImageError
+
 
 def to_tensor(images: np.ndarray | Tensor,
               memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -36,7 +38,7 @@ def levels_to_tensor(levels: Tensor) -> Tensor:
     return (levels / 255 * 2 - 1).movedim(-1, 1).contiguous()
 
 
-class NotFinite(ValueError):
+class NotFinite(ImageError):
     """A network gave NaN or infinity; `indices` are the images of its batch that hold them."""
 
     def __init__(self, indices: list[int]) -> None:

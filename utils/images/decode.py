@@ -23,6 +23,7 @@ from utils.images.depth import (
     gray,
     in_full,
 )
+from utils.images.errors import ImageError
 from utils.images.metadata import ORIENTATION, Metadata, metadata_of
 
 MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
@@ -33,7 +34,7 @@ _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTE
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
-class BadImage(ValueError):
+class BadImage(ImageError):
     """A file that cannot be used as an image; the message is `<file>: <reason>`."""
 
 

@@ -1,17 +1,21 @@
 """Images with what `read_image` leaves out: transparency, 16-bit samples, profile and EXIF."""
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from utils.files import write_atomically
 from utils.images import decode, tiff
-from utils.images.io import WRITE_FORMATS, content_of, encode_image
+from utils.images.io import (
+    WRITE_FORMATS,
+    check_size,
+    content_of,
+    encode_image,
+    format_of,
+    write_file,
+)
 from utils.images.metadata import PROFILE_FORMATS, Metadata, into_png
 
 # What each format holds besides 8-bit RGB.
@@ -76,11 +80,10 @@ def write_layers(path: str | Path, layers: Layers, quality: int = 95) -> None:
     """Write an image with all that the format of the extension holds; the rest is left out.
 
     Raises:
-        ValueError: see `utils.images.io.write_image`.
+        ValueError, NotWritten: see `utils.images.io.write_image`.
     """
     path = Path(path)
-    body = encode_layers(layers, path.suffix.lower(), quality)
-    write_atomically(path, lambda file: file.write(body) and None)
+    write_file(path, lambda: encode_layers(layers, path.suffix.lower(), quality))
 
 
 def encode_layers(layers: Layers, extension: str, quality: int = 95) -> bytes:
@@ -88,8 +91,11 @@ def encode_layers(layers: Layers, extension: str, quality: int = 95) -> bytes:
 
     Raises:
         ValueError: unknown extension.
+        NotWritten: the format does not hold such an image.
     """
+    file_format = format_of(extension)
     pixels, metadata = layers.pixels, layers.metadata
+    check_size(pixels, file_format)
     alpha = layers.alpha if extension in HOLDS_ALPHA else None
     size = (pixels.shape[1], pixels.shape[0])
     if pixels.dtype == np.uint16 and extension in HOLDS_16_BITS:
@@ -98,16 +104,5 @@ def encode_layers(layers: Layers, extension: str, quality: int = 95) -> bytes:
         planes = pixels[..., ::-1] if alpha is None else np.dstack([pixels[..., ::-1], alpha])
         return into_png(cv2.imencode(".png", planes)[1].tobytes(), metadata, size)
     pixels = decode.eight_bits(pixels)
-    file_format = WRITE_FORMATS.get(extension)
-    if file_format is None:
-        raise ValueError(f"the extension must be one of {', '.join(WRITE_FORMATS)}, got "
-                         f"{extension or 'none'}")
-    more = metadata.settings(file_format, size)
-    if alpha is None and not more:
-        return encode_image(pixels, extension, quality)
-    more |= {"JPEG": {"quality": quality, "subsampling": 0},
-             "WEBP": {"quality": quality}}.get(file_format, {})
     whole = pixels if alpha is None else np.dstack([pixels, decode.eight_bits(alpha)])
-    file = io.BytesIO()
-    Image.fromarray(whole).save(file, file_format, **more)
-    return file.getvalue()
+    return encode_image(whole, extension, quality, **metadata.settings(file_format, size))

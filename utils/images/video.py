@@ -15,6 +15,9 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from utils.images.errors import ImageError, NotWritten
+from utils.images.io import written_to
+
 VIDEO_EXTENSIONS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg",
                               ".wmv", ".flv", ".ts", ".3gp"))
 # By the name --video_codec takes: the code OpenCV knows it by, and a container that takes it.
@@ -25,7 +28,7 @@ FALLBACK_FPS = 25.0
 _TOLERATED = 0.05
 
 
-class BadVideo(ValueError):
+class BadVideo(ImageError):
     """A file that cannot be used as a video; the message is `<file>: <reason>`."""
 
 
@@ -111,16 +114,19 @@ class VideoWriter:
         codec: a key of CODECS that `usable_codec` gave.
 
     Raises:
-        OSError: the file cannot be written.
+        NotWritten: this file cannot be written.
+        OSError: the disk is full.
     """
 
     def __init__(self, path: str | Path, fps: float, codec: str) -> None:
         self.path, self.fps, self.code = Path(path), fps, CODECS[codec][0]
         self.writer: cv2.VideoWriter | None = None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The extension decides about the container.
-        handle, self.temporary = tempfile.mkstemp(
-            prefix=f".{self.path.stem}.", suffix=f".tmp{self.path.suffix}", dir=self.path.parent)
+        with written_to(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # The extension decides about the container; the name may be as long as names can be.
+            handle, self.temporary = tempfile.mkstemp(
+                prefix=f".{self.path.stem[:50]}.", suffix=f".tmp{self.path.suffix}",
+                dir=self.path.parent)
         os.close(handle)
         self.count = 0
 
@@ -130,8 +136,9 @@ class VideoWriter:
             self.size = (frame.shape[1], frame.shape[0])
             self.writer = _writer(self.temporary, self.code, self.fps, self.size)
             if not self.writer.isOpened():
-                raise OSError(f"{self.path}: OpenCV cannot write {self.code} with {frame.shape[1]}x"
-                              f"{frame.shape[0]} pixels at {self.fps:g} frames per second")
+                raise NotWritten(f"{self.path}: OpenCV cannot write {self.code} with "
+                                 f"{frame.shape[1]}x{frame.shape[0]} pixels at {self.fps:g} frames "
+                                 "per second")
         assert self.size == (frame.shape[1], frame.shape[0])
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.count += 1
@@ -162,7 +169,8 @@ class VideoWriter:
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(self.temporary, 0o666 & ~mask)     # mkstemp makes private files
-        os.replace(self.temporary, self.path)
+        with written_to(self.path):
+            os.replace(self.temporary, self.path)
 
 
 def usable_codec(name: str = "auto", flag: str = "--video_codec") -> str:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +32,12 @@ def images(*levels: int) -> list[np.ndarray]:
     return [np.full((4, 4, 3), level, np.uint8) for level in levels]
 
 
+def job_with(network: Overflowing) -> enhance.Job:
+    job = enhance.Job.__new__(enhance.Job)
+    job.restorer, job.failed = FaceRestorer(network, torch.device("cpu")), []
+    return job
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_refused_with_the_images_that_hold_it(number: float) -> None:
     restorer = FaceRestorer(Overflowing(number), torch.device("cpu"))
@@ -43,17 +48,15 @@ def test_what_is_no_number_is_refused_with_the_images_that_hold_it(number: float
 
 
 def test_the_other_images_of_a_batch_are_restored() -> None:
-    restorer = FaceRestorer(Overflowing(float("nan")), torch.device("cpu"))
-    job = SimpleNamespace(restorer=restorer, failed=[])
+    job = job_with(Overflowing(float("nan")))
     paths = [Path(name) for name in ("a.png", "b.png", "c.png")]
-    found = enhance.Job.restored(job, paths, images(3, 255, 7))
+    found = job.restored(paths, images(3, 255, 7))
     assert [index for index, _ in found] == [0, 2]
     assert [message.split(":")[0] for message in job.failed] == ["b.png"]
 
 
 def test_a_batch_without_a_single_image_gives_none() -> None:
-    job = SimpleNamespace(restorer=FaceRestorer(Overflowing(float("nan")), torch.device("cpu")),
-                          failed=[])
-    assert enhance.Job.restored(job, [Path("a.png")], images(255)) == []
-    assert enhance.Job.restored(job, [], []) == []
+    job = job_with(Overflowing(float("nan")))
+    assert job.restored([Path("a.png")], images(255)) == []
+    assert job.restored([], []) == []
     assert len(job.failed) == 1
