@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from data.base_dataset import BaseDataset
 from data.sampler import StepBatchSampler
 from data.watched_loader import WatchedLoader
+from utils.system import FORKS
 from utils.text import counted
 
 logger = logging.getLogger("facezoo")
@@ -57,12 +58,16 @@ def create_eval_loader(dataset: Dataset, *, batch_size: int = 1, num_threads: in
 
 def _worker_settings(dataset: Dataset, keys: Sequence[Any], num_threads: int, seed: int,
                      prefetch_factor: int) -> dict[str, Any]:
+    if num_threads and not FORKS:
+        logger.warning("loading in the main process: worker processes need a system that can fork")
+        num_threads = 0
     if num_threads:
         num_threads, prefetch_factor = _fit_shared_memory(
             num_threads, prefetch_factor, batch_bytes(dataset, keys))
     # Without a generator of its own, every new iterator draws from torch's global one, and a
     # resumed run would differ from an uninterrupted one.
     return {"num_workers": num_threads, "worker_init_fn": _init_worker,
+            "multiprocessing_context": "fork" if num_threads else None,
             "generator": torch.Generator().manual_seed(seed),
             "prefetch_factor": prefetch_factor if num_threads else None}
 

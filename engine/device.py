@@ -14,8 +14,6 @@ import logging
 import os
 import platform
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +22,7 @@ from typing import Any
 
 import torch
 
+from utils.system import peak_resident
 from utils.text import counted
 
 BACKENDS = ("npu", "cuda", "cpu")
@@ -369,8 +368,7 @@ def peak_memory(device: torch.device) -> int:
     """Peak bytes: allocated on the card, or on the CPU resident in this process."""
     if device.type != "cpu":
         return int(module_of(device).max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident()
 
 
 class Stopwatch:

@@ -15,6 +15,7 @@ import yaml
 
 from options.layers import NOT_READ, NOT_SAVED, UNDECIDED, Layer, fill
 from options.parser import OneLineParser, count, fraction, positive_int
+from utils.system import FORKS
 
 # Flags whose default most models set themselves.
 MODELS_OWN = ("load_size", "batch_size", "lr", "beta1", "total_epochs", "init_type")
@@ -230,7 +231,7 @@ class BaseOptions:
         """Resolve what depends on other options; raise ValueError for bad combinations."""
         if self.uses_dataset and opt.num_threads is None:
             cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards))
+            opt.num_threads = max(1, min(8, (os.cpu_count() or 1) // cards)) if FORKS else 0
         if opt.name is not None and (opt.name in ("", "..") or Path(opt.name).name != opt.name):
             raise ValueError(f"--name must be a plain folder name, got {opt.name!r}")
         model = self.models.find(opt.model)

@@ -134,7 +134,7 @@ def _host(facts: Facts) -> Iterator[Finding]:
     if disk["free"] < MIN_DISK:
         yield Finding(False, f"the disk of {disk['folder']} has only {size(disk['free'])} left",
                       "free some space, choose another --checkpoints_dir or a small --keep_last")
-    if facts["memory"] < MIN_MEMORY:
+    if facts["memory"] is not None and facts["memory"] < MIN_MEMORY:
         yield Finding(False, f"this machine has only {size(facts['memory'])} of memory",
                       "use a smaller --batch_size and --num_threads")
     if 0 <= soft < MIN_FILES:
@@ -218,7 +218,8 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
         ("cards", "; ".join(cards) or "none"),
         ("apex", facts["apex"].get("found") or facts["apex"].get("error") or "none"),
         ("collectives", ", ".join(collectives) or "none"),
-        ("host", f"{facts['cores']:g} cores, {size(facts['memory'])} of memory"),
+        ("host", f"{facts['cores']:g} cores" + (
+            f", {size(facts['memory'])} of memory" if facts["memory"] is not None else "")),
         ("limits", f"{soft} open files (up to {hard}), /dev/shm "
                    f"{size(facts['shm']) if facts['shm'] is not None else 'none'}"),
         ("disk", f"{size(facts['disk']['free'])} free for {facts['disk']['folder']}"),

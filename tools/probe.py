@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from utils.system import open_file_limits
 from utils.text import counted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +42,7 @@ def probe(device: str = "auto", folder: str = "check_points") -> Facts:
         "torch_npu": ask("torch_npu") if is_installed("torch_npu") else {},
         "apex": ask("apex") if is_installed("apex") else {},
         "cann": find_cann(), "ascend": find_ascend_cards(), "nvidia": find_nvidia_cards(),
-        "cores": usable_cores(), "memory": memory_limit(), "open_files": list(
-            resource.getrlimit(resource.RLIMIT_NOFILE)),
+        "cores": usable_cores(), "memory": memory_limit(), "open_files": open_file_limits(),
         "shm": shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         "disk": disk_of(folder),
     }
@@ -228,8 +227,13 @@ def usable_cores() -> float:
     return cores
 
 
-def memory_limit() -> int:
-    """Bytes of memory for this process: the machine's, or fewer by a container's limit."""
+def memory_limit() -> int | None:
+    """Bytes of memory for this process: the machine's, or fewer by a container's limit.
+
+    None under Windows, which Python does not ask.
+    """
+    if not hasattr(os, "sysconf"):
+        return None
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [read(f"/sys/fs/cgroup/{name}").strip()
               for name in ("memory.max", "memory/memory.limit_in_bytes")]

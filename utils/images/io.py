@@ -30,6 +30,7 @@ from utils.images.listing import find_images as find_images
 from utils.images.listing import left_out as left_out
 from utils.images.listing import list_images as list_images
 from utils.images.listing import root_of as root_of
+from utils.system import READ_NOW
 
 MAX_BYTES = 1 << 31         # of a file; 16-bit color of so many pixels takes half
 WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP",
@@ -200,7 +201,7 @@ def _pack_instead(path: str | Path) -> tuple[packs.Pack, str] | None:
 
 def _bytes_of(path: str | Path) -> bytes:
     """Content of a regular file; others, such as pipes behind a link, might never end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | READ_NOW)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("this is not a regular file")

@@ -205,6 +205,8 @@ class _Stream:
 
 @lru_cache(maxsize=1)
 def _stream() -> _Stream | None:
+    if not (hasattr(os, "pread") and hasattr(os, "register_at_fork")):      # Windows
+        return None
     try:
         stream = _Stream()
     except (OSError, ValueError, AttributeError):

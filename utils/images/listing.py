@@ -13,6 +13,7 @@ from pathlib import Path
 from utils.images import pack as packs
 from utils.images.decode import shown
 from utils.images.image_list import is_list, read_list
+from utils.system import READ_NOW
 from utils.text import counted
 
 # Of each format the extensions that its files have.
@@ -175,7 +176,7 @@ def _is_image(folder: Path, name: str) -> bool:
 def _begins_as_image(path: Path) -> bool:
     """Whether the content is of a format that cannot be mistaken; cameras' raw files are TIFFs."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = os.open(path, READ_NOW)
     except OSError:
         return False
     try:

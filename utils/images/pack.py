@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -24,6 +23,7 @@ import numpy as np
 
 from utils.files import stamp_of, write_atomically, write_text
 from utils.lock import held
+from utils.system import read_at
 
 INDEX = "pack.json"
 FORMAT, VERSION = "facezoo-pack", 1
@@ -84,7 +84,7 @@ class Pack:
         # short ends the process.
         length = shape[0] * shape[1] * shape[2]
         file = self._open(shard)        # held, so that no other thread's opening closes it
-        data = os.pread(file.fileno(), length, offset)
+        data = read_at(file, length, offset)
         if len(data) != length or (verify and zlib.crc32(data) != crc):
             raise ValueError(f"the image is damaged in {self._files[shard]}; make the pack again "
                              "with prepare.py pack")
