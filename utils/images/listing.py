@@ -75,7 +75,7 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
         if is_file and _is_image(folder, name):
             found.append(name)
         else:
-            num_others += 1
+            num_others += not name.endswith("/")
     if not found:
         raise ValueError(f"{folder} has no image among {counted(num_others, 'file')}; "
                          f"images end in {', '.join(sorted(IMAGE_EXTENSIONS))}")
@@ -83,8 +83,8 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
 
 
 def left_out(pattern: str | Path, read_too: Collection[str] = ()) -> str:
-    """A sentence on what lies where `find_images` looks and looks like an image or a video, but is
-    of a kind that is not read; "" where there is nothing.
+    """A sentence on what `find_images` leaves out where it looks: folders that cannot be read, and
+    images and videos of a kind that is not read; "" where there is nothing.
 
     Args:
         read_too: extensions that the caller reads, too.
@@ -92,21 +92,27 @@ def left_out(pattern: str | Path, read_too: Collection[str] = ()) -> str:
     path = Path(pattern)
     if is_list(path) or path.is_file() or packs.open_pack(path) is not None:
         return ""
+    closed: list[str] = []
     if path.is_dir():
-        names = [name for name, is_file in _files_below(path, True)
-                 if is_file and not _is_image(path, name)]
+        below = list(_files_below(path, True))
+        names = [name for name, is_file in below if is_file and not _is_image(path, name)]
+        closed = sorted(name[:-1] for name, _ in below if name.endswith("/"))
     else:
         names = [match for match in glob.glob(str(pattern), recursive=True)
                  if os.path.isfile(match) and not _is_image(Path(), match)]
     kinds = Counter(_suffix(name) for name in names)
     kinds = {kind: number for kind, number in sorted(kinds.items())
              if kind and kind not in _OTHERS and kind not in read_too}
-    if not kinds:
-        return ""
-    number = sum(kinds.values())
-    return shown(f"{counted(number, 'file')} in {pattern} {'is' if number == 1 else 'are'} left "
-                 "out, because the kind is not read: "
-                 + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    said = []
+    if closed:
+        said.append(f"{counted(len(closed), 'folder')} in {pattern} cannot be read: "
+                    + ", ".join(closed[:5]) + (" ..." if len(closed) > 5 else ""))
+    if kinds:
+        number = sum(kinds.values())
+        said.append(f"{counted(number, 'file')} in {pattern} {'is' if number == 1 else 'are'} left "
+                    "out, because the kind is not read: "
+                    + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    return shown("; ".join(said))
 
 
 def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
@@ -137,7 +143,10 @@ def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
 
 
 def _files_below(folder: Path, recursive: bool) -> Iterator[tuple[str, bool]]:
-    """Names below a folder that are not hidden, and whether each is a file or a link."""
+    """Names below a folder that are not hidden, and whether each is a file or a link.
+
+    A folder inside that cannot be read, such as `lost+found` of a disk, is one name with a slash.
+    """
     seen, queue = set(), [""]
     while queue:
         inside = queue.pop()
@@ -145,15 +154,22 @@ def _files_below(folder: Path, recursive: bool) -> Iterator[tuple[str, bool]]:
         if real in seen:
             continue
         seen.add(real)
-        with os.scandir(folder / inside) as entries:
-            for entry in entries:
-                name = f"{inside}{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    queue += [f"{name}/"] if recursive else []
-                else:
-                    yield name, entry.is_symlink() or entry.is_file()
+        try:
+            with os.scandir(folder / inside) as opened:
+                entries = list(opened)
+        except OSError:
+            if not inside:
+                raise
+            yield inside, False
+            continue
+        for entry in entries:
+            name = f"{inside}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                queue += [f"{name}/"] if recursive else []
+            else:
+                yield name, entry.is_symlink() or entry.is_file()
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,17 @@ import models
 import preparation
 import prepare
 from data.folder_dataset import FolderDataset
+from data.single_dataset import SingleDataset
 from enhance import enhance
 from options.enhance_options import EnhanceOptions
-from utils.images.io import BadImage, left_out, list_images, read_image
+from utils.images.io import (
+    BadImage,
+    find_images,
+    left_out,
+    list_images,
+    read_image,
+    write_image,
+)
 from utils.images.resize import bicubic
 
 PIXELS = bicubic(np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8), 48, 48)
@@ -143,3 +153,41 @@ def test_training_names_the_rest_in_one_line(folder: Path,
     for split in ("train", "val"):
         FolderDataset(FolderDataset.Settings(dataroot=str(folder), load_size=32), split=split)
     assert [record.getMessage() for record in caplog.records] == [left_out(folder)]
+
+
+# ---- folders that cannot be read ----------------------------------------------------------------
+
+@pytest.fixture
+def closed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an image and with `lost+found`, which even the tests' user must not read."""
+    write_image(tmp_path / "in" / "a.png", np.zeros((40, 40, 3), np.uint8))
+    write_image(tmp_path / "in" / "lost+found" / "b.png", np.zeros((40, 40, 3), np.uint8))
+    scandir = os.scandir
+
+    def refusing(path: object) -> object:
+        if str(path).rstrip("/").endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", refusing)
+    return tmp_path / "in"
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_named(closed_folder: Path) -> None:
+    root, images = find_images(closed_folder)
+    assert [path.relative_to(root).as_posix() for path in images] == ["a.png"]
+    assert left_out(closed_folder) == f"1 folder in {closed_folder} cannot be read: lost+found"
+
+
+def test_the_folder_that_was_named_itself_must_be_readable(closed_folder: Path) -> None:
+    with pytest.raises(PermissionError, match="lost"):
+        find_images(closed_folder / "lost+found")
+
+
+def test_a_data_set_names_what_it_left_out(
+        closed_folder: Path, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("facezoo"), "propagate", True)
+    with caplog.at_level(logging.INFO, "facezoo"):
+        made = SingleDataset(SingleDataset.Settings(dataroot=str(closed_folder), load_size=32),
+                             split="test")
+    assert made.items == ["a.png"] and "lost+found" in caplog.text
