@@ -48,7 +48,7 @@ from metrics.tables import json_layout, per_image_csv, per_image_entry, table
 from utils.files import sha256, to_json, write_text
 from utils.images.convert import NotFinite, check_finite, image_grid
 from utils.images.errors import NotWritten
-from utils.images.io import BadImage, read_image, root_of, shown, write_image
+from utils.images.io import BadImage, read_image, root_of, shown, warn_left_out, write_image
 from utils.images.resize import bicubic
 from utils.text import counted
 
@@ -135,6 +135,7 @@ def measure_folders(opt: Namespace, protocols: list[Protocol], bad: list[str],
                     report: dict[str, Any]) -> Samples:
     """Rows of the images in --restored against those of the same name in --gt."""
     root, names = root_of(opt.gt), relative_names(opt.gt)
+    warn_left_out(opt.gt)
     restored_of = match_stems(opt.gt, opt.restored, ("--gt", "--restored"))
     lq_of = match_stems(opt.gt, opt.lq, ("--gt", "--lq")) if opt.lq else {}
     report["folders"] = {"restored": opt.restored, "gt": opt.gt, "lq": opt.lq}

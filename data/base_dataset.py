@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.settings import BaseSettings
-from utils.images.io import BadImage, left_out, list_images, read_image, root_of
+from utils.images.io import BadImage, list_images, read_image, root_of, warn_left_out
 
 SPLITS = ("train", "val", "test")
 MAX_DRAWS = 10
@@ -189,8 +189,7 @@ class FileDataset(BaseDataset):
         except ValueError as error:
             own = self.split == "val" and self.settings.val_dataroot
             raise ValueError(f"--{'val_' if own else ''}dataroot {error}") from error
-        if self.split != "val" and (missed := left_out(source)):
-            logger.warning(missed)
+        warn_left_out(source)
         return self.names_of_split(names)
 
     def source(self) -> str:

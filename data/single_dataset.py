@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.base_dataset import BaseDataset
-from utils.images.io import find_images, read_image
+from utils.images.io import find_images, read_image, warn_left_out
 from utils.images.resize import bicubic
 
 
@@ -35,6 +35,7 @@ class SingleDataset(BaseDataset):
 
     def find_items(self) -> list[str]:
         self.root, paths = find_images(self.settings.dataroot)
+        warn_left_out(self.settings.dataroot)
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

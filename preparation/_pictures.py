@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from options.parser import positive_int
 from utils.files import write_text
-from utils.images.io import BadImage, find_images, read_image, write_image
+from utils.images.io import BadImage, find_images, read_image, warn_left_out, write_image
 from utils.images.names import output_stems
 from utils.text import counted
 
@@ -65,6 +65,7 @@ def written(new: int, noun: str, old: int, folder: str | Path) -> str:
 def targets_of(source: str, folder: Path, ext: str) -> dict[Path, Path]:
     """The result of each image: its name of `output_stems`, in `folder`, with the extension."""
     root, images = find_images(source)
+    warn_left_out(source)
     targets = {path: folder / f"{stem}.{ext}"
                for path, stem in zip(images, output_stems(root, images), strict=True)}
     originals = {os.path.realpath(path) for path in images}     # resolve() raises at circular links

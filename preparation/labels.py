@@ -12,7 +12,7 @@ from data.labels import LABELS
 from options.parser import positive_int
 from preparation import _pictures
 from utils.images.errors import ImageError
-from utils.images.io import BadImage, list_images, read_image, write_image
+from utils.images.io import BadImage, list_images, read_image, warn_left_out, write_image
 
 NAME = re.compile(r"(\d+)_(\w+)")
 
@@ -36,6 +36,7 @@ def run(opt: argparse.Namespace) -> int:
         ValueError: no part masks, or a name that stands for no part.
     """
     faces: dict[int, dict[str, Path]] = defaultdict(dict)
+    warn_left_out(opt.input)
     for path in list_images(opt.input):
         match = NAME.fullmatch(path.stem)
         if match is None or match[2] not in LABELS[1:]:

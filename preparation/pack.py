@@ -20,7 +20,7 @@ from data.celeba_aligned_dataset import PARTITION, find_partition
 from options.parser import positive_int
 from preparation import _pictures
 from utils.images.image_list import is_list
-from utils.images.io import BadImage, find_images, read_image, shown
+from utils.images.io import BadImage, find_images, read_image, shown, warn_left_out
 from utils.images.pack import stamp_or_none, write_pack
 from utils.images.resize import bicubic
 
@@ -54,6 +54,7 @@ def run(opt: argparse.Namespace) -> int:
         ValueError: no images, or an output that cannot be completed.
     """
     root, paths = find_images(opt.input)
+    warn_left_out(opt.input)
     folder = Path(opt.output)
     if folder.resolve() == root.resolve():
         raise ValueError(f"--output must be another folder than --input, got {folder} for both")

@@ -22,7 +22,7 @@ from options.parser import count, positive_int
 from preparation import _inspect, _near_duplicates, _pictures
 from utils.files import write_atomically
 from utils.images.image_list import write_list
-from utils.images.io import list_images, root_of, shown
+from utils.images.io import list_images, root_of, shown, warn_left_out
 from utils.text import counted
 
 REST = "rest"
@@ -80,6 +80,7 @@ def run(opt: argparse.Namespace) -> int:
             that holds another split. Nothing is written then.
     """
     root, names = root_of(opt.input), relative_names(opt.input)
+    warn_left_out(opt.input)
     groups = groups_of(names, root, opt)
     parts = (by_partition(names, groups, opt.partition) if opt.partition
              else by_number(names, groups, opt.parts, opt.seed))

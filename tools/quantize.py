@@ -31,7 +31,7 @@ from export import check_packages
 from metrics.psnr_ssim import psnr, ssim
 from utils.files import to_json, write_text
 from utils.images.convert import to_image, to_tensor
-from utils.images.io import list_images, read_image
+from utils.images.io import list_images, read_image, warn_left_out
 from utils.text import counted
 
 COLUMNS = ("graph", "MiB", "PSNR to fp32", "SSIM to fp32", "PSNR to target", "SSIM to target")
@@ -55,6 +55,7 @@ def quantize(opt: Namespace) -> int:
                          f"precision {about.get('precision', 'not stated')}")
     preprocessing = Preprocessing(json.loads(about["options"]))
     batch, *_, side = metadata.shape_of(model.graph.input[0])
+    warn_left_out(opt.calibration)
     calibration = [preprocessing.tensor(file)
                    for file in list_images(opt.calibration)[:opt.max_calibration]]
     inputs = [np.repeat(x, batch if isinstance(batch, int) else 1, axis=0) for x in calibration]

@@ -30,6 +30,7 @@ from utils.images.listing import find_images as find_images
 from utils.images.listing import left_out as left_out
 from utils.images.listing import list_images as list_images
 from utils.images.listing import root_of as root_of
+from utils.images.listing import warn_left_out as warn_left_out
 from utils.system import READ_NOW
 
 MAX_BYTES = 1 << 31         # of a file; 16-bit color of so many pixels takes half

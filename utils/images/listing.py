@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import os
 import stat
 from collections import Counter
@@ -16,6 +17,8 @@ from utils.images.image_list import is_list, read_list
 from utils.system import READ_NOW
 from utils.text import counted
 
+logger = logging.getLogger("facezoo")
+_said: set[str] = set()
 # Of each format the extensions that its files have.
 EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "PNG": (".png", ".apng"),
@@ -113,6 +116,13 @@ def left_out(pattern: str | Path, read_too: Collection[str] = ()) -> str:
                     "out, because the kind is not read: "
                     + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
     return shown("; ".join(said))
+
+
+def warn_left_out(source: str | Path) -> None:
+    """Log what `left_out` says, once."""
+    if (missed := left_out(source)) and missed not in _said:
+        _said.add(missed)
+        logger.warning(missed)
 
 
 def find_images(pattern: str | Path) -> tuple[Path, list[Path]]:
