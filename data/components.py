@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.face_parts import PARTS, REFERENCE
-from utils.files import write_text
+from utils.files import check_expansion, write_text
 
 # What NumPy's pickled numbers are made of; older NumPy calls its module numpy.core.
 SCALAR = np.float64(0).__reduce__()[0]
@@ -53,6 +53,7 @@ def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
 
 def _read(path: Path) -> tuple[Mapping[str, Any], int]:
     if path.suffix in (".pth", ".pt"):
+        check_expansion(path)
         if zipfile.is_zipfile(path):        # torch.load compares no checksum
             with zipfile.ZipFile(path) as archive:
                 if (damaged := archive.testzip()) is not None:

@@ -9,9 +9,8 @@ A run's folder holds, for a suffix S = latest, best, iter_<step>, epoch_<n>:
 from __future__ import annotations
 
 import logging
-import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import integrity
+from engine import integrity, weight_formats
 from engine.run_folder import STATES
 from utils.files import stamp_of, write_atomically
 from utils.text import counted
 
 logger = logging.getLogger("facezoo")
-WRAPPERS = ("params_ema", "params", "g_ema", "state_dict", "model_state_dict")
-PREFIXES = ("module.", "netG.", "network.")
+# Keys under which files hold a state dict, moving averages first.
+WRAPPERS = ("params_ema", "params-ema", "g_ema", "ema", "params", "state_dict",
+            "model_state_dict", "model", "net")
+SPELLED = {"G": "generator", "D": "discriminator"}      # of networks, in files that hold several
+# In front of every key: of wrapper modules, and of attributes of the program that saved them.
+PREFIXES = ("module.", "netG.", "net_g.", "network.", "generator.", "model.", "net.")
+COMPILED = "_orig_mod."     # torch.compile puts it in front of each module it has compiled
 STATE_VERSION = 2       # since 2 a state carries a digest, see engine.integrity
 # In place of a file: weights that are drawn, for smoke runs only.
 RANDOM = "random"
@@ -113,7 +117,7 @@ def read(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     stamp, content = _peeked.pop(str(path), (None, None))
-    return content if stamp == stamp_of(path) else _read(path)
+    return content if stamp == stamp_of(path) else weight_formats.read_file(path)
 
 
 def peek(path: str | Path) -> Any:
@@ -126,37 +130,11 @@ def peek(path: str | Path) -> Any:
         FileNotFoundError, ValueError: as `read`.
     """
     try:
-        integrity.check(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError):
-        content = read(path)        # which knows other formats, or says what is wrong
+        return weight_formats.read_file(Path(path), mmap=True)
+    except (ValueError, OSError):
+        content = read(path)        # formats that cannot stay in the file, or what is wrong
     _peeked[str(Path(path))] = stamp_of(path), content
     return content
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
-    integrity.check(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        head = path.read_bytes()[:2]
-        if head in (b"PK", b"\x80\x02"):
-            first = str(error).split("\n")[0]
-            raise ValueError(f"{path} holds objects other than tensors and plain values, which are "
-                             f"not loaded because that can run code from the file ({first})"
-                             ) from error
-        raise ValueError(f"{path} is not a PyTorch checkpoint") from error
-    except Exception as error:      # arbitrary bytes make an unpickler raise anything
-        raise ValueError(f"{path} is damaged or no PyTorch checkpoint "
-                         f"({str(error).splitlines()[0] if str(error) else 'it is empty'})"
-                         ) from error
 
 
 @contextmanager
@@ -168,38 +146,58 @@ def named_by(flag: str) -> Iterator[None]:
         raise type(error)(f"{flag}: {error}") from error
 
 
-def unwrap(content: Any, path: str | Path, name: str = "") -> dict[str, Tensor]:
+def unwrap(content: Any, path: str | Path, name: str = "",
+           expected: Collection[str] = ()) -> dict[str, Tensor]:
     """The state dict inside a file's content; says what was stripped.
 
-    Understands nesting under `params_ema`, `params`, `g_ema`, `state_dict`, `model_state_dict`, or
-    under a network's own name, and key prefixes `module.`, `netG.`.
+    Understands nesting under a key of WRAPPERS or under a network's own name, prefixes of all keys
+    (PREFIXES), what torch.compile inserts, and numbers and texts beside the tensors.
 
     Args:
         name: network letter to look for in files that hold several, e.g. "G".
+        expected: the network's own keys; a prefix that they have, too, stays.
+
+    Raises:
+        ValueError: there are no tensors by name.
     """
-    stripped = []
-    while isinstance(content, dict) and not _is_state_dict(content):
-        key = next((k for k in (*WRAPPERS, name, name.lower(), f"net{name}")
-                    if k in content and isinstance(content[k], dict)), None)
+    own = (name, name.lower(), f"net{name}", f"net_{name.lower()}", SPELLED.get(name, ""))
+    stripped, names = [], (*WRAPPERS, *filter(None, own))
+    while isinstance(content, dict):
+        key = next((key for key in names if isinstance(content.get(key), dict)), None)
         if key is None:
             break
         stripped.append(f"[{key!r}]")
         content = content[key]
-    if not isinstance(content, dict) or not _is_state_dict(content):
+    state = _tensors_of(content)
+    if not state:
         keys = list(content)[:3] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} holds no state dict; found {keys}, expected tensors by name or "
                          f"one of {', '.join(WRAPPERS)}")
+    if len(state) < len(content):
+        logger.info("%s: left out what is no tensor: %s", path,
+                    ", ".join(sorted(str(key) for key in content.keys() - state.keys())[:5]))
+    if any(COMPILED in key for key in state):
+        stripped.append(COMPILED)
+        state = {key.replace(COMPILED, ""): value for key, value in state.items()}
     for prefix in PREFIXES * 2:     # netG.module. and module.netG. both occur
-        if content and all(key.startswith(prefix) for key in content):
+        if (all(key.startswith(prefix) for key in state)
+                and not any(key.startswith(prefix) for key in expected)):
             stripped.append(prefix)
-            content = {key[len(prefix):]: value for key, value in content.items()}
+            state = {key[len(prefix):]: value for key, value in state.items()}
     if stripped:
         logger.info("%s: took the weights from %s", path, " ".join(stripped))
-    return dict(content)
+    return state
 
 
-def _is_state_dict(content: dict) -> bool:
-    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+def _tensors_of(content: Any) -> dict[str, Tensor]:
+    """The tensors of a flat dict, which may have a step number or a text beside; else nothing."""
+    if not isinstance(content, dict):
+        return {}
+    plain = (Tensor, int, float, str, bytes, type(None))
+    if not all(isinstance(key, str) and isinstance(value, plain)
+               for key, value in content.items()):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def check_match(state: dict[str, Tensor], expected: dict[str, Tensor], path: str | Path,
@@ -246,12 +244,25 @@ def load_weights(path: str | Path, expected: dict[str, Tensor], name: str = "",
         name: network letter, for files that hold several networks.
         hint: function from the file's state dict to advice for a mismatch, or None.
     """
-    state = unwrap(read(path), path, name)
+    state = with_counters(unwrap(read(path), path, name, expected), expected, path)
     try:
         check_match(state, expected, path)
     except ValueError:
         check_match(state, expected, path, hint(state) if hint else "")
     return state
+
+
+def with_counters(state: dict[str, Tensor], expected: dict[str, Tensor], path: str | Path
+                  ) -> dict[str, Tensor]:
+    """The state dict, with the batch norms' counters that files from before PyTorch 0.4.1 lack.
+
+    They count batches and matter only for norms that average over all of them, which none is.
+    """
+    missing = [key for key in expected
+               if key not in state and key.endswith("num_batches_tracked")]
+    if missing:
+        logger.info("%s has no num_batches_tracked; taken as 0", path)
+    return state | {key: torch.zeros_like(expected[key]) for key in missing}
 
 
 def find_weights(path: str | None, runs: Path, name: str | None, epoch: str = "best",

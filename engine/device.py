@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -345,6 +346,21 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work."""
     if device.type != "cpu":
         module_of(device).synchronize()
+
+
+def know_pickled_tensors() -> None:
+    """Let files be read whose tensors an older torch_npu pickled with a function of its own.
+
+    They come to the CPU. Source: torch_npu's utils/storage.py, whose further arguments say how the
+    card laid a tensor out.
+    """
+    def _rebuild_npu_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any
+                            ) -> torch.Tensor:
+        return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    # The unpickler goes by these names.
+    _rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"
+    _rebuild_npu_tensor.__qualname__ = _rebuild_npu_tensor.__name__
+    torch.serialization.add_safe_globals([_rebuild_npu_tensor])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import math
 import pickle
 import struct
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.files import MOST_EXPANSION
+
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+MOST_MODULES = 100_000
 # Raw values are little-endian.
 DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
           "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1",
@@ -74,8 +78,11 @@ KNOWN = {("collections", "OrderedDict"): OrderedDict,
          ("torch._utils", "_rebuild_parameter"): _rebuild_parameter}
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that imports nothing."""
+class _Reader(pickle._Unpickler):
+    """An unpickler that imports nothing.
+
+    The one in Python: that in C makes room for every index that a file may name, gigabytes of it.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         known = KNOWN.get((module, name))
@@ -115,7 +122,13 @@ def read_legacy_module(path: str | Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         try:
             root, storages = _read(file)
-            found = {name: _tensor(value, storages) for name, value in _walk(root, "")}
+            tensors = dict(_walk(root))
+            needed = sum(math.prod(value.size) * np.dtype(value.storage.dtype).itemsize
+                         for value in tensors.values())
+            if needed > MOST_EXPANSION * Path(path).stat().st_size:
+                raise ValueError(f"its tensors would take {needed} bytes, more than "
+                                 f"{MOST_EXPANSION} times the file's size")
+            found = {name: _tensor(value, storages) for name, value in tensors.items()}
         except Exception as error:  # arbitrary bytes make an unpickler raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path} must be an intact module pickled by PyTorch before 1.6 "
@@ -134,7 +147,7 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
         raise ValueError("it was written on a big-endian machine")
     reader = _Reader(file)
     root = reader.load()
-    wanted = {each.key: each for each in _storages(root)}
+    wanted = {value.storage.key: value.storage for _, value in _walk(root)}
     storages = {}
     for key in _Reader(file).load():
         if key not in wanted:
@@ -150,22 +163,26 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, np.ndarray]]:
     return root, storages
 
 
-def _walk(module: Any, prefix: str) -> list[tuple[str, TensorOf]]:
-    """Names and tensors below a module, in the order of PyTorch's state dicts."""
-    if not isinstance(module, Inert) or "_parameters" not in module.state:
-        raise ValueError("it holds no module")
-    found = []
-    for table in ("_parameters", "_buffers"):
-        found += [(f"{prefix}{name}", value) for name, value in module.state[table].items()
-                  if isinstance(value, TensorOf)]
-    for name, child in module.state["_modules"].items():
-        if child is not None:
-            found += _walk(child, f"{prefix}{name}.")
-    return found
+def _walk(root: Any) -> Iterator[tuple[str, TensorOf]]:
+    """Names and tensors below a module, in the order of PyTorch's state dicts.
 
-
-def _storages(root: Any) -> list[StorageOf]:
-    return [value.storage for _, value in _walk(root, "")]
+    A module may be the child of several, so that a small file can hold a tree without end.
+    """
+    waiting, seen = [("", root)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        seen += 1
+        if seen > MOST_MODULES:
+            raise ValueError(f"it holds more than {MOST_MODULES} modules")
+        if not isinstance(module, Inert) or "_parameters" not in module.state:
+            raise ValueError("it holds no module")
+        for table in ("_parameters", "_buffers"):
+            for name, value in module.state[table].items():
+                if isinstance(value, TensorOf):
+                    yield f"{prefix}{name}", value
+        children = [(f"{prefix}{name}.", child)
+                    for name, child in module.state["_modules"].items() if child is not None]
+        waiting += reversed(children)
 
 
 def _tensor(value: TensorOf, storages: dict[str, np.ndarray]) -> Tensor:

@@ -5,9 +5,12 @@ import json
 import math
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+MOST_EXPANSION = 4      # bytes in memory for each byte of a weight file
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None],
@@ -107,6 +110,21 @@ def stamp_of(path: str | Path) -> tuple[int, int]:
     """Size in bytes and time of change in ns, by which a changed file is recognized."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
+
+
+def check_expansion(path: Path) -> None:
+    """Raise ValueError if what a zip holds is much larger than the file."""
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+        if not any(Path(record.filename).name == "data.pkl" for record in archive.infolist()):
+            raise ValueError(f"{path} is a zip archive of other files, not PyTorch weights; "
+                             "unpack it first")
+    if unpacked > MOST_EXPANSION * size:
+        raise ValueError(f"{path} has {size} bytes but would take {unpacked} in memory, more than "
+                         f"{MOST_EXPANSION} times as many")
 
 
 def sha256(path: str | Path) -> str:

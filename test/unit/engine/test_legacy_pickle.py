@@ -3,16 +3,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from engine import legacy_pickle
-from engine.legacy_pickle import holds_module, read_legacy_module
+from engine.legacy_pickle import MAGIC, holds_module, read_legacy_module
 from models.networks.fan import FAN, landmark_network
 from tools import legacy_pickle as command
 
@@ -148,3 +151,47 @@ def test_the_command_reports_other_files_in_one_line(content: bytes, tmp_path: P
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "before 1.6" in error
     assert not (tmp_path / "out.pth").exists()
+
+
+# ---- files that ask for more than they hold -----------------------------------------------------
+
+def peak_of(path: Path) -> tuple[int, str]:
+    """Megabytes that reading a file takes beyond the program's own, and what it says."""
+    code = ("import resource, sys, time; from engine.legacy_pickle import *\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; began = time.time()\n"
+            "try: read_legacy_module(sys.argv[1]); said = 'read'\n"
+            "except ValueError as error: said = str(error)\n"
+            "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, said)")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    took, _, said = done.stdout.partition(" ")
+    return int(took), said
+
+
+def test_an_index_into_the_unpicklers_memory_makes_it_no_larger(tmp_path: Path) -> None:
+    path = tmp_path / "memo.pth"
+    path.write_bytes(pickle.dumps(MAGIC, 2)
+                     + b"\x80\x02Nr" + (1 << 28).to_bytes(4, "little") + b".")
+    took, said = peak_of(path)
+    assert took < 50 and "must be an intact module" in said
+
+
+def test_a_tree_whose_branches_are_shared_has_an_end(tmp_path: Path) -> None:
+    inner = nn.Linear(1, 1)
+    for _ in range(40):
+        inner = nn.Sequential(inner, inner)
+    torch.save(inner, tmp_path / "tree.pth", _use_new_zipfile_serialization=False)
+    took, said = peak_of(tmp_path / "tree.pth")
+    assert took < 100 and "more than 100000 modules" in said
+
+
+def test_tensors_that_share_one_storage_take_no_more_than_four_times_the_file(
+        tmp_path: Path) -> None:
+    module = nn.Module()
+    values = torch.zeros(100_000)
+    for number in range(100):
+        module.register_buffer(f"b{number}", values)
+    torch.save(module, tmp_path / "shared.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="would take 40000000 bytes, more than 4 times"):
+        read_legacy_module(tmp_path / "shared.pth")
