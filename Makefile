@@ -25,15 +25,18 @@ test: $(VENV)/.dev
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(VENV)/.dev
 	$(PY) -m coverage erase
-	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q -m "deep or not deep" $(NPU_PATH_TESTS)
-	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q test/npu
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q -n auto --dist worksteal \
+		-m "deep or not deep" $(NPU_PATH_TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -q -n auto --dist worksteal test/npu
 	$(PY) -m coverage combine -q
 	for file in device prefetch precision casting optimizer_step apex distributed; do \
 		$(PY) -m coverage report -m --fail-under=95 --include=engine/$$file.py || exit 1; done
 
-# The last command installs torch-npu into .venv-npu; where that is impossible it says so.
+# Without those that `make coverage` runs. The last command installs torch-npu into .venv-npu; where
+# that is impossible it says so.
 deep: $(VENV)/.export
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m deep
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m deep \
+		$(addprefix --ignore=,$(NPU_PATH_TESTS))
 	FACEZOO_ALLOW_NO_WHEEL=1 PYTHON=$(PY) bash test/npu/wheel/run.sh
 
 # Works without .venv, too, and then says why .venv could not be made.
