@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ class RetinaFaceDetector:
 def find_variant(network: RetinaFace, path: str | Path, table: Anchors | None = None) -> Variant:
     """The variant with which a network finds the drawn faces of faces/trial.py best.
 
-    Costs four runs on a small image, two with ResNet-50.
+    Costs a run on a small image where Pytorch_Retinaface's activation and colors find all of them
+    with scores of 0.95, else four runs, and two with ResNet-50.
 
     Args:
         network: on the CPU, so that the same file is taken for the same variant on every device;
@@ -77,14 +79,11 @@ def find_variant(network: RetinaFace, path: str | Path, table: Anchors | None = 
     Raises:
         ValueError: with no known anchors are the faces found.
     """
-    sheet, outcomes = trial.sheet(), {}
-    for plain_relu in (False, True) if network.slope else (False,):
-        network.set_plain_relu(plain_relu)
-        for rgb in (False, True):
-            raw = _run(network, sheet.image, rgb, torch.device("cpu"))
-            for each in KNOWN_ANCHORS if table is None else (table,):
-                faces = _decode(raw, sheet.image.shape, each, trial.MIN_SCORE)
-                outcomes[Variant(each, plain_relu, rgb)] = trial.compare(faces)
+    outcomes = {}
+    for variant, outcome in _tries(network, KNOWN_ANCHORS if table is None else (table,)):
+        outcomes[variant] = outcome
+        if _rank(variant, outcome) >= (True, len(trial.PORTRAITS), 1.0):
+            break                       # no other one can be better
     best = max(outcomes, key=lambda variant: _rank(variant, outcomes[variant]))
     if not outcomes[best].passed and table is not None:
         return Variant(table)
@@ -99,9 +98,23 @@ def find_variant(network: RetinaFace, path: str | Path, table: Anchors | None = 
     return best
 
 
+def _tries(network: RetinaFace, tables: tuple[Anchors, ...]
+           ) -> Iterator[tuple[Variant, trial.Outcome]]:
+    """What each variant finds, the published ones first."""
+    image = trial.sheet().image
+    for plain_relu in (False, True) if network.slope else (False,):
+        network.set_plain_relu(plain_relu)
+        for rgb in (False, True):
+            raw = _run(network, image, rgb, torch.device("cpu"))
+            for table in tables:
+                faces = _decode(raw, image.shape, table, trial.MIN_SCORE)
+                yield Variant(table, plain_relu, rgb), trial.compare(faces)
+
+
 def _rank(variant: Variant, outcome: trial.Outcome) -> tuple[bool, int, float]:
     published = variant == Variant(variant.anchors)
-    return outcome.passed, outcome.found, outcome.score + (LEAD if published else 0)
+    return (outcome.passed, outcome.found - outcome.others,
+            outcome.score + (LEAD if published else 0))
 
 
 def written(table: Anchors) -> str:

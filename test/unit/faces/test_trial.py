@@ -137,7 +137,7 @@ def test_a_known_file_has_the_published_anchors(tmp_path: Path, monkeypatch: pyt
     assert detect.create("auto", path, anchors=ONE_MB).variant == Variant(ONE_MB)
 
 
-# ---- YuNet ----------------------------------------------------------------------------------------
+# ---- YuNet ---------------------------------------------------------------------------------------
 
 def test_a_graph_of_another_network_is_one_line(tmp_path: Path) -> None:
     """OpenCV reads it as a YuNet, and notices at the first image only."""
@@ -153,9 +153,9 @@ def test_a_graph_of_another_network_is_one_line(tmp_path: Path) -> None:
 
 # ---- --detector_anchors -------------------------------------------------------------------------
 
-@pytest.mark.parametrize("text", ["16,32", "16,32/64,128", "0,32/64,128/256,512", "16,32/64,128/a,b",
-                                  "16,32/64,128/256,512/1,2", "16 32 64 128 256 512", "standard",
-                                  "1e9,32/64,128/256,512", "-16,32/64,128/256,512"])
+@pytest.mark.parametrize("text", [
+    "16,32", "16,32/64,128", "0,32/64,128/256,512", "-16,32/64,128/256,512", "16,32/64,128/a,b",
+    "16,32/64,128/256,512/1,2", "1e9,32/64,128/256,512", "16 32 64 128 256 512", "standard"])
 def test_bad_anchors_are_one_line(text: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         ServeOptions(models, data, "serve.py").parse([f"--detector_anchors={text}"])
