@@ -63,4 +63,5 @@ def open_detector(opt: Namespace, device: torch.device, longest: int | None = No
                   ) -> detect.Detector:
     """The detector of --detector and --detector_weights; `longest` as in `detect.create`."""
     return detect.create(opt.detector, opt.detector_weights, device=device,
-                         threshold=opt.detector_threshold, longest=longest)
+                         threshold=opt.detector_threshold, longest=longest,
+                         anchors=opt.detector_anchors)

@@ -37,9 +37,9 @@ from PIL import Image
 import data
 import models
 from data.synthetic.faces import render_face
-from faces.detect import create, select
+from faces.detect import select
 from faces.photograph import Settings, restore_photograph
-from inference import open_restorer
+from inference import open_detector, open_restorer
 from models.networks.sparnet import SPARNet
 from options.serve_options import ServeOptions
 from utils.images.io import encode_image
@@ -77,7 +77,7 @@ def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
     """Images to send, and what must come back."""
     opt = ServeOptions(models, data, "serve_load.py").parse(arguments)
     restorer = open_restorer(opt)
-    detector = create(opt.detector, opt.detector_weights, device=restorer.device)
+    detector = open_detector(opt, restorer.device)
     settings = Settings(opt.load_size, opt.template or models.find(opt.model).template, opt.upscale,
                         opt.strength, opt.match_colors, opt.batch_size)
     found, index = [], 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +16,20 @@ import cv2
 import numpy as np
 import torch
 
-from engine import checkpoint
-from faces import align
-from faces.nms import nms
-from models.networks.pretrained.retinaface import (
-    MEAN_BGR,
-    RetinaFace,
-    anchors,
-    decode_boxes,
-    decode_points,
-)
+from faces import align, trial
+from faces.face import SMALL_THRESHOLD, Face, downscale_to
+from faces.retinaface import RetinaFaceDetector
+from models.networks.pretrained.retinaface import Anchors
 
 KINDS = ("auto", "retinaface", "yunet", "cascade")
 
 
-@dataclass
-class Face:
-    """A face in a photograph.
-
-    Attributes:
-        box: float32 (4,), corners x1, y1, x2, y2 in pixels.
-        points: float32 (5, 2): eyes (left and right of the image), nose, corners of the mouth.
-        score: how sure the detector is; comparable within one detector only.
-    """
-    box: np.ndarray
-    points: np.ndarray
-    score: float
-
-    @property
-    def side(self) -> float:
-        """The shorter side of the box, in pixels."""
-        return float(min(self.box[2] - self.box[0], self.box[3] - self.box[1]))
-
-
-SMALL_THRESHOLD = 0.6       # of small networks, see docs/photographs.md
 Detector = Callable[[np.ndarray], list[Face]]
 
 
 def create(kind: str = "auto", weights: str | Path | None = None, *,
            device: torch.device | None = None, threshold: float | None = None,
-           longest: int | None = None) -> Detector:
+           longest: int | None = None, anchors: Anchors | None = None) -> Detector:
     """A function from a uint8 RGB (H, W, 3) image to its faces, the surest first.
 
     Args:
@@ -65,15 +39,20 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
             and 0.6 for its MobileNet and for YuNet, whose published 0.97 and 0.9 miss real faces.
         longest: longer side, in pixels, of the copy that faces are looked for in; each detector's
             own where None.
+        anchors: RetinaFace's, two sides in pixels for each of its strides 8, 16 and 32; None takes
+            those with which it finds the drawn faces of faces/trial.py.
 
     Raises:
-        ValueError: unknown kind, a missing or unneeded file, a file that does not fit.
+        ValueError: unknown kind, a missing or unneeded file, a file that does not fit or does not
+            find the drawn faces, anchors without RetinaFace.
     """
     if kind not in KINDS:
         raise ValueError(f"--detector must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "auto":
         kind = ("cascade" if weights is None
                 else "yunet" if Path(weights).suffix == ".onnx" else "retinaface")
+    if anchors and kind != "retinaface":
+        raise ValueError(f"--detector_anchors is for RetinaFace, got the detector {kind}")
     if kind == "cascade":
         if weights is not None:
             raise ValueError("--detector cascade comes with OpenCV and takes no --detector_weights")
@@ -82,45 +61,8 @@ def create(kind: str = "auto", weights: str | Path | None = None, *,
         raise ValueError(f"--detector {kind} needs --detector_weights FILE")
     if kind == "yunet":
         return YuNetDetector(weights, threshold, longest or 1500)
-    return RetinaFaceDetector(weights, device or torch.device("cpu"), threshold, longest or 1500)
-
-
-class RetinaFaceDetector:
-    """RetinaFace with published weights, ResNet-50 or MobileNet 0.25, told apart by their names.
-
-    Args:
-        longest: images with a longer side are looked at in a reduced copy.
-    """
-    overlap = 0.4
-
-    def __init__(self, weights: str | Path, device: torch.device, threshold: float | None = None,
-                 longest: int = 1500) -> None:
-        self.device, self.longest = device, longest
-        state = checkpoint.unwrap(checkpoint.read(weights), weights)
-        small = any(key.startswith("body.stage1.") for key in state)
-        self.network = RetinaFace("mobile0.25" if small else "resnet50")
-        self.threshold = (SMALL_THRESHOLD if small else 0.97) if threshold is None else threshold
-        checkpoint.check_match(state, self.network.state_dict(), weights)
-        self.network.load_state_dict(state)
-        self.network.to(device).eval()
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> list[Face]:
-        image, scale = downscale_to(image, self.longest)
-        height, width = image.shape[:2]
-        x = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).to(self.device).float()
-        x = (x - x.new_tensor(MEAN_BGR)).permute(2, 0, 1)[None]
-        boxes, scores, points = self.network(x)
-        priors = anchors(height, width, self.device)
-        sides = torch.tensor([width, height], device=self.device)
-        corners = (decode_boxes(boxes[0], priors).view(-1, 2, 2) * sides).flatten(1)
-        marks = decode_points(points[0], priors).view(-1, 5, 2) * sides
-        score = scores[0, :, 1].cpu().numpy()
-        sure = score > self.threshold
-        corners, marks = corners.cpu().numpy()[sure] / scale, marks.cpu().numpy()[sure] / scale
-        score = score[sure]
-        return [Face(corners[i], marks[i], float(score[i]))
-                for i in nms(corners, score, self.overlap)]
+    return RetinaFaceDetector(weights, device or torch.device("cpu"), threshold, longest or 1500,
+                              anchors)
 
 
 class YuNetDetector:
@@ -132,11 +74,14 @@ class YuNetDetector:
             raise ValueError(f"--detector_weights: {weights} does not exist")
         self.longest = longest
         try:
-            self.network = cv2.FaceDetectorYN.create(
-                str(weights), "", (320, 320), SMALL_THRESHOLD if threshold is None else threshold)
+            self.network = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), trial.MIN_SCORE)
+            outcome = trial.compare(self(trial.sheet().image)) if trial.needed(weights) else None
         except cv2.error as error:
             raise ValueError(f"--detector_weights {weights}: OpenCV cannot read it as a YuNet "
                              f"network ({' '.join(str(error).split())})") from error
+        if outcome and not outcome.passed:
+            raise ValueError(trial.refusal(weights, "YuNet", outcome))
+        self.network.setScoreThreshold(SMALL_THRESHOLD if threshold is None else threshold)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         image, scale = downscale_to(image, self.longest)
@@ -303,12 +248,3 @@ def select(faces: list[Face], shape: tuple[int, ...], *, min_size: float = 0,
         largest = sorted(kept, key=lambda face: -face.side)[:max_faces]
         kept = [face for face in kept if any(face is each for each in largest)]
     return kept
-
-
-def downscale_to(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
-    """The image with its longer side at most `longest`, and the factor that took."""
-    scale = min(1.0, longest / max(image.shape[:2]))
-    if scale == 1:
-        return image, 1.0
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shutil
 import sys
 from typing import Any, NoReturn
@@ -241,6 +242,18 @@ def positive(text: str) -> float:
 
 def non_negative(text: str) -> float:
     return _number(text, float, 0, False, "a non-negative number")
+
+
+def anchors(text: str) -> tuple[tuple[int, int], ...] | None:
+    """Two sides in pixels for each of three levels, written 16,32/64,128/256,512; auto is None."""
+    if text == "auto":
+        return None
+    found = re.fullmatch("/".join([r"(\d{1,4}),(\d{1,4})"] * 3), text)
+    sizes = [int(digits) for digits in found.groups()] if found else [0]
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError("expected auto or three pairs of sizes in pixels like "
+                                         f"16,32/64,128/256,512, got {text!r}")
+    return tuple(zip(sizes[::2], sizes[1::2], strict=True))
 
 
 def fraction(text: str) -> float:

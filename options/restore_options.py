@@ -5,7 +5,7 @@ import argparse
 from typing import Any
 
 from options.layers import Layer
-from options.parser import OneLineParser, count, fraction, positive, positive_int
+from options.parser import OneLineParser, anchors, count, fraction, positive, positive_int
 from options.test_options import TestOptions, graph_options
 
 
@@ -41,6 +41,10 @@ class RestoreOptions(TestOptions):
         group.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
                            help="min score of a face, 0 to 1 (default: 0.6; 0.97 for RetinaFace "
                                 "with ResNet-50)").rare = True
+        group.add_argument("--detector_anchors", type=anchors, metavar="SIZES",
+                           help="anchors of RetinaFace in pixels, such as 16,32/64,128/256,512 "
+                                "(default: auto, those with which it finds drawn faces)"
+                           ).rare = True
 
     @staticmethod
     def _add_paste_flags(group: Any) -> None:

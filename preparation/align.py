@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from faces import align, detect
-from options.parser import count, fraction, positive_int
+from models.networks.pretrained.retinaface import Anchors
+from options.parser import anchors, count, fraction, positive_int
 from preparation import _pictures
 from utils.images.errors import ImageError
 from utils.images.io import BadImage, read_image, write_image
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector_threshold", type=fraction, metavar="SCORE",
                         help="min score of a face, 0 to 1 (default: 0.6; 0.97 for RetinaFace with "
                              "ResNet-50)").rare = True
+    parser.add_argument("--detector_anchors", type=anchors, metavar="SIZES",
+                        help="anchors of RetinaFace in pixels, such as 16,32/64,128/256,512 "
+                             "(default: auto, those with which it finds drawn faces)").rare = True
     parser.add_argument("--min_face", type=count, default=0, metavar="PIXELS",
                         help="skip faces whose box has a side shorter than this")
     parser.add_argument("--max_faces", type=positive_int, metavar="N",
@@ -41,7 +45,8 @@ def run(opt: argparse.Namespace) -> int:
     `faces.jsonl` in the output folder gets a line per photograph with boxes and points; a
     photograph that has one is done.
     """
-    detect.create(opt.detector, opt.detector_weights)       # refused here, not by a worker
+    # Refused here, not by a worker.
+    detect.create(opt.detector, opt.detector_weights, anchors=opt.detector_anchors)
     targets = _pictures.targets_of(opt.input, Path(opt.output), opt.ext)
     notes = Path(opt.output) / "faces.jsonl"
     done = {json.loads(line)["name"] for line in _pictures.complete_lines(notes)}
@@ -70,9 +75,10 @@ def _name(target: Path, folder: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _detector(kind: str, weights: str | None, threshold: float | None) -> detect.Detector:
+def _detector(kind: str, weights: str | None, threshold: float | None, anchors: Anchors | None
+              ) -> detect.Detector:
     """One per process."""
-    return detect.create(kind, weights, threshold=threshold)
+    return detect.create(kind, weights, threshold=threshold, anchors=anchors)
 
 
 def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[str, Any], str]:
@@ -88,7 +94,7 @@ def _align_one(settings: dict[str, Any], pair: tuple[Path, Path]) -> tuple[dict[
 def _aligned(settings: dict[str, Any], path: Path, target: Path) -> dict[str, Any]:
     photo = read_image(path)
     find = _detector(settings["detector"], settings["detector_weights"],
-                     settings["detector_threshold"])
+                     settings["detector_threshold"], settings["detector_anchors"])
     faces = detect.select(find(photo), photo.shape, min_size=settings["min_face"],
                           max_faces=settings["max_faces"])
     template = align.template(settings["template"], settings["size"])

@@ -24,7 +24,7 @@ ALLOWED = {
     "models/losses": {"models.networks", "models.ops", "engine", "utils"},
     "models": {"metrics", "models", "engine", "utils"},
     "metrics": {"models.networks", "engine", "utils"},
-    "faces": {"models.networks", "engine", "utils"},
+    "faces": {"data.synthetic", "models.networks", "engine", "utils"},
     "export": {"metrics", "models.networks", "models.ops", "engine", "utils"},
     "serving": {"faces", "engine", "utils"},
     "preparation": {"data", "faces", "models", "options", "engine", "utils"},

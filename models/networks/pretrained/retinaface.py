@@ -7,17 +7,34 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
-ANCHORS = ((16, 32), (64, 128), (256, 512))
+Anchors = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+ANCHORS: Anchors = ((16, 32), (64, 128), (256, 512))
+# The second: biubug6/Face-Detector-1MB-with-landmark, whose MobileNet has plain ReLUs.
+KNOWN_ANCHORS: tuple[Anchors, ...] = (ANCHORS, ((10, 20), (32, 64), (128, 256)))
 VARIANCES = (0.1, 0.2)
 # Of BGR images in 0..255, subtracted before the network.
 MEAN_BGR = (104.0, 117.0, 123.0)
 BACKBONES = ("resnet50", "mobile0.25")
+
+
+class Variant(NamedTuple):
+    """What names and shapes of a weight file do not tell; the defaults are Pytorch_Retinaface's.
+
+    Attributes:
+        anchors: two sides in pixels for each of STRIDES.
+        plain_relu: MobileNet's ReLUs are plain ones instead of leaky; ResNet-50's always are.
+        rgb: images are RGB; the numbers of MEAN_BGR are subtracted in the same order.
+    """
+    anchors: Anchors = ANCHORS
+    plain_relu: bool = False
+    rgb: bool = False
 
 
 class RetinaFace(nn.Module):
@@ -38,6 +55,7 @@ class RetinaFace(nn.Module):
         large = backbone == "resnet50"
         self.body = ResNet50() if large else MobileNet()
         width, slope = (256, 0.0) if large else (64, 0.1)
+        self.slope = slope
         self.fpn = FeaturePyramid((512, 1024, 2048) if large else (64, 128, 256), width, slope)
         for level in (1, 2, 3):
             setattr(self, f"ssh{level}", ContextModule(width, slope))
@@ -60,11 +78,22 @@ class RetinaFace(nn.Module):
             for heads in (self.BboxHead, self.ClassHead, self.LandmarkHead))
         return boxes, scores.softmax(dim=-1), points
 
+    def set_plain_relu(self, plain: bool) -> None:
+        """Make all leaky ReLUs plain ones, or leaky again; see `Variant`."""
+        for module in self.modules():
+            if isinstance(module, nn.LeakyReLU):
+                module.negative_slope = 0.0 if plain else self.slope
 
-def anchors(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Anchors (N, 4) as center x, center y, width, height in units of the image's sides."""
+
+def anchors(height: int, width: int, device: torch.device | None = None,
+            table: Anchors = ANCHORS) -> Tensor:
+    """Anchors (N, 4) as center x, center y, width, height in units of the image's sides.
+
+    Args:
+        table: two sides in pixels for each of STRIDES.
+    """
     parts = []
-    for stride, sizes in zip(STRIDES, ANCHORS, strict=True):
+    for stride, sizes in zip(STRIDES, table, strict=True):
         rows, columns = math.ceil(height / stride), math.ceil(width / stride)
         y, x, size = torch.meshgrid(
             (torch.arange(rows, device=device) + 0.5) * stride / height,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,13 @@ from faces import align, detect
 from faces.detect import CascadeDetector, Face, select
 from faces.photograph import Settings, restore_photograph, with_colors_of
 from faces.restorer import FaceRestorer
-from models.networks.pretrained.retinaface import MEAN_BGR, RetinaFace, anchors, decode_boxes
+from models.networks.pretrained.retinaface import (
+    ANCHORS,
+    MEAN_BGR,
+    RetinaFace,
+    anchors,
+    decode_boxes,
+)
 from models.networks.sparnet import SPARNet
 from utils.images.io import read_image, write_image
 
@@ -102,7 +109,7 @@ def test_the_published_detector_decodes_its_surest_anchor(tmp_path: Path) -> Non
     best = int(scores[0, :, 1].argmax())
     expected = decode_boxes(boxes, anchors(70, 90))[0, best] * torch.tensor([90, 70, 90, 70])
     threshold = float(scores[0, :, 1].max()) - 1e-6
-    found = detect.create("auto", tmp_path / "r.pth", threshold=threshold)(image)
+    found = detect.create("auto", tmp_path / "r.pth", threshold=threshold, anchors=ANCHORS)(image)
     assert len(found) == 1
     assert np.allclose(found[0].box, expected.numpy(), atol=1e-3)
 
@@ -111,8 +118,9 @@ def test_the_published_detector_decodes_its_surest_anchor(tmp_path: Path) -> Non
 def test_each_network_has_a_default_threshold(backbone: str, threshold: float, tmp_path: Path
                                               ) -> None:
     torch.save(RetinaFace(backbone).state_dict(), tmp_path / "r.pth")
-    assert detect.create("retinaface", tmp_path / "r.pth").threshold == threshold
-    assert detect.create("retinaface", tmp_path / "r.pth", threshold=0.0).threshold == 0
+    create = partial(detect.create, "retinaface", tmp_path / "r.pth", anchors=ANCHORS)
+    assert create().threshold == threshold
+    assert create(threshold=0.0).threshold == 0
 
 
 @pytest.mark.parametrize("arguments, word", [
