@@ -253,6 +253,9 @@ class TextLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem="a name must be plain text", problem_mark=key.start_mark)
             if key.value in names:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value} is given twice", problem_mark=key.start_mark)
@@ -275,7 +278,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), TextLoader)
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:      # no YAML, too deep, or tagged as what it is not
         raise ValueError(f"--config {path} is not valid YAML ({error})") from error
     if content is None:
         return {}

@@ -225,6 +225,8 @@ def _number(text: str, kind: type, low: float, open_end: bool, what: str) -> Any
     # The comparison also refuses NaN.
     if value is None or not (value > low if open_end else value >= low) or value == float("inf"):
         raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+    if kind is int and value >= 1 << 63:    # what torch and NumPy count with
+        raise argparse.ArgumentTypeError(f"expected {what} below 2**63, got {text!r}")
     return value
 
 

@@ -131,7 +131,13 @@ async def answer(request: Request, service: Service, names: tuple[str, ...],
 def refuse_other_sites(request: Request) -> None:
     """Browsers let any page post an image here; only the service's own page may."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:      # such as http://[
+        site = ""
+    if not site or site != request.headers.get("host"):
         raise RequestError(403, "only this service's own page may send requests from a browser")
 
 

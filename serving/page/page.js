@@ -107,7 +107,7 @@ function restore(tries = 0) {
   clearTimeout(timer);
   request?.abort();
   const current = request = new XMLHttpRequest();
-  current.open("POST", "/v1/restore");
+  current.open("POST", "v1/restore");
   current.setRequestHeader("Accept", "application/json");
   current.responseType = "json";
   current.upload.onprogress = (event) => {
@@ -218,7 +218,7 @@ function takeModelDefaults() {
 }
 
 async function begin() {
-  const answer = await fetch("/v1/models");
+  const answer = await fetch("v1/models");
   about = await answer.json();
   addOptions("model", about.models.map((model) => model.name));
   addOptions("format", about.formats, (name) => name.toUpperCase());

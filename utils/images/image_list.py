@@ -34,7 +34,7 @@ def read_list(path: str | Path) -> tuple[Path, list[str]]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such list of images") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -30,6 +31,7 @@ FORMAT, VERSION = "facezoo-pack", 1
 COLUMNS = ("shard", "offset", "height", "width", "channels", "crc", "source_bytes",
            "source_mtime_ns")
 OPEN_FILES = 64
+MAX_SIDE = 1 << 20      # pixels
 # See `utils.files.stamp_of`.
 Stamp = tuple[int, int]
 Row = list[int]
@@ -49,6 +51,9 @@ class Pack:
                              f"{index.get('version')}; make the pack again with prepare.py pack")
         if not index.get("complete"):
             raise ValueError(f"{folder}: the pack is not finished; run prepare.py pack again")
+        if wrong := _fault_of(index):
+            raise ValueError(f"{folder / INDEX} is damaged ({wrong}); make the pack again with "
+                             "prepare.py pack")
         self.folder, self.settings, self.bad = folder, index["settings"], index["bad"]
         self._files = [folder / name for name in index["shards"]]
         for path, size in zip(self._files, index["shards"].values(), strict=True):
@@ -152,11 +157,65 @@ def read_index(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / INDEX} is damaged ({error}); make the pack again with "
                          "prepare.py pack") from error
     is_index = isinstance(content, dict) and content.get("format") == FORMAT
     return content if is_index else {}
+
+
+def _fault_of(index: dict[str, Any]) -> str:
+    """What is wrong with a finished pack's index; "" if names and numbers stay in their bounds.
+
+    Names must not lead out of any folder, since images are extracted and cached under them.
+    """
+    kinds = {"settings": dict, "bad": dict, "shards": dict, "pictures": dict}
+    for key, kind in kinds.items():
+        if not isinstance(index.get(key), kind):
+            return f"{key} must be an object"
+    shards, pictures = index["shards"], index["pictures"]
+    for name, size in shards.items():
+        if not re.fullmatch(r"shard_\d{5,9}\.bin", name):
+            return f"the shard {name!r} has a strange name"
+        if not (type(size) is int and 0 <= size < 1 << 62):
+            return f"the size of {name} must be a number of bytes"
+    strange = next((name for name in itertools.chain(pictures, index["bad"])
+                    if not _stays_inside(name)), None)
+    if strange is not None:
+        return f"the image name {strange!r} leads out of the pack"
+    if not all(isinstance(reason, str) for reason in index["bad"].values()):
+        return "bad must hold texts"
+    return _fault_of_rows(pictures.values(), list(shards.values()))
+
+
+def _stays_inside(name: str) -> bool:
+    return bool(name) and not name.startswith("/") and not {"\\", "\0", ":"} & set(name) and all(
+        part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _fault_of_rows(rows: Iterable[Any], sizes: list[int]) -> str:
+    """What is wrong with rows of COLUMNS, for shards of these sizes; "" if nothing is."""
+    rows = list(rows)
+    if not all(isinstance(row, list) and len(row) == len(COLUMNS)
+               and all(type(value) is int and abs(value) < 1 << 62 for value in row)
+               for row in rows):
+        return f"each image must have {len(COLUMNS)} whole numbers"
+    if not rows:
+        return ""
+    shard, offset, height, width, channels, *_ = np.array(rows, np.int64).T
+    if ((shard < 0) | (shard >= len(sizes))).any():
+        return "an image lies in a shard that is not there"
+    if (min(offset.min(), height.min() - 1, width.min() - 1) < 0 or height.max() > MAX_SIDE
+            or width.max() > MAX_SIDE or not np.isin(channels, (1, 3)).all()):
+        return "an image has an impossible size"
+    end = offset + height * width * channels
+    if (end > np.array(sizes, np.int64)[shard]).any():
+        return "an image reaches beyond its shard"
+    order = np.lexsort((offset, shard))
+    same = shard[order][1:] == shard[order][:-1]
+    if (same & (offset[order][1:] < end[order][:-1])).any():
+        return "two images overlap"
+    return ""
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -228,11 +287,17 @@ def _finished_rows(folder: Path, sources: Mapping[str, Stamp]) -> dict[str, Row]
     """Rows, with their shard's number, of what is packed already and still the same."""
     rows: dict[str, Row] = {}
     for path in sorted(folder.glob("shard_*.json")):
-        shard = json.loads(path.read_text(encoding="utf-8"))
-        data = path.with_suffix(".bin")
-        if not data.is_file() or data.stat().st_size != shard["bytes"]:
+        data, name = path.with_suffix(".bin"), re.fullmatch(r"shard_(\d{5,9})", path.stem)
+        if not name or not data.is_file():
             continue
-        number = int(path.stem.removeprefix("shard_"))
+        number, size = int(name[1]), data.stat().st_size
+        try:
+            shard = json.loads(path.read_text(encoding="utf-8"))
+            if shard["bytes"] != size or _fault_of_rows(
+                    ([0, *row] for row in shard["pictures"].values()), [size]):
+                continue
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            continue        # damaged: its images are packed again
         rows |= {name: [number, *row] for name, row in shard["pictures"].items()
                  if sources.get(name) == tuple(row[-2:])}
     return rows

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import struct
 import threading
 import time
@@ -183,7 +184,7 @@ def test_the_page_brings_all_it_needs(service: Callable) -> None:
     named = [word.split('"')[0] for part in ('src="', 'href="') for word in
              page.text.split(part)[1:]]
     for path in named:
-        assert path.startswith("/") and ask(made, "GET", path).status_code == 200
+        assert ask(made, "GET", f"/{path}").status_code == 200
 
 
 # ---- what is refused ----------------------------------------------------------------------------
@@ -318,11 +319,23 @@ def test_a_full_queue_is_429_at_once(service: Callable, brighter: Brighter) -> N
     assert (ready.status_code, alive.status_code) == (503, 200)
 
 
+def test_the_page_works_below_a_prefix_of_a_proxy(service: Callable) -> None:
+    """Every address in its files is relative, and leads to a route."""
+    made, found = service(), set()
+    for name in ("/", "/page.js", "/page.css"):
+        text = ask(made, "GET", name).text
+        found |= set(re.findall(r"""(?:href=|src=|fetch\(|open\("POST", |url\()["']?([^"')]+)""",
+                                text))
+    assert {"page.css", "page.js", "icon.svg", "v1/restore", "v1/models"} <= found
+    assert [address for address in found if address.startswith(("/", "http"))] == []
+
+
 def test_other_hosts_and_other_sites_are_refused(service: Callable) -> None:
     made = service()
     assert ask(made, "GET", "/", headers={"Host": "evil.example"}).status_code == 400
     assert error(ask(made, headers={"Origin": "http://evil.example"}))[0] == 403
-    assert error(ask(made, headers={"Origin": "null"}))[0] == 403
+    for origin in ("null", "http://[", "", "http://", "localhost", "http://[::1"):
+        assert error(ask(made, headers={"Origin": origin}))[0] == 403
     assert ask(made, headers={"Origin": "http://localhost"}).status_code == 200
     assert "access-control-allow-origin" not in ask(made).headers
 

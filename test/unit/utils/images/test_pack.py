@@ -374,3 +374,71 @@ def test_a_wrong_list_is_refused(text: str, message: str, tmp_path: Path) -> Non
 def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.txt: no such list"):
         create("celeba", "train", dataroot=str(tmp_path / "a.txt"))
+
+
+# ---- indexes that somebody else wrote ------------------------------------------------------------
+
+def test_a_list_with_a_byte_order_mark_is_read(faces: Path, tmp_path: Path) -> None:
+    names = ["00.png", "more/01.png"]
+    write_list(tmp_path / "plain.txt", faces, names)
+    (tmp_path / "marked.txt").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "plain.txt").read_bytes())
+    assert read_list(tmp_path / "marked.txt") == read_list(tmp_path / "plain.txt")
+
+
+def row(index: dict, name: str = "00.png") -> list:
+    return index["pictures"][name]
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda i: i["pictures"].update({"../../victim/x.png": row(i)}), "leads out of the pack"),
+    (lambda i: i["pictures"].update({"/etc/x.png": row(i)}), "leads out of the pack"),
+    (lambda i: i["pictures"].update({"a/../../x.png": row(i)}), "leads out of the pack"),
+    (lambda i: i["pictures"].update({"a\\..\\x.png": row(i)}), "leads out of the pack"),
+    (lambda i: i["pictures"].update({"C:x.png": row(i)}), "leads out of the pack"),
+    (lambda i: i["bad"].update({"../x.png": "unreadable"}), "leads out of the pack"),
+    (lambda i: i["bad"].update({"x.png": 3}), "bad must hold texts"),
+    (lambda i: i["shards"].update({"/etc/passwd": 5}), "has a strange name"),
+    (lambda i: i["shards"].update({"../shard_00000.bin": 5}), "has a strange name"),
+    (lambda i: i["shards"].update({"shard_00009.bin": -1}), "number of bytes"),
+    (lambda i: i["pictures"].update({"new.png": row(i)}), "two images overlap"),
+    (lambda i: row(i).__setitem__(1, 1 << 40), "beyond its shard"),
+    (lambda i: row(i).__setitem__(1, -5), "impossible size"),
+    (lambda i: row(i).__setitem__(2, 0), "impossible size"),
+    (lambda i: row(i).__setitem__(2, 1 << 61), "impossible size"),
+    (lambda i: row(i).__setitem__(4, 4), "impossible size"),
+    (lambda i: row(i).__setitem__(0, 7), "a shard that is not there"),
+    (lambda i: row(i).__setitem__(3, 1.5), "whole numbers"),
+    (lambda i: row(i).__setitem__(3, True), "whole numbers"),
+    (lambda i: row(i).__setitem__(3, 10 ** 30), "whole numbers"),
+    (lambda i: row(i).pop(), "whole numbers"),
+    (lambda i: i.update(pictures=[1]), "pictures must be an object"),
+    (lambda i: i.update(shards=None), "shards must be an object"),
+    (lambda i: i.pop("settings"), "settings must be an object")])
+def test_names_shards_and_rows_stay_inside(change: Callable, words: str, faces: Path,
+                                           tmp_path: Path) -> None:
+    folder = packed(faces, tmp_path / "p")
+    index = json.loads((folder / pack.INDEX).read_text())
+    change(index)
+    (folder / pack.INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"pack\.json is damaged \(.*{words}.*make the pack"):
+        list_images(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 50_000, "\xff", "", "[1"])
+def test_a_file_that_is_no_json_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / pack.INDEX).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"bytes": 1}', '{"bytes": 1, "pictures": 3}'])
+def test_a_damaged_table_of_a_shard_is_made_again(text: str, faces: Path, tmp_path: Path) -> None:
+    folder = packed(faces, tmp_path / "p")
+    whole = (folder / pack.INDEX).read_bytes()
+    (folder / pack.INDEX).unlink()
+    next(folder.glob("shard_*.json")).write_text(text)
+    head = {**json.loads(whole), "complete": False}
+    (folder / pack.INDEX).write_text(json.dumps(head))
+    packed(faces, folder)
+    assert len(list_images(folder)) == 12 and read_image(folder / "00.png").shape == (40, 40, 3)
