@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import inference
@@ -119,9 +120,14 @@ class Job:
         self.notes = [missed] if missed else []
 
     def open(self) -> None:
-        """Load the network, after every check that does not need it."""
-        self.restorer = inference.open_restorer(self.opt)
+        """Load the network, after everything that may be refused sooner."""
+        device = entry.open_device(self.opt)
+        self.open_helpers(device)
+        self.restorer = inference.open_restorer(self.opt, device)
         check_folder(self.folder)
+
+    def open_helpers(self, device: torch.device) -> None:
+        """Load the other networks."""
 
     @contextmanager
     def one(self, path: Path) -> Iterator[None]:
@@ -256,9 +262,8 @@ class PhotographJob(Job):
         self.notes.append(f"note: --faces names {counted(len(unknown), 'image')} that --input does "
                           f"not have: {shown_names}")
 
-    def open(self) -> None:
-        super().open()
-        opt, device = self.opt, self.restorer.device
+    def open_helpers(self, device: torch.device) -> None:
+        opt = self.opt
         self.detector = (None if opt.faces
                          else inference.open_detector(opt, device, opt.detect_size))
         self.mask = inference.open_mask(opt, device)

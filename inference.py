@@ -8,16 +8,14 @@ import torch
 
 import models
 from engine import device as devices
-from engine import entry
 from faces import align, detect
 from faces.parsing_mask import open_parsing_mask
 from faces.photograph import Mask, Settings
 from faces.restorer import FaceRestorer
 
 
-def open_restorer(opt: Namespace) -> FaceRestorer:
-    """The network that the options name, or the graph of --onnx, on the device they name."""
-    device = entry.open_device(opt)
+def open_restorer(opt: Namespace, device: torch.device) -> FaceRestorer:
+    """The network that the options name, or the graph of --onnx."""
     devices.seed_everything(opt.seed, device)
     if opt.engine == "onnx":
         model = open_graph(opt, device)

@@ -39,7 +39,14 @@ from data.watched_loader import Lost
 from engine import checkpoint, distributed, entry, run_folder
 from engine import device as devices
 from engine.prefetch import Prefetcher
-from engine.training_log import LossWindow, Progress, SpeedMeter, clock
+from engine.training_log import (
+    LossWindow,
+    Progress,
+    SpeedMeter,
+    check_tensorboard,
+    clock,
+    spaced,
+)
 from metrics.evaluation import Column, evaluate_loader, extra_metrics, means
 from metrics.psnr_ssim import PROTOCOLS
 from options.base_options import summary, to_yaml
@@ -119,6 +126,7 @@ class Trainer:
             shuffle=not opt.serial_batches, rank=distributed.rank(),
             world_size=distributed.world_size())
         self.total_steps = opt.train_steps or opt.total_epochs * self.sampler.steps_per_epoch
+        self.visual_freq = spaced(opt.visual_freq, self.total_steps, opt.max_visuals)
         self.model.setup(state)
         if distributed.world_size() > 1:    # equal weights on every rank, but noise of its own
             devices.seed_everything(opt.seed + 1_000_003 * distributed.rank(), device)
@@ -235,7 +243,7 @@ class Trainer:
         last = self.step == self.total_steps
         if self._due(opt.print_freq) or interrupted:
             self._report()
-        images, validation = self._due(opt.visual_freq, last=False), self._due(opt.eval_freq)
+        images, validation = self._due(self.visual_freq, last=False), self._due(opt.eval_freq)
         numbered = self._due(opt.save_iter_freq, last=False)
         per_epoch = self.sampler.steps_per_epoch
         epoch_end = self._due(opt.save_epoch_freq * per_epoch, last=False)
@@ -454,6 +462,14 @@ def datasets_of(opt: Namespace) -> tuple[BaseDataset, BaseDataset]:
     return train, val
 
 
+def check_files(opt: Namespace) -> None:
+    """Raise ValueError for weights that are not there, before networks are built."""
+    for name, value in vars(opt).items():
+        if name.endswith("_weights") and value and value != checkpoint.RANDOM and not (
+                Path(value).is_file()):
+            raise ValueError(f"--{name}: checkpoint {value} does not exist")
+
+
 def preview(opt: Namespace) -> int:
     """Write the image of --preview_degradation instead of training; returns the exit status."""
     dataset = data.create_dataset(opt.dataset_name, "train", opt.degradation, vars(opt))
@@ -470,6 +486,9 @@ def train(opt: Namespace) -> int:
     entry.set_up_logging(main=os.environ.get("RANK", "0") == "0")
     if opt.preview_degradation:
         return preview(opt)
+    check_files(opt)
+    if opt.tensorboard:
+        check_tensorboard()
     stop = StopSignal()
     datasets = datasets_of(opt)     # refused before anything is printed, moved or made
     logger.info("%s", summary(opt))

@@ -81,12 +81,12 @@ def split_cores(workers: int | None) -> int:
     return workers
 
 
-def open_model(name: str, opt: Namespace) -> Any:
+def open_model(name: str, opt: Namespace, device: torch.device) -> Any:
     """The network that the options name, ready to restore."""
     from serving.service import Model
     settings = inference.paste_settings(opt)    # before the network, which takes long
-    restorer = inference.open_restorer(opt)
-    mask = inference.open_mask(opt, restorer.device)
+    restorer = inference.open_restorer(opt, device)
+    mask = inference.open_mask(opt, device)
     return Model(name, opt.model, restorer, settings, mask, opt.min_face, opt.max_faces,
                  opt.only_center_face, opt.strip_metadata)
 
@@ -95,9 +95,9 @@ def open_service(opt: Namespace, tables: dict[str, Namespace], workers: int) -> 
     """Load the networks and detectors, and run each once."""
     from serving.limits import Limits
     from serving.service import Service
-    opened = {name: open_model(name, each) for name, each in tables.items()}
-    device = next(iter(opened.values())).restorer.device
+    device = entry.open_device(opt)
     detectors = [inference.open_detector(opt, device) for _ in range(workers)]
+    opened = {name: open_model(name, each, device) for name, each in tables.items()}
     limits = Limits(opt.queue, opt.max_bytes, opt.max_pixels, opt.max_result_pixels, opt.timeout,
                     opt.receive_timeout)
     service = Service(opened, detectors, limits, opt.batch_wait_ms / 1000)

@@ -37,9 +37,10 @@ from PIL import Image
 import data
 import models
 from data.synthetic.faces import render_face
+from engine import entry
 from faces.detect import select
-from faces.photograph import Settings, restore_photograph
-from inference import open_detector, open_restorer
+from faces.photograph import restore_photograph
+from inference import open_detector, open_restorer, paste_settings
 from models.networks.sparnet import SPARNet
 from options.serve_options import ServeOptions
 from utils.images.io import encode_image
@@ -76,10 +77,9 @@ def start(arguments: list[str]) -> tuple[subprocess.Popen, int]:
 def people(number: int, arguments: list[str]) -> list[tuple[bytes, np.ndarray]]:
     """Images to send, and what must come back."""
     opt = ServeOptions(models, data, "serve_load.py").parse(arguments)
-    restorer = open_restorer(opt)
+    restorer = open_restorer(opt, entry.open_device(opt))
     detector = open_detector(opt, restorer.device)
-    settings = Settings(opt.load_size, opt.template or models.find(opt.model).template, opt.upscale,
-                        opt.strength, opt.match_colors, opt.batch_size)
+    settings = paste_settings(opt)
     found, index = [], 0
     while len(found) < number:
         image = render_face(index, size=SIDE).image

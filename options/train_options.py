@@ -122,6 +122,9 @@ class TrainOptions(BaseOptions):
                            help="write TensorBoard files")
         group.add_argument("--visual_freq", type=count, default=100, metavar="STEPS",
                            help="steps between two images in TensorBoard, 0 for none").rare = True
+        group.add_argument("--max_visuals", type=count, default=100, metavar="N",
+                           help="at most so many images in TensorBoard over the run: where "
+                                "--visual_freq gives more, they are farther apart").rare = True
         group.add_argument("--warmup_steps", type=count, default=10, metavar="N",
                            help="first steps, left out of the reported speed").rare = True
 

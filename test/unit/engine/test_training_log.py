@@ -2,14 +2,25 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from engine.training_log import LossWindow, Progress, SpeedMeter, clock
+from data.synthetic.faces import render_face
+from engine.training_log import (
+    LossWindow,
+    Progress,
+    SpeedMeter,
+    check_tensorboard,
+    clock,
+    spaced,
+)
 from utils.files import to_json
+from utils.images.io import decode_image, encode_image
 
 CPU = torch.device("cpu")
 
@@ -72,3 +83,36 @@ def test_json_has_no_infinity_or_nan() -> None:
 @pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01")])
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+# ---- event files stay small ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("every, total, most, expected", [
+    (100, 800_000, 100, 8000), (100, 5000, 100, 100), (100, 10_100, 100, 200), (1, 6, 100, 1),
+    (0, 100, 100, 0), (100, 100, 0, 0), (7, 1000, 3, 336), (400, 1, 1, 400)])
+def test_images_are_spaced_over_the_run(every: int, total: int, most: int, expected: int) -> None:
+    found = spaced(every, total, most)
+    assert found == expected
+    assert not found or (found % every == 0 and total // found <= most)
+
+
+def test_an_image_is_written_as_jpeg(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    shown = render_face(0, size=256).image
+    progress = Progress(tmp_path, start_step=0, total_steps=9, tensorboard=True)
+    progress.image("strip", shown, 3)
+    progress.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    event, = read.Images("strip")
+    assert (event.step, event.width, event.height) == (3, 256, 256)
+    assert event.encoded_image_string.startswith(b"\xff\xd8")
+    found = decode_image(event.encoded_image_string, "event")
+    assert np.abs(found.astype(int) - shown).mean() < 3
+    size = sum(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir())
+    assert size < len(encode_image(shown, ".png")) / 2
+
+
+def test_a_broken_tensorboard_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"--tensorboard: .* pass --no-tensorboard"):
+        check_tensorboard()

@@ -60,7 +60,7 @@ class Network:
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     made = Network()
     monkeypatch.setattr(inference, "open_restorer",
-                        lambda opt: FaceRestorer(made, torch.device("cpu")))
+                        lambda opt, device: FaceRestorer(made, torch.device("cpu")))
     return made
 
 

@@ -13,6 +13,7 @@ from conftest import ROOT, tiny_arguments
 
 import data
 import models
+import newtrain
 from options.base_options import read_yaml, to_yaml
 from options.enhance_options import EnhanceOptions
 from options.evaluate_options import EvaluateOptions
@@ -314,3 +315,13 @@ def test_an_empty_value_of_enhance_names_its_flag(flag: str, capsys: pytest.Capt
 def test_output_path_is_where_results_go() -> None:
     assert parse("--name", "x", "--input", "y", "--output_path", "z",
                  kind=EnhanceOptions).output == "z"
+
+
+@pytest.mark.parametrize("model, flag", [("psfrgan", "--vgg_weights"), ("gpen", "--d_weights")])
+def test_weights_that_are_not_there_are_refused_before_networks_are_built(
+        model: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "create", lambda *_: pytest.fail("a network was built"))
+    opt = TrainOptions(models, data, "newtrain.py").parse(
+        [*tiny_arguments(model), flag, str(tmp_path / "none.pth")])
+    with pytest.raises(ValueError, match=f"^{flag}: checkpoint .*none.pth does not exist$"):
+        newtrain.train(opt)

@@ -10,7 +10,7 @@ from conftest import TINY_MODEL, tiny_arguments
 
 import data
 import models
-from engine import checkpoint
+from engine import checkpoint, weight_formats
 from models.networks.gfpgan import GFPGAN
 from models.networks.pfsrnet import Generator
 from models.networks.sparnet import SPARNet
@@ -208,8 +208,12 @@ def test_a_file_is_read_once(zipped: bool, tmp_path: Path, monkeypatch: pytest.M
                              ) -> None:
     path = saved(tmp_path / "G.pth", SPARNet(res_depth=1),
                  _use_new_zipfile_serialization=zipped)
-    reads, read = [], checkpoint._read
-    monkeypatch.setattr(checkpoint, "_read", lambda found: reads.append(found) or read(found))
+    reads, read = [], weight_formats.read_file
+
+    def counting(found: Path, mmap: bool = False) -> object:
+        reads.extend([] if mmap else [found])
+        return read(found, mmap)
+    monkeypatch.setattr(weight_formats, "read_file", counting)
     models.load_trained(parse("sparnet", path), CPU)
     assert reads == [path]
 
