@@ -317,7 +317,7 @@ def test_output_path_is_where_results_go() -> None:
                  kind=EnhanceOptions).output == "z"
 
 
-@pytest.mark.parametrize("model, flag", [("psfrgan", "--vgg_weights"), ("gpen", "--d_weights")])
+@pytest.mark.parametrize("model, flag", [("psfrgan", "--vgg_weights"), ("gpen", "--id_weights")])
 def test_weights_that_are_not_there_are_refused_before_networks_are_built(
         model: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "create", lambda *_: pytest.fail("a network was built"))
