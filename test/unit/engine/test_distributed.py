@@ -268,7 +268,7 @@ def kill_and_resume(rank: int, steps: int, running: Callable, tmp_path: Path) ->
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("rank", [0, 1, 0, 1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_any_rank_may_die_at_any_step(rank: int, running: Callable, tmp_path: Path) -> None:
     kill_and_resume(rank, 40, running, tmp_path)
 
@@ -346,18 +346,17 @@ def test_an_error_on_one_rank_ends_the_job_with_its_message(tmp_path: Path) -> N
 
 @pytest.mark.deep
 def test_landmark_trainings_end(tmp_path: Path) -> None:
-    """One of 18 hung in the destructor of DDP's reducer. Here eight run, four at a time."""
-    for first in (0, 4):
-        started = [start(tmp_path, "--train_steps", 2, "--eval_freq", 2, model="fan",
-                         name=f"fan{first + at}") for at in range(4)]
-        try:
-            assert ["finished step 2" in end(process) for process in started] == [True] * 4
-            assert [process.returncode for process in started] == [0] * 4
-        finally:
-            for process in started:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+    """One of 18 hung in the destructor of DDP's reducer. Here four run at a time."""
+    started = [start(tmp_path, "--train_steps", 2, "--eval_freq", 2, model="fan", name=f"fan{at}")
+               for at in range(4)]
+    try:
+        assert ["finished step 2" in end(process) for process in started] == [True] * 4
+        assert [process.returncode for process in started] == [0] * 4
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 # ---- small things --------------------------------------------------------------------------------
@@ -390,7 +389,7 @@ distributed.leave(0)
 """
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.deep)])
 def test_ending_never_waits_for_a_wrapper_that_nobody_holds(tmp_path: Path, rounds: int) -> None:
     """The destructor of DDP's reducer could wait for ever; 20 wrappers are let go per round."""
     script = tmp_path / "endings.py"
