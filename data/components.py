@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.face_parts import PARTS, REFERENCE
-from utils.files import check_expansion, write_text
+from utils.files import check_expansion, parse_json, write_text
 
 # What NumPy's pickled numbers are made of; older NumPy calls its module numpy.core.
 SCALAR = np.float64(0).__reduce__()[0]
@@ -61,7 +61,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], int]:
         # Since torch 2.6; older ones have no allow-list that names modules.
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True), REFERENCE
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8-sig"))
     return content["parts"], int(content["size"])
 
 

@@ -6,7 +6,6 @@
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from faces import align, trial
 from faces.face import SMALL_THRESHOLD, Face, downscale_to
 from faces.retinaface import RetinaFaceDetector
 from models.networks.pretrained.retinaface import Anchors
+from utils.files import parse_json
 
 KINDS = ("auto", "retinaface", "yunet", "cascade")
 
@@ -184,7 +184,8 @@ def read_faces(path: str | Path) -> dict[str, list[Face]]:
         ValueError: not such a file.
     """
     try:
-        table: dict[str, list[dict[str, Any]]] = json.loads(Path(path).read_text())
+        table: dict[str, list[dict[str, Any]]] = parse_json(
+            Path(path).read_text(encoding="utf-8-sig"))
         return {name: [_marked(entry) for entry in entries] for name, entries in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--faces {path} must hold JSON {{NAME: [{{\"points\": five [x, y], "

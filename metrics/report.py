@@ -81,6 +81,19 @@ class Extremes:
         return any(id(case) in kept for case in new)
 
 
+    def ends(self) -> tuple[list[Case], list[Case]]:
+        """The worst, from the worst on, and the best, from the best on; none is both.
+
+        Of fewer than twice `count` images each end has half.
+        """
+        known = sorted({id(case): case for case in (*self.worst, *self.best)}.values(),
+                       key=lambda case: (case.value, case.path))
+        if len(known) == 2 * self.count:
+            return self.worst, self.best
+        half = (len(known) + 1) // 2
+        return known[:half], known[half:][::-1]
+
+
 def data_uri(image: np.ndarray, side: int = THUMBNAIL) -> str:
     """A uint8 RGB image as a JPEG inside a URI, shrunk to at most side x side."""
     thumbnail = Image.fromarray(image)
@@ -202,6 +215,7 @@ def page(*, title: str, rows: list[Row], numbers: Numbers, protocols: dict[str, 
     """
     notes = "".join(f"<p>{html.escape(f'{name}: {remark}')}.</p>"
                     for name, remark in remarks.items())
+    worst, best = extremes.ends()
     ending = " All images are shown." if len(rows) <= 2 * extremes.count else ""
     return "".join([
         f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
@@ -210,7 +224,7 @@ def page(*, title: str, rows: list[Row], numbers: Numbers, protocols: dict[str, 
         results(numbers), notes,
         figures_table(figures) if figures else "",
         f"<h2>Distributions</h2>{plots(rows)}",
-        gallery("Worst cases", extremes.worst, "dB"), gallery("Best cases", extremes.best, "dB"),
+        gallery("Worst cases", worst, "dB"), gallery("Best cases", best, "dB"),
         f"<p><small>The images are ordered by {html.escape(order)}. The thumbnails are JPEG."
         f"{ending}</small></p>",
         "<h2>How it was measured</h2>", html_table(["", ""], protocols.items()),

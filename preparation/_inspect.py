@@ -41,9 +41,8 @@ def inspect(jobs: list[tuple[str, Path]], cache: Path | None, workers: int) -> I
         `format` ("" in packs), `notes`, `pixels` (digest) and `look` (fingerprint), both in hex.
     """
     known = {}
-    for line in _pictures.complete_lines(cache) if cache else ():
-        record = json.loads(line)
-        known[record["kind"], record["path"]] = record
+    for record in _pictures.complete_records(cache, "kind", "path", "stamp") if cache else ():
+        known[str(record["kind"]), str(record["path"])] = record
     waiting = []
     for kind, path in jobs:
         record = known.get((kind, str(path)))

@@ -10,16 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from options.parser import positive_int
-from utils.files import write_text
+from utils.files import parse_json, write_text
 from utils.images.io import BadImage, find_images, read_image, warn_left_out, write_image
 from utils.images.names import output_stems
 from utils.text import counted
@@ -121,6 +123,15 @@ def complete_lines(path: Path) -> list[str]:
     if lines[-1]:
         write_text(path, "\n".join([*lines[:-1], ""]))
     return [line for line in lines[:-1] if line]
+
+
+def complete_records(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of `complete_lines` that have these keys; a damaged line does not count."""
+    for line in complete_lines(path):
+        with suppress(ValueError):
+            record = parse_json(line)
+            if isinstance(record, dict) and all(key in record for key in keys):
+                yield record
 
 
 def conclude(failed: list[str]) -> int:

@@ -49,7 +49,7 @@ def run(opt: argparse.Namespace) -> int:
     detect.create(opt.detector, opt.detector_weights, anchors=opt.detector_anchors)
     targets = _pictures.targets_of(opt.input, Path(opt.output), opt.ext)
     notes = Path(opt.output) / "faces.jsonl"
-    done = {json.loads(line)["name"] for line in _pictures.complete_lines(notes)}
+    done = {str(record["name"]) for record in _pictures.complete_records(notes, "name")}
     waiting = [pair for pair in targets.items() if _name(pair[1], notes.parent) not in done]
     failed, written, empty = [], 0, 0
     notes.parent.mkdir(parents=True, exist_ok=True)

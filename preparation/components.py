@@ -29,7 +29,7 @@ from options.parser import count, fraction, positive_int
 from preparation import _pictures
 from preparation._landmarks import parts_of_maps
 from utils.face_parts import REFERENCE, parts_of_landmarks
-from utils.files import sha256
+from utils.files import parse_json, sha256
 from utils.images.convert import to_tensor
 from utils.images.io import shown
 from utils.images.pack import stamp_or_none
@@ -97,7 +97,9 @@ def find(opt: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
     weights = sha256(opt.weights)
     stamps = {name: stamp_or_none(dataset.root / name) for name in dataset.items}
     notes = Path(f"{opt.output}.jsonl")
-    done = {note["name"]: note for note in map(json.loads, _pictures.complete_lines(notes))
+    done = {note["name"]: note
+            for note in _pictures.complete_records(notes, "name", "stamp", "weights", "parts",
+                                                   "score")
             if note["stamp"] == stamps.get(note["name"]) and note["weights"] == weights}
     waiting = [at for at, name in enumerate(dataset.items) if name not in done]
     loader = create_eval_loader(Subset(dataset, waiting), batch_size=opt.batch_size,
@@ -139,7 +141,7 @@ def convert(path: str | Path, size: int | None = None) -> dict[str, Tensor]:
     if Path(path).suffix in (".pth", ".pt"):
         return read_components(path)[0]
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--landmarks {path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not content:

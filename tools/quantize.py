@@ -55,6 +55,12 @@ def quantize(opt: Namespace) -> int:
                          f"precision {about.get('precision', 'not stated')}")
     preprocessing = Preprocessing(json.loads(about["options"]))
     batch, *_, side = metadata.shape_of(model.graph.input[0])
+    images = list_images(opt.lq or opt.calibration)
+    *_, height, width = metadata.shape_of(model.graph.output[0])
+    if opt.gt:      # refused now, not after graphs were written
+        targets = {path.stem: path for path in list_images(opt.gt)}
+        for image in images:
+            target_of(image, targets, (height, width, 3))
     warn_left_out(opt.calibration)
     calibration = [preprocessing.tensor(file)
                    for file in list_images(opt.calibration)[:opt.max_calibration]]
@@ -66,7 +72,6 @@ def quantize(opt: Namespace) -> int:
         onnx.helper.set_model_props(made, {**about, "precision": precision})
         paths[precision] = path.with_name(f"{path.stem}_{precision}.onnx")
         metadata.save(made, paths[precision])
-    images = list_images(opt.lq or opt.calibration)
     graphs = compare(paths, preprocessing, images, opt.gt)
     text = f"{preprocessing.opt.model}, {counted(len(images), 'image')}\n\n{markdown(graphs)}"
     target = path.with_name(f"{path.stem}_table.md")

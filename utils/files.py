@@ -106,6 +106,18 @@ def to_json(value: Any, indent: int | None = 1) -> str:
     return json.dumps(plain(value), indent=indent)
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, or nested deeper than any that is meant well.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def stamp_of(path: str | Path) -> tuple[int, int]:
     """Size in bytes and time of change in ns, by which a changed file is recognized."""
     found = os.stat(path)

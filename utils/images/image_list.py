@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from utils.files import write_text
+from utils.files import parse_json, write_text
 
 SUFFIX = ".txt"
 ROOT = "# root:"
@@ -76,7 +76,7 @@ def _written(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return str(json.loads(text)) if text.startswith('"') else text
+    return str(parse_json(text)) if text.startswith('"') else text
 
 
 def _inside(name: str) -> str:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
-from utils.files import stamp_of, write_atomically, write_text
+from utils.files import parse_json, stamp_of, write_atomically, write_text
 from utils.lock import held
 from utils.system import read_at
 
@@ -154,10 +154,10 @@ def stamp_or_none(path: Path) -> list[int] | None:
 def read_index(folder: Path) -> dict[str, Any]:
     """The content of pack.json, or {} if there is none, or one of another program."""
     try:
-        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        content = parse_json((folder / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder / INDEX} is damaged ({error}); make the pack again with "
                          "prepare.py pack") from error
     is_index = isinstance(content, dict) and content.get("format") == FORMAT
@@ -292,11 +292,11 @@ def _finished_rows(folder: Path, sources: Mapping[str, Stamp]) -> dict[str, Row]
             continue
         number, size = int(name[1]), data.stat().st_size
         try:
-            shard = json.loads(path.read_text(encoding="utf-8"))
+            shard = parse_json(path.read_text(encoding="utf-8"))
             if shard["bytes"] != size or _fault_of_rows(
                     ([0, *row] for row in shard["pictures"].values()), [size]):
                 continue
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue        # damaged: its images are packed again
         rows |= {name: [number, *row] for name, row in shard["pictures"].items()
                  if sources.get(name) == tuple(row[-2:])}

@@ -307,6 +307,23 @@ def test_quantize_writes_both_graphs_and_a_table_that_compares_them(
         assert (about["precision"], about["model"]) == (name, "gfpgan")
 
 
+@pytest.mark.parametrize("spoil, words", [
+    (lambda gt, file: write_image(gt / file.name, np.zeros((9, 8, 3), np.uint8)),
+     "must be 16x16 like its result, got 8x9"),
+    (lambda gt, file: (gt / file.name).unlink(), "--gt has no target for")])
+def test_quantize_looks_at_targets_before_it_writes(
+        spoil: Callable, words: str, exported: Callable, samples: Path, tmp_path: Path) -> None:
+    path, gt = tmp_path / "face.onnx", tmp_path / "gt"
+    path.write_bytes(exported("gfpgan")[0].read_bytes())
+    for file in samples.iterdir():
+        write_image(gt / file.name, bicubic(read_image(file), 16, 16))
+    spoil(gt, sorted(samples.iterdir())[-1])
+    with pytest.raises(ValueError, match=words):
+        quantize.quantize(quantize.parse(
+            ["--onnx", str(path), "--calibration", str(samples), "--gt", str(gt)]))
+    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["face.onnx"]
+
+
 def test_quantize_refuses_what_is_quantized_already(exported: Callable, samples: Path) -> None:
     path, _ = exported("sparnet", "--fp16")
     with pytest.raises(ValueError, match=r"must be a float32 graph .* got precision fp16"):

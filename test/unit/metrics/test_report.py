@@ -72,6 +72,16 @@ def test_merged_cases_are_those_of_one_process(cut: int) -> None:
     assert (joined.worst, joined.best) == (whole.worst, whole.best)
 
 
+@pytest.mark.parametrize("values, worst, best", [
+    ([], [], []), ([3.0], [3], []), ([3.0, 1.0], [1], [3]), ([3.0, 1.0, 2.0], [1, 2], [3]),
+    ([3.0, 1.0, 2.0, 4.0], [1, 2], [4, 3]), ([5.0, 3.0, 1.0, 2.0, 4.0], [1, 2], [5, 4]),
+    ([1.0, 1.0, 1.0], [1], [1])])
+def test_no_case_is_among_the_worst_and_the_best(values: list, worst: list, best: list) -> None:
+    found = extremes_of(values).ends()
+    assert [[case.value for case in end] for end in found] == [worst, best]
+    assert not {case.path for case in found[0]} & {case.path for case in found[1]}
+
+
 def test_equal_cases_are_ordered_by_path_whoever_came_first() -> None:
     made = Extremes(2)
     for path in ("c", "b", "a"):
