@@ -1,4 +1,4 @@
-"""Damaged files of every kind that is read: what is wrong with one must be one line, soon and cheap.
+"""Damaged files of every kind that is read: what is wrong with one is one line, soon and cheap.
 
     python test/unit/mutations.py [--cases 10000] [--kinds image state ...] [--seed 0]
 
