@@ -13,6 +13,7 @@ names and shapes (numpy's legacy RandomState seeded by CRC-32), so no weights or
 from __future__ import annotations
 
 import fnmatch
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -89,6 +90,28 @@ def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float =
     """The recorded input of this name: float32, uniform in [low, high)."""
     state = np.random.RandomState(zlib.crc32(name.encode()))
     return torch.from_numpy(state.uniform(low, high, tuple(shape)).astype(np.float32))
+
+
+def inputs_by_role(case: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
+    """The recorded inputs by the last part of their name without its number, in numerical order:
+    `gpen.loop.lq0` and `gpen.loop.lq1` are {"lq": [..., ...]}."""
+    found: dict[str, list[tuple[int, Tensor]]] = {}
+    for entry in case["inputs"]:
+        role, number = re.fullmatch(r"(.*?)(\d*)", entry["name"].rsplit(".", 1)[-1]).groups()
+        found.setdefault(role, []).append((int(number or 0), make_input(**entry).to(device)))
+    return {role: [x for _, x in sorted(numbered, key=lambda pair: pair[0])]
+            for role, numbered in found.items()}
+
+
+def require(config: dict[str, Any], **only: Any) -> None:
+    """Check what a case sets and our code has one value of.
+
+    Raises:
+        ValueError: the case has another value.
+    """
+    for name, value in only.items():
+        if name in config and config[name] != value:
+            raise ValueError(f"the case must have {name} {value!r}, got {config[name]!r}")
 
 
 def mismatch(expected: dict[str, Any], actual: Any) -> float:

@@ -69,4 +69,4 @@ def blind(case: dict[str, Any], device: torch.device, folder: Path) -> list[Chec
     return checks
 
 
-CASES = [("*degradation", "imgaug*", blind)]
+CASES = [("chaofengc/PSFRGAN", "imgaug_degradation", blind)]

@@ -124,13 +124,14 @@ def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> lis
             parsing_mask(disc.astype(int), size, "gpen")})
 
 
+GPEN = "yangxy/GPEN"
 CASES = [
-    ("facexlib_retinaface_*", "RetinaFace", detector),
-    ("gpen_retinaface_*", "retinaface_*", detector_with_boxes),
-    ("*", "rrdbnet", background),
-    ("gpen_nms*", "nms", suppression),
-    ("gpen_align*", "gpen_align", alignment_gpen),
-    ("gpen_paste_mask*", "gpen_paste_mask", paste_masks),
-    ("gfpgan_paste_*", "face_align_paste", photograph),
-    ("psfrgan_align*", "similarity_transform", alignment_psfrgan),
+    ("xinntao/facexlib", "RetinaFace", detector),
+    ("xinntao/facexlib", "face_align_paste", photograph),
+    ("chaofengc/PSFRGAN", "similarity_transform", alignment_psfrgan),
+    (GPEN, "retinaface_r50", detector_with_boxes),
+    (GPEN, "rrdbnet", background),
+    (GPEN, "nms", suppression),
+    (GPEN, "gpen_align", alignment_gpen),
+    (GPEN, "gpen_paste_mask", paste_masks),
 ]

@@ -368,20 +368,21 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     return checks + compare_all(case, case["outputs"], values)
 
 
+SOURCE = "TencentARC/GFPGAN"
 CASES = [
-    ("gfpgan*", "PerceptualLoss", perceptual),
-    ("gfpgan*", "GANLoss", adversarial),
-    ("gfpgan*", "r1_penalty", regularized),
-    ("gfpgan*", "degradation_chain", degradation),
-    ("gfpgan*", "color_jitter", jitter),
-    ("gfpgan*", "component_boxes", boxes),
-    ("gfpgan*", "parse_landmark", landmarks),
-    ("gfpgan*", "GFPGANModel.optimize_parameters", training_step),
-    *(("gfpgan*", name, network) for name in ("GFPGANv1", "GFPGANBilinear", "GFPGANv1Clean")),
-    ("stylegan2*", "StyleGAN2Generator*", decoder),
-    ("stylegan2*", "StyleGAN2Discriminator", network),
-    ("arcface*", "ResNetArcFace", network),
-    ("facial_component*", "FacialComponentDiscriminator", component_discriminator),
-    ("gfpgan*", "convert_bilinear_to_clean", conversion),
-    ("gfpgan*", "roi_align", crops),
+    (SOURCE, "PerceptualLoss", perceptual),
+    (SOURCE, "GANLoss", adversarial),
+    (SOURCE, "r1_penalty", regularized),
+    (SOURCE, "degradation_chain", degradation),
+    (SOURCE, "color_jitter", jitter),
+    (SOURCE, "component_boxes", boxes),
+    (SOURCE, "parse_landmark", landmarks),
+    (SOURCE, "GFPGANModel.optimize_parameters", training_step),
+    *((SOURCE, name, network) for name in (
+        "GFPGANv1", "GFPGANBilinear", "GFPGANv1Clean", "StyleGAN2Discriminator",
+        "ResNetArcFace")),
+    (SOURCE, "StyleGAN2Generator*", decoder),
+    (SOURCE, "FacialComponentDiscriminator", component_discriminator),
+    (SOURCE, "convert_bilinear_to_clean", conversion),
+    ("pytorch/vision", "roi_align", crops),
 ]

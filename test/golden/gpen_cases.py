@@ -262,14 +262,15 @@ def blur_kernels(case: dict[str, Any], device: torch.device, folder: Path) -> li
         for record, item in zip(case["outputs"], items, strict=True)})
 
 
+SOURCE = "yangxy/GPEN"
 CASES = [
-    ("gpen*", "upfirdn2d", filters),
-    ("gpen*", "gpen_losses", losses),
-    ("gpen*", "gpen_r1", r1),
-    ("gpen*", "gpen_path_length", path_length),
-    ("gpen*", "gpen_id_loss", identity),
-    ("gpen*", "gpen_train_loop", train_loop),
-    ("gpen*", "gpen_blur_kernels", blur_kernels),
-    ("gfpgan*", "blur_kernel", blur_kernels),
-    *(("gpen*", name, network) for name in BUILD),
+    (SOURCE, "upfirdn2d", filters),
+    (SOURCE, "gpen_losses", losses),
+    (SOURCE, "gpen_r1", r1),
+    (SOURCE, "gpen_path_length", path_length),
+    (SOURCE, "gpen_id_loss", identity),
+    (SOURCE, "gpen_train_loop", train_loop),
+    (SOURCE, "gpen_blur_kernels", blur_kernels),
+    ("TencentARC/GFPGAN", "blur_kernel", blur_kernels),
+    *((SOURCE, name, network) for name in BUILD),
 ]

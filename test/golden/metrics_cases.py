@@ -53,7 +53,7 @@ def lpips(case: dict[str, Any], device: torch.device, folder: Path) -> list[Chec
 
 
 CASES = [
-    ("psfrgan_metrics", "image_metrics", image_metrics),
-    ("fid_inception", "fid.InceptionV3", inception),
-    ("lpips_*", "lpips.LPIPS.*", lpips),
+    ("chaofengc/PSFRGAN", "image_metrics", image_metrics),
+    ("mseitzer/pytorch-fid", "fid.InceptionV3", inception),
+    ("richzhang/PerceptualSimilarity", "lpips.LPIPS.*", lpips),
 ]

@@ -221,12 +221,13 @@ def resize(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
     return checks
 
 
+SOURCE = "Progressive-Face-Super-Resolution"      # of DeokyunKim and a fork
 CASES = [
-    ("pfsrnet_*", "pfsrnet.Generator", generator),
-    ("pfsrnet_*", "pfsrnet.Discriminator", discriminator),
-    ("pfsrnet_*", "pfsrnet.DistilledFAN", student),
-    ("pfsrnet_*", "pfsrnet.FAN2D", teacher),
-    ("pfsrnet_losses*", "losses", losses),
-    ("pfsrnet_metrics", "metrics", metrics),
-    ("pfsrnet_resize", "resize", resize),
+    (SOURCE, "pfsrnet.Generator", generator),
+    (SOURCE, "pfsrnet.Discriminator", discriminator),
+    (SOURCE, "pfsrnet.DistilledFAN", student),
+    ("1adrianb/face-alignment", "pfsrnet.FAN2D", teacher),
+    (SOURCE, "losses", losses),
+    (SOURCE, "metrics", metrics),
+    (SOURCE, "resize", resize),
 ]

@@ -199,11 +199,15 @@ def parse_iteration(case: dict[str, Any], device: torch.device, folder: Path) ->
     return checks + compare_all(case, case["outputs"], values)
 
 
+SOURCE = "chaofengc/PSFRGAN"
 CASES = [
-    ("psfrgan*", "parse_train_step", parse_iteration),
-    ("psfrgan*", "psfrgan_train_step", enhance_iterations),
-    ("*pars*net*", "*[pP]arse[nN]et", parsing),
-    ("psfrgan*", "PSFRGenerator", generator),
-    ("psfrgan*", "MultiScaleDiscriminator", discriminator),
-    ("psfrgan*", "psfrgan_losses", losses),
+    (SOURCE, "parse_train_step", parse_iteration),
+    (SOURCE, "psfrgan_train_step", enhance_iterations),
+    (SOURCE, "PSFRGenerator", generator),
+    (SOURCE, "MultiScaleDiscriminator", discriminator),
+    (SOURCE, "psfrgan_losses", losses),
+    (SOURCE, "ParseNet", parsing),
+    # The same network elsewhere.
+    ("xinntao/facexlib", "ParseNet", parsing),
+    ("yangxy/GPEN", "parsenet", parsing),
 ]

@@ -174,8 +174,9 @@ def resize(case: dict[str, Any], entry: dict[str, Any]) -> list[Check]:
               for name, image in sums if name in entry)]
 
 
+SOURCE = "chaofengc/Face-SPARNet"
 CASES = [
-    ("sparnet*", "losses", losses),
-    ("sparnet*", "SPARNet *training*", train_step),
-    ("sparnet*", "SPARNet* generator*", network),
+    (SOURCE, "losses", losses),
+    (SOURCE, "*training*", train_step, {"model": "sparnet"}),
+    (SOURCE, "SPARNet* generator*", network),
 ]

@@ -108,8 +108,9 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
             + compare_all(case, case["records"], values))
 
 
+SOURCE = "chaofengc/Face-SPARNet"
 CASES = [
-    ("sparnethd*", "multi-scale discriminator*", discriminator),
-    ("sparnethd*", "VGG19*", perceptual),
-    ("sparnethd*", "*training iteration*", iterations),
+    (SOURCE, "multi-scale discriminator*", discriminator),
+    (SOURCE, "VGG19*", perceptual),
+    (SOURCE, "*training*", iterations, {"model": "sparnethd"}),
 ]
