@@ -13,7 +13,6 @@ names and shapes (numpy's legacy RandomState seeded by CRC-32), so no weights or
 from __future__ import annotations
 
 import fnmatch
-import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -85,22 +84,35 @@ def fill(network: nn.Module, keep: Iterable[str] = (),
         state[key].mul_(factor)
 
 
-def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float = 1.0,
-               **_: Any) -> Tensor:
+def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float = 1.0) -> Tensor:
     """The recorded input of this name: float32, uniform in [low, high)."""
     state = np.random.RandomState(zlib.crc32(name.encode()))
     return torch.from_numpy(state.uniform(low, high, tuple(shape)).astype(np.float32))
 
 
-def inputs_by_role(case: dict[str, Any], device: torch.device) -> dict[str, list[Tensor]]:
-    """The recorded inputs by the last part of their name without its number, in numerical order:
-    `gpen.loop.lq0` and `gpen.loop.lq1` are {"lq": [..., ...]}."""
-    found: dict[str, list[tuple[int, Tensor]]] = {}
-    for entry in case["inputs"]:
-        role, number = re.fullmatch(r"(.*?)(\d*)", entry["name"].rsplit(".", 1)[-1]).groups()
-        found.setdefault(role, []).append((int(number or 0), make_input(**entry).to(device)))
-    return {role: [x for _, x in sorted(numbered, key=lambda pair: pair[0])]
-            for role, numbered in found.items()}
+class Inputs:
+    """The recorded inputs by the last part of their name, made when asked for."""
+
+    def __init__(self, case: dict[str, Any], device: torch.device) -> None:
+        self.device = device
+        self.entries = {entry["name"].rsplit(".", 1)[-1]: entry for entry in case["inputs"]}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return make_input(**self.entries[name]).to(self.device)
+
+    def series(self, role: str) -> list[Tensor]:
+        """Those named `role` and a number, or `role` alone, in numerical order."""
+        numbered = sorted((int(name[len(role):] or 0), name) for name in self.entries
+                          if _role(name) == role)
+        return [self[name] for _, name in numbered]
+
+    def roles(self) -> list[str]:
+        """The names without their numbers, in the recorded order."""
+        return list(dict.fromkeys(map(_role, self.entries)))
+
+
+def _role(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def require(config: dict[str, Any], **only: Any) -> None:
@@ -112,6 +124,12 @@ def require(config: dict[str, Any], **only: Any) -> None:
     for name, value in only.items():
         if name in config and config[name] != value:
             raise ValueError(f"the case must have {name} {value!r}, got {config[name]!r}")
+
+
+def without_effect(config: dict[str, Any], *names: str) -> None:
+    """Name fields of a case that the original ignores, or that change no value it records."""
+    for name in names:
+        config.get(name)
 
 
 def mismatch(expected: dict[str, Any], actual: Any) -> float:

@@ -66,7 +66,9 @@ def unread(value: Any, path: str = "") -> Iterator[str]:
     elif isinstance(value, Fields):
         for key, inner in dict.items(value):
             name = f"{path}.{key}" if path else key
+            if key in INFORMATIONAL or inner in (None, [], {}):
+                continue
             if key in value.read:
                 yield from unread(inner, name)
-            elif key not in INFORMATIONAL and inner not in (None, [], {}):
+            else:
                 yield name
