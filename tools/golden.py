@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import fnmatch
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ class Inputs:
         return list(dict.fromkeys(map(_role, self.entries)))
 
 
+def batches(case: dict[str, Any], device: torch.device, memory_format: torch.memory_format,
+            ) -> Iterator[dict[str, Tensor]]:
+    """The batch of each iteration, degraded images recorded before targets; a case with fewer
+    than iterations starts again."""
+    x = Inputs(case, device)
+    lqs, gts = ([image.contiguous(memory_format=memory_format) for image in x.series(role)]
+                for role in x.roles())
+    require(case["config"], same_batch_every_step=len(lqs) == 1)
+    return ({"lq": lq, "gt": gt} for lq, gt in cycle(list(zip(lqs, gts, strict=True))))
+
+
 def _role(name: str) -> str:
     return name.rstrip("0123456789")
 
@@ -124,6 +136,8 @@ def require(config: dict[str, Any], **only: Any) -> None:
     for name, value in only.items():
         if name in config and config[name] != value:
             raise ValueError(f"the case must have {name} {value!r}, got {config[name]!r}")
+        if isinstance(value, dict) and name in config:
+            without_effect(config[name], *value)
 
 
 def without_effect(config: dict[str, Any], *names: str) -> None:

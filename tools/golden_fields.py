@@ -4,13 +4,14 @@ from __future__ import annotations
 from collections.abc import Iterator, KeysView
 from typing import Any
 
-# How a case was made or is meant, wherever it stands: prose, versions, rounding of the original.
+# How a case was made or is meant, wherever it stands: prose, versions, rounding, limits that each
+# record may have for itself. `mode`: networks ask for it; other functions have one.
 INFORMATIONAL = frozenset("""
     build case checkpoint_key dtype format fp32_vs_fp64 fp64_error fp64_error_by_kind
     fp64_error_intermediate gain_note gradient_of image_formula input_roles layout loss
     measured_noise mode naming noise note opencv output_formula output_meaning pillow published
-    recipe rule rules saved_is semantics source torchvision_key uint8_crc32_is upstream_uses
-    versions vgg
+    recipe rule rules saved_is semantics source tolerance tolerance_by_output tolerances
+    torchvision_key uint8_crc32_is upstream_uses versions vgg
     """.split())
 
 
