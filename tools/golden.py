@@ -13,6 +13,7 @@ names and shapes (numpy's legacy RandomState seeded by CRC-32), so no weights or
 from __future__ import annotations
 
 import fnmatch
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_TOLERANCE = 1e-4
+WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
+
+
+class MissingWeights(Exception):
+    """A case needs published weights that are not here: it can be neither right nor wrong."""
 
 
 @dataclass
@@ -210,14 +216,30 @@ def set_weights(case: dict[str, Any], network: nn.Module, folder: Path) -> None:
     """Fill the network as the case says, or load the weight file it names.
 
     Raises:
-        FileNotFoundError: the file does not lie beside the cases.
+        MissingWeights: there is no such file.
     """
     if "weights" not in case:
         fill(network, case.get("keep", ()), case.get("gain"))
         return
     from engine import checkpoint
-    path = folder.parent / case["weights"]
+    path = weight_file(case, folder)
     network.load_state_dict(checkpoint.load_weights(path, network.state_dict()))
+
+
+def weight_file(case: dict[str, Any], folder: Path) -> Path:
+    """The case's published weights, relative to the folder above the cases, or by name in the
+    folder that FACEZOO_TEST_DATA names.
+
+    Raises:
+        MissingWeights: the file is in neither.
+    """
+    path, data = Path(case["weights"]), os.environ.get(WEIGHTS_VARIABLE)
+    places = [folder.parent / path] + ([Path(data) / path.name] if data else [])
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise MissingWeights(f"needs {path.name}, which is not part of the project; "
+                             f"{WEIGHTS_VARIABLE} may name its folder")
+    return found
 
 
 def run_network(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,

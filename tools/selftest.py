@@ -2,7 +2,8 @@
 
 python -m tools.selftest [--golden DIR] [--device auto] [--json FILE]
 
-Runs every golden case of a folder and prints one row each; exit status 1 if one fails. How a case
+Runs every golden case of a folder and prints one row each; exit status 1 if one fails. A case whose
+published weights are not here is skipped. How a case
 is built is in test/golden/*_cases.py, found by what the case carries, never by its name.
 """
 from __future__ import annotations
@@ -34,7 +35,7 @@ import torch
 
 from engine import device as devices
 from engine import entry
-from tools.golden import Check, require
+from tools.golden import Check, MissingWeights, require
 from tools.golden_fields import Fields, unread
 from utils.files import to_json, write_text
 from utils.text import counted
@@ -74,8 +75,8 @@ def runner_for(case: dict[str, Any], known: list[Row]) -> Runner | None:
 
 def run_case(path: Path, known: list[Row], device: torch.device) -> dict[str, Any]:
     """Run one case file; problems become the row's `problem`."""
-    row: dict[str, Any] = {"case": path.stem, "ok": False, "checks": 0, "error": None,
-                           "tolerance": None, "worst": "", "problem": ""}
+    row: dict[str, Any] = {"case": path.stem, "ok": False, "skipped": False, "checks": 0,
+                           "error": None, "tolerance": None, "worst": "", "problem": ""}
     try:
         case = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(case, dict):
@@ -91,6 +92,9 @@ def run_case(path: Path, known: list[Row], device: torch.device) -> dict[str, An
             raise ValueError("the case compares nothing")
         checks += [Check(f"the case carries {name}, which is not used", math.inf, 0.0)
                    for name in unread(case)]
+    except MissingWeights as missing:
+        row.update(skipped=True, problem=str(missing))
+        return row
     except Exception as error:  # reported in the row of the case
         row["problem"] = " ".join(f"{type(error).__name__}: {error}".split())
         row["traceback"] = traceback.format_exc()
@@ -104,7 +108,7 @@ def run_case(path: Path, known: list[Row], device: torch.device) -> dict[str, An
 
 
 def line(row: dict[str, Any]) -> str:
-    status = "ok" if row["ok"] else "FAILED"
+    status = "ok" if row["ok"] else "skipped" if row["skipped"] else "FAILED"
     if row["problem"]:
         return f"{row['case']:<34} {'-':>10} {'-':>10}  {status}  {row['problem']}"
     more = "" if row["ok"] else f"  {len(row['failed'])} of {row['checks']} values: " + ", ".join(
@@ -128,15 +132,16 @@ def selftest(opt: argparse.Namespace) -> int:
     for path in paths:
         rows.append(run_case(path, known, device))
         print(line(rows[-1]), flush=True)
-    passed = sum(row["ok"] for row in rows)
-    print(f"{passed} of {counted(len(rows), 'case')} passed on {device} "
-          f"({devices.name_of(device)})")
+    passed, skipped = (sum(row[key] for row in rows) for key in ("ok", "skipped"))
+    print(f"{passed} of {counted(len(rows), 'case')} passed"
+          + (f", {skipped} skipped" if skipped else "")
+          + f" on {device} ({devices.name_of(device)})")
     if opt.json:
         write_text(opt.json, to_json({
             "device": str(device), "device_name": devices.name_of(device),
-            "torch": torch.__version__, "passed": passed, "failed": len(rows) - passed,
-            "cases": rows}) + "\n")
-    return 0 if passed == len(rows) else 1
+            "torch": torch.__version__, "passed": passed, "skipped": skipped,
+            "failed": len(rows) - passed - skipped, "cases": rows}) + "\n")
+    return 0 if passed + skipped == len(rows) else 1
 
 
 if __name__ == "__main__":

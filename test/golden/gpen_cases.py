@@ -86,6 +86,7 @@ def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
     """A network of BUILD; a case without outputs is about keys and their order only."""
     build = BUILD[case["network"]]
     if not case["outputs"]:
+        without_effect(case, "keep")
         with torch.device("meta"):
             return checked_order(case, build(case["config"]))
     built = build(case["config"])
@@ -287,6 +288,7 @@ def blur_kernel(item: dict[str, Any]) -> np.ndarray:
     """A kernel as the cases of GPEN and GFP-GAN describe it."""
     kind, side = item["kind"], item["size"]
     if kind == "sinc":
+        without_effect(item, "sigma_x", "sigma_y", "theta", "isotropic")
         return sinc_kernel(side, item["cutoff"], item["pad_to"])
     along, across, turn = (item.get(short, item.get(long)) for short, long in (
         ("sig_x", "sigma_x"), ("sig_y", "sigma_y"), ("theta", "theta")))

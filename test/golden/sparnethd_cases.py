@@ -89,8 +89,10 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
     config = case["config"]
     model = filled_model(config, device)
     nets = {f"net{name}": model.unwrapped[name] for name in ("G", "H", "D")}
-    checks = [check for label, network in nets.items() if label in case.get("state_dicts", {})
-              for check in check_keys({"state_dict": case["state_dicts"][label]}, network)]
+    named = {**nets, "vgg19": model.unwrapped["VGG"]}
+    checks = check_keys(case, nets["netG"])
+    for label, keys in case.get("state_dicts", {}).items():
+        checks += check_keys({"state_dict": keys}, named[label])
     given = batches(case, device, model.memory_format)
     values: dict[str, Tensor] = {}
     forwards: list[Tensor] = []
