@@ -1,18 +1,18 @@
 """Which fields of a golden case have been read, so that none is left out of a comparison."""
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator
 from typing import Any
 
-# How a case was made or is meant, wherever it stands: prose, versions, rounding, limits that each
+# How a case was made or is meant: prose, versions, the original's own rounding, limits that each
 # record may have for itself. `mode`: networks ask for it; other functions have one.
 INFORMATIONAL = frozenset("""
     build case checkpoint_key dtype format fp32_vs_fp64 fp64_error fp64_error_by_kind
-    fp64_error_intermediate gain_note gradient_of image_formula input_roles layout loss
-    measured_noise mode naming noise note opencv output_formula output_meaning pillow published
-    recipe rule rules saved_is semantics source tolerance tolerance_by_output tolerances
-    torchvision_key uint8_crc32_is upstream_uses versions vgg
+    fp64_error_intermediate gain_note gradient_of image_formula input_roles layout loss mode naming
+    noise opencv output_formula output_meaning pillow published rules saved_is semantics source
+    tolerance_by_output tolerances torchvision_key uint8_crc32_is upstream_uses versions vgg
     """.split())
+ANYWHERE = frozenset(("measured_noise", "note", "recipe", "tolerance"))
 
 
 class Fields(dict):
@@ -41,9 +41,6 @@ class Fields(dict):
         self.read.update(dict.keys(self))
         return super().values()
 
-    def keys(self) -> KeysView[str]:
-        return super().keys()
-
     def __or__(self, other: dict[str, Any]) -> Fields:
         """A copy with other entries; what is read there counts as read here."""
         copied = Fields({})
@@ -67,7 +64,7 @@ def unread(value: Any, path: str = "") -> Iterator[str]:
     elif isinstance(value, Fields):
         for key, inner in dict.items(value):
             name = f"{path}.{key}" if path else key
-            if key in INFORMATIONAL or inner in (None, [], {}):
+            if key in ANYWHERE or (not path and key in INFORMATIONAL) or inner in (None, [], {}):
                 continue
             if key in value.read:
                 yield from unread(inner, name)

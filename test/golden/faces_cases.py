@@ -25,7 +25,6 @@ from tools.golden import (
     without_effect,
 )
 
-
 # A record's name says which labels it was made from.
 DISC = re.compile(r"postprocess of disc centre \((\d+),(\d+)\) radius (\d+) \(strict\)")
 

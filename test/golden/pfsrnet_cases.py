@@ -34,7 +34,6 @@ from tools.golden import (
 )
 from utils.images.resize import CELEBA_CROP, bilinear, center_crop
 
-
 # ---- networks ------------------------------------------------------------------------------------
 
 def forward(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,

@@ -142,7 +142,7 @@ def compared(case: dict[str, Any], item: dict[str, Any], found: dict[str, Any],
             continue
         record = item[field]
         # Of the file; its bytes depend on the library's version.
-        without_effect(record, "file_mode", "file_size", "crc32", "uint8_crc32")
+        without_effect(record, "file_mode", "file_size", "crc32", "uint8_crc32", "dtype")
         limit = {**UNLISTED, **case["tolerances"]}[record["name"]]
         limit = 1 / record["absmax"] if limit == GRAY_LEVEL else limit
         records.append(record | {"tolerance": limit})

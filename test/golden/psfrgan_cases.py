@@ -91,6 +91,8 @@ def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> l
 
 def blocky_labels(entry: dict[str, Any]) -> Tensor:
     """Labels (B, H, W) of the cases' rule: squares, each of the largest of its channels' values."""
+    if entry["rule"] not in ("blocky_onehot", "blocky_label"):
+        raise ValueError(f"unknown rule {entry['rule']!r}")
     batch, channels, height, width = entry["shape"]
     grid = entry["grid"]
     cells = make_input(entry["name"], (batch, channels, grid, grid), entry["low"], entry["high"])
@@ -139,7 +141,7 @@ def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
     return model
 
 
-# Of the second step and those after it: the prefix of what is recorded, and how often weights moved.
+# Of each step: the prefix of what is recorded, and how often weights have moved.
 STEPS = (("", "step"), ("second.", "two_steps"), ("third.", "three_steps"),
          ("fourth.", "four_steps"), ("fifth.", "five_steps"))
 
