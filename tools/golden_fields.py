@@ -4,15 +4,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# How a case was made or is meant: prose, versions, the original's own rounding, limits that each
-# record may have for itself. `mode`: networks ask for it; other functions have one.
+# Of a case: how it was made, the original's own rounding, limits that each record may have for
+# itself. `mode`: networks ask for it; other functions have one.
 INFORMATIONAL = frozenset("""
-    build case checkpoint_key dtype format fp32_vs_fp64 fp64_error fp64_error_by_kind
-    fp64_error_intermediate gain_note gradient_of image_formula input_roles layout loss mode naming
-    noise opencv output_formula output_meaning pillow published rules saved_is semantics source
-    tolerance_by_output tolerances torchvision_key uint8_crc32_is upstream_uses versions vgg
+    case checkpoint_key dtype fp32_vs_fp64 fp64_error fp64_error_by_kind fp64_error_intermediate
+    input_roles mode naming opencv pillow published rules source tolerance_by_output tolerances
+    torchvision_key versions
     """.split())
-ANYWHERE = frozenset(("measured_noise", "note", "recipe", "tolerance"))
+ANYWHERE = frozenset(("measured_noise", "note", "tolerance"))
+
+
+def informational(key: str, value: Any, path: str) -> bool:
+    """Whether a field needs no reader: one of those above, an empty one, or prose."""
+    return (key in ANYWHERE or (not path and key in INFORMATIONAL) or value in (None, [], {})
+            or (isinstance(value, str) and " " in value))
 
 
 class Fields(dict):
@@ -64,7 +69,7 @@ def unread(value: Any, path: str = "") -> Iterator[str]:
     elif isinstance(value, Fields):
         for key, inner in dict.items(value):
             name = f"{path}.{key}" if path else key
-            if key in ANYWHERE or (not path and key in INFORMATIONAL) or inner in (None, [], {}):
+            if informational(key, inner, path):
                 continue
             if key in value.read:
                 yield from unread(inner, name)

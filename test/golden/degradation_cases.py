@@ -55,9 +55,8 @@ def pieces(config: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:
 def blind(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     require(config, size=[64, 64])
-    without_effect(config, "noise")     # prose
     image, = case["inputs"]
-    without_effect(image, "name", "rule")       # prose too: noise_image
+    without_effect(image, "name")       # its rule is noise_image
     made = {name: value.astype(np.float64) for name, value in pieces(
         config, [record["name"] for record in case["outputs"]]).items()}
     checks = compare_all(case, case["outputs"], made)

@@ -16,14 +16,7 @@ from faces.nms import nms
 from faces.paste import frame_mask, parsing_mask, paste, upscale
 from models.networks.pretrained.retinaface import RetinaFace, anchors, decode_boxes, decode_points
 from models.networks.pretrained.rrdbnet import RRDBNet
-from tools.golden import (
-    Check,
-    compare_all,
-    make_input,
-    require,
-    run_network,
-    without_effect,
-)
+from tools.golden import Check, compare_all, make_input, require, run_network
 
 # A record's name says which labels it was made from.
 DISC = re.compile(r"postprocess of disc centre \((\d+),(\d+)\) radius (\d+) \(strict\)")
@@ -109,7 +102,6 @@ def regions() -> np.ndarray:
 
 def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    without_effect(config, "image_recipe", "parse_labels")      # prose: random_image, regions
     scale, size = config["upscale"], config["face_size"]
     scene = named_image(config["image"])
     mask = parsing_mask(regions(), size) if config["use_parse"] else None

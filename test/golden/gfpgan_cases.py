@@ -264,7 +264,8 @@ def parts_of_case(entry: dict[str, list[float]]) -> Tensor:
 
 def boxes(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    parts = parts_of_case(config["components"][f"{config['index']:08d}"])
+    table = {name: parts_of_case(entry) for name, entry in config["components"].items()}
+    parts = table[f"{config['index']:08d}"]
     values = {}
     for suffix, given in (("flip", face_parts.mirrored_parts(parts, config["out_size"])),
                           ("plain", parts)):
@@ -366,15 +367,15 @@ def model_options(options: dict[str, Any]) -> Namespace:
 def filled_model(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
     """The model as newtrain.py runs it, networks filled as the case says."""
     model, checks = GFPGANModel(model_options(case["config"]["options"]), device), []
-    gains = case["gain"]
+    gains = case.get("gain", {})
     for name, letter in NETWORKS.items():
         if letter not in model.unwrapped:
             continue
-        keys = case["state_dicts"].get(name, [])
+        keys = case.get("state_dicts", {}).get(name, [])
         checks += check_keys({"state_dict": keys}, model.unwrapped[letter])
         is_component = letter in COMPONENTS.values()
         fill(model.unwrapped[letter], case.get("keep", ()),
-             gains["net_d_left_eye" if is_component and name not in gains else name])
+             gains.get("net_d_left_eye" if is_component and name not in gains else name))
     # The document's rule, which makes the three differ.
     for letter, factor in (("D_right_eye", 0.9), ("D_mouth", 1.1)):
         network = model.unwrapped.get(letter)

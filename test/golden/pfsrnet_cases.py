@@ -36,12 +36,18 @@ from utils.images.resize import CELEBA_CROP, bilinear, center_crop
 
 # ---- networks ------------------------------------------------------------------------------------
 
+def arguments(case: dict[str, Any]) -> list[Any]:
+    """Those after the image, by position: they have other names here."""
+    call = case.get("call", [])
+    names = ("step", "alpha")
+    return [call[name] for name in names if name in call] if isinstance(call, dict) else call
+
+
 def forward(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,
             ) -> list[Check]:
     """Outputs, buffers after a forward in train mode, and what is derived from the maps."""
     buffers = case.get("buffers_after", [])
-    # The arguments are called step and alpha in the recorded code.
-    case = case | {"call": list(case["call"].values()), "buffers_after": []}
+    case = case | {"call": arguments(case), "buffers_after": []}
 
     def named(out: Any) -> dict[str, Tensor]:
         if isinstance(out, list):
@@ -70,9 +76,10 @@ def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> l
     fill(network, case.get("keep", ()), case.get("gain"))
     network.to(device)
     x, = (make_input(**entry).to(device).requires_grad_() for entry in case["inputs"])
-    out = network(x, *case["call"].values())
+    stage = arguments(case)
+    out = network(x, *stage)
     gradient, = torch.autograd.grad(out.sum(), x)
-    norms = gradient_norms(lambda images: network(images, *case["call"].values()), x)
+    norms = gradient_norms(lambda images: network(images, *stage), x)
     return checks + compare_all(case, case["outputs"], {
         "out": out, "grad_input": gradient, "grad_norm": norms})
 

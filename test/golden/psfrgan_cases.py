@@ -155,7 +155,8 @@ def steps_of(case: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def watched(case: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: state[key].detach().clone() for key in (*case["watch"], *case["watch_state"])}
+    return {key: state[key].detach().clone()
+            for key in (*case["watch"], *case.get("watch_state", []))}
 
 
 def changes(case: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor],
