@@ -123,8 +123,9 @@ def batches(case: dict[str, Any], device: torch.device, memory_format: torch.mem
     """The batch of each iteration, degraded images recorded before targets; a case with fewer
     than iterations starts again."""
     x = Inputs(case, device)
-    lqs, gts = ([image.contiguous(memory_format=memory_format) for image in x.series(role)]
-                for role in x.roles())
+    given = ([x[name]] for name in x.entries) if len(x.entries) == 2 else map(x.series, x.roles())
+    lqs, gts = ([image.contiguous(memory_format=memory_format) for image in images]
+                for images in given)
     require(case["config"], same_batch_every_step=len(lqs) == 1)
     return ({"lq": lq, "gt": gt} for lq, gt in cycle(list(zip(lqs, gts, strict=True))))
 
