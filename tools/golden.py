@@ -13,9 +13,11 @@ names and shapes (numpy's legacy RandomState seeded by CRC-32), so no weights or
 from __future__ import annotations
 
 import fnmatch
+import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_TOLERANCE = 1e-4
+WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
+
+
+class MissingWeights(Exception):
+    """A case needs published weights that are not here: it can be neither right nor wrong."""
 
 
 @dataclass
@@ -84,11 +91,66 @@ def fill(network: nn.Module, keep: Iterable[str] = (),
         state[key].mul_(factor)
 
 
-def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float = 1.0,
-               **_: Any) -> Tensor:
+def make_input(name: str, shape: Iterable[int], low: float = -1.0, high: float = 1.0) -> Tensor:
     """The recorded input of this name: float32, uniform in [low, high)."""
     state = np.random.RandomState(zlib.crc32(name.encode()))
     return torch.from_numpy(state.uniform(low, high, tuple(shape)).astype(np.float32))
+
+
+class Inputs:
+    """The recorded inputs by the last part of their name, made when asked for."""
+
+    def __init__(self, case: dict[str, Any], device: torch.device) -> None:
+        self.device = device
+        self.entries = {entry["name"].rsplit(".", 1)[-1]: entry for entry in case["inputs"]}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return make_input(**self.entries[name]).to(self.device)
+
+    def series(self, role: str) -> list[Tensor]:
+        """Those named `role` and a number, or `role` alone, in numerical order."""
+        numbered = sorted((int(name[len(role):] or 0), name) for name in self.entries
+                          if _role(name) == role)
+        return [self[name] for _, name in numbered]
+
+    def roles(self) -> list[str]:
+        """The names without their numbers, in the recorded order."""
+        return list(dict.fromkeys(map(_role, self.entries)))
+
+
+def batches(case: dict[str, Any], device: torch.device, memory_format: torch.memory_format,
+            ) -> Iterator[dict[str, Tensor]]:
+    """The batch of each iteration, degraded images recorded before targets; a case with fewer
+    than iterations starts again."""
+    x = Inputs(case, device)
+    given = ([x[name]] for name in x.entries) if len(x.entries) == 2 else map(x.series, x.roles())
+    lqs, gts = ([image.contiguous(memory_format=memory_format) for image in images]
+                for images in given)
+    require(case["config"], same_batch_every_step=len(lqs) == 1)
+    return ({"lq": lq, "gt": gt} for lq, gt in cycle(list(zip(lqs, gts, strict=True))))
+
+
+def _role(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def require(config: dict[str, Any], **only: Any) -> None:
+    """Check what a case sets and our code has one value of.
+
+    Raises:
+        ValueError: the case has another value.
+    """
+    for name, value in only.items():
+        if name in config and config[name] != value:
+            raise ValueError(f"the case must have {name} {value!r}, got {config[name]!r}")
+        if isinstance(value, dict) and name in config:
+            without_effect(config[name], *value)
+
+
+def without_effect(config: dict[str, Any], *names: str) -> None:
+    """Name fields of a case that the original ignores, or that change no value it records."""
+    for name in names:
+        config.get(name)
 
 
 def mismatch(expected: dict[str, Any], actual: Any) -> float:
@@ -155,14 +217,30 @@ def set_weights(case: dict[str, Any], network: nn.Module, folder: Path) -> None:
     """Fill the network as the case says, or load the weight file it names.
 
     Raises:
-        FileNotFoundError: the file does not lie beside the cases.
+        MissingWeights: there is no such file.
     """
     if "weights" not in case:
         fill(network, case.get("keep", ()), case.get("gain"))
         return
     from engine import checkpoint
-    path = folder.parent / case["weights"]
+    path = weight_file(case, folder)
     network.load_state_dict(checkpoint.load_weights(path, network.state_dict()))
+
+
+def weight_file(case: dict[str, Any], folder: Path) -> Path:
+    """The case's published weights, relative to the folder above the cases, or by name in the
+    folder that FACEZOO_TEST_DATA names.
+
+    Raises:
+        MissingWeights: the file is in neither.
+    """
+    path, data = Path(case["weights"]), os.environ.get(WEIGHTS_VARIABLE)
+    places = [folder.parent / path] + ([Path(data) / path.name] if data else [])
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise MissingWeights(f"needs {path.name}, which is not part of the project; "
+                             f"{WEIGHTS_VARIABLE} may name its folder")
+    return found
 
 
 def run_network(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,

@@ -12,7 +12,7 @@ import torch
 from data.blind_degradation import add_values, quality_of
 from data.blur import box_blur, gaussian_blur, median_blur, motion_blur, motion_kernel, odd
 from data.ffhq_dataset import gray
-from tools.golden import Check, compare_all, make_input
+from tools.golden import Check, compare_all, make_input, require, without_effect
 
 INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA,
                   "cubic": cv2.INTER_CUBIC}
@@ -54,6 +54,9 @@ def pieces(config: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:
 
 def blind(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
+    require(config, size=[64, 64])
+    image, = case["inputs"]
+    without_effect(image, "name")       # its rule is noise_image
     made = {name: value.astype(np.float64) for name, value in pieces(
         config, [record["name"] for record in case["outputs"]]).items()}
     checks = compare_all(case, case["outputs"], made)
@@ -69,4 +72,4 @@ def blind(case: dict[str, Any], device: torch.device, folder: Path) -> list[Chec
     return checks
 
 
-CASES = [("*degradation", "imgaug*", blind)]
+CASES = [("chaofengc/PSFRGAN", "imgaug_degradation", blind)]

@@ -1,6 +1,7 @@
 """How the golden cases of finding and aligning faces are built."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from faces.nms import nms
 from faces.paste import frame_mask, parsing_mask, paste, upscale
 from models.networks.pretrained.retinaface import RetinaFace, anchors, decode_boxes, decode_points
 from models.networks.pretrained.rrdbnet import RRDBNet
-from tools.golden import Check, compare_all, make_input, run_network
+from tools.golden import Check, compare_all, make_input, require, run_network
+
+# A record's name says which labels it was made from.
+DISC = re.compile(r"postprocess of disc centre \((\d+),(\d+)\) radius (\d+) \(strict\)")
 
 
 def detector(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
@@ -41,12 +45,13 @@ def detector_with_boxes(case: dict[str, Any], device: torch.device, folder: Path
 
 def background(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
+    require(config, num_in_ch=3, num_out_ch=3)
     return run_network(case, RRDBNet(config["scale"], config["num_feat"], config["num_block"],
                                      config["num_grow_ch"]), device, folder)
 
 
 def suppression(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    x = make_input(**case["inputs"][0]).numpy()
+    x, = (make_input(**entry).numpy() for entry in case["inputs"])
     a, b, c, d, scores = x.T
     boxes = np.stack([50 * a, 50 * b, 50 * a + 20 + 30 * c, 50 * b + 20 + 30 * d], axis=1)
     keep = nms(boxes, scores, case["config"]["threshold"])
@@ -64,10 +69,13 @@ def alignment_gpen(case: dict[str, Any], device: torch.device, folder: Path) -> 
 
 
 def alignment_psfrgan(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    reference = align.template("psfrgan", case["config"]["size"])
+    config = case["config"]
+    reference = align.template("psfrgan", config["size"])
+    published = np.array(config["template_1024"]) / config["template_scale"]
+    same = Check("template", float(np.abs(reference - published).max()), 1e-9)
     found = {f"matrix{index}": align.similarity(np.array(points), reference)
-             for index, points in enumerate(case["config"]["landmarks"])}
-    return compare_all(case, case["outputs"], found)
+             for index, points in enumerate(config["landmarks"])}
+    return [same, *compare_all(case, case["outputs"], found)]
 
 
 def random_image(name: str, height: int, width: int) -> np.ndarray:
@@ -99,14 +107,15 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
     mask = parsing_mask(regions(), size) if config["use_parse"] else None
     found: dict[str, Any] = {}
     result = upscale(scene, scale)
-    for index, points in enumerate(config["landmarks"]):
+    for index, (points, restored) in enumerate(zip(config["landmarks"], config["restored"],
+                                                   strict=True)):
         matrix = align.similarity(np.array(points), align.template("ffhq", size))
         back = align.inverse(matrix) * scale
         found |= {f"affine{index}": matrix, f"inverse{index}": back.copy()}
         back[:, 2] += scale / 2     # as published; ours is to_upscaled
         found |= {f"inverse_offset{index}": back,
                   f"cropped{index}": align.crop(scene[..., ::-1], matrix, size)[..., ::-1]}
-        result = paste(result, named_image(config["restored"][index]), back, mask,
+        result = paste(result, named_image(restored), back, mask,
                        edge=2 * scale)
     found["pasted"] = result
     return compare_all(case, case["outputs"], {name: np.ascontiguousarray(value, np.float64)
@@ -115,22 +124,27 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
 
 def paste_masks(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     size = case["config"]["size"]
+    require(case["config"], thres=26, gaussian=[101, 101, 4], passes=2)
     rows, columns = np.mgrid[:size, :size]
-    disc = (columns - 240) ** 2 + (rows - 256) ** 2 < 200 ** 2
-    return compare_all(case, case["outputs"], {
-        "static mask": frame_mask(size),
-        "postprocess of ones": parsing_mask(np.ones((size, size), int), size, "gpen"),
-        "postprocess of disc centre (240,256) radius 200 (strict)":
-            parsing_mask(disc.astype(int), size, "gpen")})
+    found = {"static mask": frame_mask(size),
+             "postprocess of ones": parsing_mask(np.ones((size, size), int), size, "gpen")}
+    for record in case["outputs"]:
+        disc = DISC.fullmatch(record["name"])
+        if disc:
+            x, y, radius = map(int, disc.groups())
+            inside = (columns - x) ** 2 + (rows - y) ** 2 < radius ** 2
+            found[record["name"]] = parsing_mask(inside.astype(int), size, "gpen")
+    return compare_all(case, case["outputs"], found)
 
 
+GPEN = "yangxy/GPEN"
 CASES = [
-    ("facexlib_retinaface_*", "RetinaFace", detector),
-    ("gpen_retinaface_*", "retinaface_*", detector_with_boxes),
-    ("*", "rrdbnet", background),
-    ("gpen_nms*", "nms", suppression),
-    ("gpen_align*", "gpen_align", alignment_gpen),
-    ("gpen_paste_mask*", "gpen_paste_mask", paste_masks),
-    ("gfpgan_paste_*", "face_align_paste", photograph),
-    ("psfrgan_align*", "similarity_transform", alignment_psfrgan),
+    ("xinntao/facexlib", "RetinaFace", detector),
+    ("xinntao/facexlib", "face_align_paste", photograph),
+    ("chaofengc/PSFRGAN", "similarity_transform", alignment_psfrgan),
+    (GPEN, "retinaface_r50", detector_with_boxes),
+    (GPEN, "rrdbnet", background),
+    (GPEN, "nms", suppression),
+    (GPEN, "gpen_align", alignment_gpen),
+    (GPEN, "gpen_paste_mask", paste_masks),
 ]

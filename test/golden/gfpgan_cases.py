@@ -14,7 +14,7 @@ from data.blur import gaussian_kernel
 from data.color_jitter import FUNCTIONS
 from data.gfpgan_degradation import blurred, noisy, quantize, shifted, shrunk
 from models.base_model import BaseModel
-from models.gfpgan_model import COMPONENTS, VGG_LAYERS, VGG_WEIGHTS, GFPGANModel
+from models.gfpgan_model import COMPONENTS, VGG_WEIGHTS, GFPGANModel
 from models.losses.gan import fake_term, generator_term, real_term
 from models.losses.perceptual import feature_l1, pyramid_losses
 from models.losses.regularizers import r1_penalty
@@ -31,13 +31,16 @@ from models.networks.pretrained.vgg import BLOCKS, VGGFeatures
 from models.ops.roi_align import roi_align
 from tools.golden import (
     Check,
+    Inputs,
     check_keys,
     compare_all,
     fill,
     make_input,
+    require,
     run_network,
     set_weights,
     value_for,
+    without_effect,
 )
 from utils import face_parts
 
@@ -57,11 +60,13 @@ def build(network: str, config: dict[str, Any]) -> nn.Module:
     """A network of a case, by upstream's name and arguments."""
     config = settings(config)
     if network == "StyleGAN2Discriminator":
+        require(config, taps=[1, 3, 3, 1])
         config.pop("taps", None)
         return StyleGAN2Discriminator(**config)
     if network == "FacialComponentDiscriminator":
         return FacialComponentDiscriminator()
     if network == "ResNetArcFace":
+        require(config, block="IRBlock")
         return ArcFace(tuple(config["layers"]), use_se=config["use_se"])
     kind = Decoder if network.startswith("StyleGAN2") else GFPGAN
     return kind(arch=ARCHS[network], **config)
@@ -72,7 +77,7 @@ def checked_order(case: dict[str, Any], built: nn.Module,
     """Keys and shapes, and that they come in the recorded order: optimizers count on it."""
     expected = [key for key, _ in case[recorded]]
     wrong = sum(a != b for a, b in zip(expected, built.state_dict(), strict=False))
-    return [*check_keys({**case, "state_dict": case[recorded]}, built),
+    return [*check_keys(case | {"state_dict": case[recorded]}, built),
             Check("order of the state dict", float(wrong), 0.0)]
 
 
@@ -104,6 +109,7 @@ def decoder(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
     set_weights(case, built, folder)
     built.to(device)
     z1, z2, mean = (make_input(**entry).to(device) for entry in case["inputs"])
+    require(case, call={})      # the four calls below are the document's
     image, latent = built([z1], return_latents=True)
     mixed, _ = built([z1, z2], truncation=0.7, truncation_latent=mean, inject_index=3)
     direct, _ = built([0.5 * latent], input_is_latent=True)
@@ -121,7 +127,8 @@ def conversion(case: dict[str, Any], device: torch.device, folder: Path) -> list
     clean.load_state_dict(bilinear_to_clean(source.state_dict()))
     touched = sum(not torch.equal(value, source.state_dict()[key])
                   for key, value in before.items())
-    x = make_input(**case["inputs"][0]).to(device)
+    x, = (make_input(**entry).to(device) for entry in case["inputs"])
+    require(case, call={"randomize_noise": False})
     values = images_of(clean.to(device)(x, return_rgb=True))
     values |= {f"converted:{key}": value for key, value in clean.state_dict().items()}
     return [*checks, Check("source entries changed", float(touched), 0.0),
@@ -130,9 +137,11 @@ def conversion(case: dict[str, Any], device: torch.device, folder: Path) -> list
 
 def crops(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config, values = case["config"], {}
+    require(config, spatial_scale=1.0)
+    entry, = case["inputs"]
     table = torch.tensor(config["boxes"], dtype=torch.float64, device=device)
     for ratio, aligned in config["variants"]:
-        x = make_input(**case["inputs"][0]).to(device).requires_grad_()
+        x = make_input(**entry).to(device).requires_grad_()
         out = roi_align(x, table[:, 1:], config["output_size"], index=table[:, 0].long(),
                         sampling_ratio=ratio, aligned=aligned)
         weight = make_input("gfp.roi.w", out.shape).to(device)
@@ -166,26 +175,29 @@ def filled_vgg(vgg: VGGFeatures) -> VGGFeatures:
 
 
 def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    names = {place: name for name, place in vgg_names().items()}
-    vgg = filled_vgg(VGGFeatures("vgg19", VGG_LAYERS)).to(device)
+    config, places = case["config"], vgg_names()
+    require(config, vgg_type="vgg19", use_input_norm=True, range_norm=True, criterion="l1")
+    # The means that the original keeps as buffers are constants here.
+    without_effect(case, "state_dict", "keep")
+    layers = dict(config["layer_weights"].items())
+    weights = tuple(layers.values())
+    vgg = filled_vgg(VGGFeatures("vgg19", [places[name] for name in layers])).to(device)
     x, gt = (make_input(**entry).to(device) for entry in case["inputs"])
     x.requires_grad_()
     features, gt_features = vgg(x), vgg(gt)
-    parts = {"percep": feature_l1(features, gt_features, VGG_WEIGHTS),
-             "style": case["config"]["style_weight"] * gram_l1(features, gt_features,
-                                                               VGG_WEIGHTS)}
+    parts = {"percep": config["perceptual_weight"] * feature_l1(features, gt_features, weights),
+             "style": config["style_weight"] * gram_l1(features, gt_features, weights)}
     grad, = torch.autograd.grad(sum(parts.values()), x, retain_graph=True)
     values = {name: loss[None] for name, loss in parts.items()} | {"grad_x": grad}
-    for place, mine, other, weight in zip(VGG_LAYERS, features, gt_features, VGG_WEIGHTS,
-                                          strict=True):
-        values |= {f"feat:{names[place]}": mine, f"gram:{names[place]}": gram(mine),
-                   f"percep:{names[place]}": feature_l1([mine], [other], [weight])[None]}
+    for name, mine, other, weight in zip(layers, features, gt_features, weights, strict=True):
+        values |= {f"feat:{name}": mine, f"gram:{name}": gram(mine),
+                   f"percep:{name}": feature_l1([mine], [other], [weight])[None]}
     return compare_all(case, case["outputs"], values)
 
 
 def adversarial(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    logits = {entry["name"].rsplit(".", 1)[1]: make_input(**entry).to(device)
-              for entry in case["inputs"]}
+    logits = Inputs(case, device)
+    require(case["config"], real_label_val=1.0, fake_label_val=0.0)
     weight, values = case["config"]["loss_weight"], {}
     for record in case["outputs"]:
         mode, which, target, side = record["name"].split(":")
@@ -205,7 +217,7 @@ def regularized(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     checks = checked_order(case, discriminator)
     set_weights(case, discriminator, folder)
     discriminator.to(device)
-    gt = make_input(**case["inputs"][0]).to(device).requires_grad_()
+    gt, = (make_input(**entry).to(device).requires_grad_() for entry in case["inputs"])
     logits = discriminator(gt)
     penalty = r1_penalty(logits, gt)
     loss = case["r1_reg_weight"] / 2 * case["net_d_reg_every"] * penalty
@@ -222,7 +234,11 @@ def degradation(case: dict[str, Any], device: torch.device, folder: Path) -> lis
     config = case["config"]
     image, noise = (make_input(**entry).numpy() for entry in case["inputs"])
     kernel = config["kernel"]
-    blur = gaussian_kernel(kernel["size"], (kernel["sigma_x"], kernel["sigma_y"]), kernel["theta"])
+    sigmas, theta = (kernel["sigma_x"], kernel["sigma_y"]), kernel["theta"]
+    if kernel["isotropic"]:
+        sigmas, theta = (sigmas[0], sigmas[0]), 0.0
+    blur = gaussian_kernel(kernel["size"], sigmas, theta)
+    require(config, gray=False)
     small = shrunk(blurred(image, blur), config["downsample"])
     noised = noisy(small, noise[:small.shape[0], :small.shape[1]], config["noise_sigma"])
     back = cv2.resize(noised, (config["width"], config["height"]), interpolation=cv2.INTER_LINEAR)
@@ -234,7 +250,7 @@ def degradation(case: dict[str, Any], device: torch.device, folder: Path) -> lis
 
 
 def jitter(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    image = make_input(**case["inputs"][0]).numpy().transpose(1, 2, 0)
+    image, = (make_input(**entry).numpy().transpose(1, 2, 0) for entry in case["inputs"])
     values = {}
     for name in case["config"]["order"]:
         image = FUNCTIONS[name](image, case["config"][name])
@@ -248,7 +264,8 @@ def parts_of_case(entry: dict[str, list[float]]) -> Tensor:
 
 def boxes(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    parts = parts_of_case(config["components"][f"{config['index']:08d}"])
+    table = {name: parts_of_case(entry) for name, entry in config["components"].items()}
+    parts = table[f"{config['index']:08d}"]
     values = {}
     for suffix, given in (("flip", face_parts.mirrored_parts(parts, config["out_size"])),
                           ("plain", parts)):
@@ -260,10 +277,11 @@ def boxes(case: dict[str, Any], device: torch.device, folder: Path) -> list[Chec
 
 def landmarks(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     values = {}
-    for index, points in enumerate(case["config"]["landmarks"]):
-        points = torch.tensor(points, dtype=torch.float64) * case["config"]["scale"]
+    config = case["config"]
+    for name, points in zip(config["order"], config["landmarks"], strict=True):
+        points = torch.tensor(points, dtype=torch.float64) * config["scale"]
         found = face_parts.parts_of_landmarks(points, face_parts.REFERENCE)
-        values |= {f"{index:08d}:{part}": row
+        values |= {f"{name}:{part}": row
                    for part, row in zip(face_parts.PARTS, found, strict=True)}
     return compare_all(case, case["outputs"], values)
 
@@ -281,6 +299,7 @@ COMMON = {
     "lr_gamma": 0.5, "decoder_weights": "random", "vgg_weights": "random", "id_weights": "random",
     "randomize_noise": False, "stddev_group": 4, "component_channels": 64,
     "eye_enlarge_ratio": 1.4, "ema_decay": 0.5 ** (32 / 10000)}
+LAYER_NAMES = ("conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4")      # of VGG_LAYERS
 LOGS = {"Pix": "l_g_pix", "PCP": "l_g_percep", "Style": "l_g_style", "G": "l_g_gan",
         "CompStyle": "l_g_comp_style_loss", "ID": "l_identity", "D": "l_d", "R1": "l_d_r1",
         **{f"G_{part}": f"l_g_gan_{part}" for part in COMPONENTS},
@@ -289,8 +308,41 @@ NETWORKS = {"net_g": "G", "net_d": "D",
             **{f"net_d_{part}": name for part, name in COMPONENTS.items()}}
 
 
+def check_options(options: dict[str, Any]) -> None:
+    """Upstream's options that are no flag here, or change nothing in one step.
+
+    Raises:
+        ValueError: one has another value than our code.
+    """
+    train, g, d = options["train"], options["network_g"], options["network_d"]
+    without_effect(options, "num_gpu", "manual_seed", "is_train", "dist", "val")
+    require(g, type="GFPGANv1", resample_kernel=[1, 3, 3, 1], lr_mlp=0.01, input_is_latent=True,
+            different_w=True, sft_half=True)
+    require(d, type="StyleGAN2Discriminator", out_size=g["out_size"], narrow=g["narrow"],
+            resample_kernel=[1, 3, 3, 1])
+    for part in COMPONENTS:
+        require(options.get(f"network_d_{part}", {}), type="FacialComponentDiscriminator")
+    require(options.get("network_identity", {}), type="ResNetArcFace", block="IRBlock",
+            layers=[2, 2, 2, 2], use_se=False)
+    # The first step's gradients depend on no learning rate.
+    without_effect(train, "total_iter", "warmup_iter", "optim_g", "optim_d", "optim_component")
+    for name in ("optim_g", "optim_d", "optim_component"):
+        require(train.get(name, {}), type="Adam")
+        without_effect(train.get(name, {}), "lr")
+    require(train["scheduler"], type="MultiStepLR")
+    require(train["pixel_opt"], type="L1Loss", reduction="mean")
+    require(train.get("L1_opt", {}), type="L1Loss", loss_weight=1, reduction="mean")
+    require(train["perceptual_opt"], type="PerceptualLoss", vgg_type="vgg19", use_input_norm=True,
+            range_norm=True, criterion="l1",
+            layer_weights=dict(zip(LAYER_NAMES, VGG_WEIGHTS, strict=True)))
+    require(train["gan_opt"], type="GANLoss", gan_type="wgan_softplus")
+    require(train.get("gan_component_opt", {}), type="GANLoss", gan_type="vanilla",
+            real_label_val=1.0, fake_label_val=0.0)
+
+
 def model_options(options: dict[str, Any]) -> Namespace:
     """Our flags for upstream's options."""
+    check_options(options)
     train, g, d = options["train"], options["network_g"], options["network_d"]
     components = "network_d_left_eye" in options
     return Namespace(**{
@@ -307,21 +359,24 @@ def model_options(options: dict[str, Any]) -> Namespace:
         "lambda_component": train["gan_component_opt"]["loss_weight"] if components else 0.0,
         "lambda_comp_style": train["comp_style_weight"] if components else 0.0,
         "lambda_id": train["identity_weight"] if components else 0.0,
-        "d_iters": train["net_d_iters"], "r1_every": train["net_d_reg_every"],
+        "d_iters": train["net_d_iters"], "d_init_steps": train["net_d_init_iters"],
+        "lr_gamma": train["scheduler"]["gamma"], "r1_every": train["net_d_reg_every"],
         "lr_milestones": train["scheduler"]["milestones"]})
 
 
 def filled_model(case: dict[str, Any], device: torch.device) -> tuple[BaseModel, list[Check]]:
     """The model as newtrain.py runs it, networks filled as the case says."""
     model, checks = GFPGANModel(model_options(case["config"]["options"]), device), []
-    gains = case["gain"]
+    gains = case.get("gain", {})
     for name, letter in NETWORKS.items():
         if letter not in model.unwrapped:
             continue
-        keys = case["state_dicts"].get(name, [])
+        keys = case.get("state_dicts", {}).get(name, [])
         checks += check_keys({"state_dict": keys}, model.unwrapped[letter])
         is_component = letter in COMPONENTS.values()
-        fill(model.unwrapped[letter], gain=gains["net_d_left_eye" if is_component else name])
+        fill(model.unwrapped[letter], case.get("keep", ()),
+             gains.get("net_d_left_eye" if is_component and name not in gains else name))
+    # The document's rule, which makes the three differ.
     for letter, factor in (("D_right_eye", 0.9), ("D_mouth", 1.1)):
         network = model.unwrapped.get(letter)
         for tensor in network.state_dict().values() if network else ():
@@ -340,8 +395,8 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     lq, gt = (make_input(**entry).to(device) for entry in case["inputs"])
     batch = {"lq": lq, "gt": gt}
     if config["boxes"]:
-        batch["boxes"] = torch.tensor([config["boxes"][f"loc_{part}"][0]
-                                       for part in face_parts.PARTS], device=device)[None]
+        batch["boxes"] = torch.tensor([config["boxes"][f"loc_{part}"]       # (B, 3, 4)
+                                       for part in face_parts.PARTS], device=device).transpose(0, 1)
     made: list[tuple[Tensor, list[Tensor]]] = []
     logits: list[Tensor] = []
     model.unwrapped["G"].register_forward_hook(lambda _, args, result: made.append(result))
@@ -353,8 +408,11 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     values = {LOGS[name]: loss[None] for name, loss in losses.items() if name in LOGS}
     values |= {f"l_p_{rgb.shape[2]}": loss[None]
                for rgb, loss in zip(rgbs, pyramid_losses(rgbs, gt), strict=True)}
-    checks.append(Check("sum of the pyramid", float((losses["Pyramid"] - sum(
-        value for name, value in values.items() if name.startswith("l_p_"))).abs().detach()), 1e-5))
+    if "Pyramid" in losses:
+        total = sum(value for name, value in values.items() if name.startswith("l_p_"))
+        weighted = config["options"]["train"]["pyramid_loss_weight"] * total
+        checks.append(Check("sum of the pyramid",
+                            float((losses["Pyramid"] - weighted).abs().detach()), 1e-5))
     # D sees the restored image for G's loss, then the target, then the restored one again.
     values |= {"real_score": logits[1].mean()[None], "fake_score": logits[2].mean()[None],
                "output": restored}
@@ -368,20 +426,21 @@ def training_step(case: dict[str, Any], device: torch.device, folder: Path) -> l
     return checks + compare_all(case, case["outputs"], values)
 
 
+SOURCE = "TencentARC/GFPGAN"
 CASES = [
-    ("gfpgan*", "PerceptualLoss", perceptual),
-    ("gfpgan*", "GANLoss", adversarial),
-    ("gfpgan*", "r1_penalty", regularized),
-    ("gfpgan*", "degradation_chain", degradation),
-    ("gfpgan*", "color_jitter", jitter),
-    ("gfpgan*", "component_boxes", boxes),
-    ("gfpgan*", "parse_landmark", landmarks),
-    ("gfpgan*", "GFPGANModel.optimize_parameters", training_step),
-    *(("gfpgan*", name, network) for name in ("GFPGANv1", "GFPGANBilinear", "GFPGANv1Clean")),
-    ("stylegan2*", "StyleGAN2Generator*", decoder),
-    ("stylegan2*", "StyleGAN2Discriminator", network),
-    ("arcface*", "ResNetArcFace", network),
-    ("facial_component*", "FacialComponentDiscriminator", component_discriminator),
-    ("gfpgan*", "convert_bilinear_to_clean", conversion),
-    ("gfpgan*", "roi_align", crops),
+    (SOURCE, "PerceptualLoss", perceptual),
+    (SOURCE, "GANLoss", adversarial),
+    (SOURCE, "r1_penalty", regularized),
+    (SOURCE, "degradation_chain", degradation),
+    (SOURCE, "color_jitter", jitter),
+    (SOURCE, "component_boxes", boxes),
+    (SOURCE, "parse_landmark", landmarks),
+    (SOURCE, "GFPGANModel.optimize_parameters", training_step),
+    *((SOURCE, name, network) for name in (
+        "GFPGANv1", "GFPGANBilinear", "GFPGANv1Clean", "StyleGAN2Discriminator",
+        "ResNetArcFace")),
+    (SOURCE, "StyleGAN2Generator*", decoder),
+    (SOURCE, "FacialComponentDiscriminator", component_discriminator),
+    (SOURCE, "convert_bilinear_to_clean", conversion),
+    ("pytorch/vision", "roi_align", crops),
 ]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,17 @@ from models.networks.pretrained.irse import IRSE50, face_crop
 from models.networks.stylegan2 import Discriminator, Generator, ModulatedConv2d, StyledConv
 from models.ops.style_ops import fir_kernel, upfirdn2d
 from models.style_training import PATH_DECAY
-from tools.golden import Check, check_keys, compare_all, make_input, run_network, set_weights
+from tools.golden import (
+    Check,
+    Inputs,
+    check_keys,
+    compare_all,
+    make_input,
+    require,
+    run_network,
+    set_weights,
+    without_effect,
+)
 
 # What newtrain.py would set, in fp32.
 COMMON = {
@@ -45,6 +55,12 @@ class FlatGenerator(Generator):
         return super().forward(codes, noise=noise, **options)
 
 
+def recognition(config: dict[str, Any]) -> nn.Module:
+    require(config, input_size=112, num_layers=50, mode="ir_se")
+    without_effect(config, "drop_ratio")        # in eval mode
+    return IRSE50()
+
+
 def modulated(config: dict[str, Any]) -> nn.Module:
     samples = [name for name in ("up", "down") if config.get(f"{name}sample")]
     return ModulatedConv2d(config["in_channel"], config["out_channel"], config["kernel_size"],
@@ -53,6 +69,7 @@ def modulated(config: dict[str, Any]) -> nn.Module:
 
 
 def styled(config: dict[str, Any]) -> nn.Module:
+    require(config, kernel_size=3)
     return StyledConv(config["in_channel"], config["out_channel"], config["style_dim"],
                       up=config.get("upsample", False), isconcat=config["isconcat"])
 
@@ -62,13 +79,14 @@ BUILD: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "gpen_full_generator": lambda config: FullGenerator(**config),
     "gpen_generator": lambda config: FlatGenerator(**config),
     "gpen_discriminator": lambda config: Discriminator(**config),
-    "arcface_ir_se50": lambda config: IRSE50()}
+    "arcface_ir_se50": recognition}
 
 
 def network(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     """A network of BUILD; a case without outputs is about keys and their order only."""
     build = BUILD[case["network"]]
     if not case["outputs"]:
+        without_effect(case, "keep")
         with torch.device("meta"):
             return checked_order(case, build(case["config"]))
     built = build(case["config"])
@@ -95,8 +113,8 @@ def filters(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 
 
 def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    x = {entry["name"].rsplit(".", 1)[-1]: make_input(**entry).to(device)
-         for entry in case["inputs"]}
+    x = Inputs(case, device)
+    require(case["config"], id_weight=0.0)
     adversarial = generator_term(x["fake_pred"], "logistic")
     pixel = F.smooth_l1_loss(x["fake"], x["real"])
     return compare_all(case, case["outputs"], {
@@ -161,6 +179,7 @@ def identity(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
     holder = IdentityNetwork()
     checks = checked_order(case, holder)
     holder, (restored, gt, lq) = filled(case, holder, device, folder)
+    require(case["config"], size=gt.shape[-1])
     with torch.no_grad():
         ours, target, views = (holder.facenet(face_crop(x)) for x in (restored, gt, lq))
     made = {"diff_target": (ours * target).sum(1), "diff_views": (target * views).sum(1),
@@ -174,27 +193,42 @@ def identity(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
 
 # ---- iterations ----------------------------------------------------------------------------------
 
-class RecordedDirection(GPENModel):
-    """The model with the recorded direction of the path lengths."""
-    direction: Tensor
+class RecordedDirections(GPENModel):
+    """The model with the recorded directions of the path lengths, one for each time."""
+    directions: Iterator[Tensor]
 
     def _direction(self, batch: dict[str, Any]) -> Tensor:
-        return self.direction
+        return next(self.directions)
+
+
+def directions_of(noises: list[Tensor], config: dict[str, Any]) -> list[Tensor]:
+    """The noise of each path length step: of every iteration if there are so many, else in turn."""
+    every, count = config["g_reg_every"], config["iterations"]
+    steps = range(0, count, every) if every and config["path_regularize"] else range(0)
+    if len(noises) == count:
+        return [noises[index] for index in steps]
+    if len(noises) > len(steps):
+        raise ValueError(f"the case has {len(noises)} noises for {len(steps)} path length steps")
+    return [noises[number % len(noises)] for number in range(len(steps))]
 
 
 def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GPENModel:
     """The model with the recorded weights in G, D and H, ready to train."""
     config = case["config"]
-    network = config["generator"]
+    network, discriminator = config["generator"], config["discriminator"]
+    require(config, id_weight=0.0)
+    require(discriminator, size=network["size"])
+    without_effect(config, "path_batch_shrink")     # the original computes it and ignores it
     opt = Namespace(
-        **COMMON, load_size=network["size"], lr=config["lr"], noise="concat", d_multiplier=None,
-        d_narrow=config["discriminator"]["narrow"], r1=config["r1"],
+        **COMMON, load_size=network["size"], lr=config["lr"], noise="concat",
+        d_multiplier=discriminator["channel_multiplier"], d_narrow=discriminator["narrow"],
+        r1=config["r1"],
         batch_size=case["inputs"][0]["shape"][0], d_reg_every=config["d_reg_every"],
         g_reg_every=config["g_reg_every"], path_regularize=config["path_regularize"],
         lambda_pix=config["l1_weight"], lambda_id=config["id_weight"], ema_decay=config["ema"],
         **{name: network[name] for name in ("style_dim", "n_mlp", "channel_multiplier", "narrow")})
-    model = RecordedDirection(opt, device)
-    both = nn.ModuleDict({"g": model.unwrapped["G"], "d": model.unwrapped["D"]})
+    model = RecordedDirections(opt, device)
+    both = networks_of(model)
     set_weights(case, both, folder)
     both.to(device)
     model.unwrapped["H"].load_state_dict(model.unwrapped["G"].state_dict())
@@ -203,13 +237,18 @@ def filled_model(case: dict[str, Any], device: torch.device, folder: Path) -> GP
     return model
 
 
+def networks_of(model: GPENModel) -> nn.Module:
+    return nn.ModuleDict({"g": model.unwrapped["G"], "d": model.unwrapped["D"]})
+
+
 def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     """Iterations of the model: losses, changes of weights, the EMA."""
     config = case["config"]
     model = filled_model(case, device, folder)
-    inputs = {entry["name"].rsplit(".", 1)[-1]: make_input(**entry).to(device)
-              for entry in case["inputs"]}
-    model.direction = inputs["pathnoise0"]
+    checks = checked_order(case, networks_of(model))
+    x = Inputs(case, device)
+    lqs, gts = x.series("lq"), x.series("hq")
+    model.directions = iter(directions_of(x.series("pathnoise"), config))
     start = {f"{letter.lower()} change {key}": value.clone()
              for letter in "GD" for key, value in model.unwrapped[letter].state_dict().items()}
     made: dict[str, list[Tensor]] = {name: [] for name in (
@@ -218,24 +257,27 @@ def train_loop(case: dict[str, Any], device: torch.device, folder: Path) -> list
              "path": config["path_regularize"] * config["g_reg_every"]}
     raw: dict[str, Tensor] = {}
     for index in range(config["iterations"]):
-        batch = {"lq": inputs[f"lq{index}"], "gt": inputs[f"hq{index}"]}
+        batch = {"lq": lqs[index % len(lqs)], "gt": gts[index % len(gts)]}
         with torch.no_grad():
             made["real_score"].append(model.unwrapped["D"](batch["gt"]).mean())
             made["fake_score"].append(model.unwrapped["D"](model.unwrapped["G"](batch["lq"])[0]).mean())
-        model.start_step(index + 1, 100, 100)
+        model.start_step(index + 1, 10 ** 6, 10 ** 6)
+        mean = model.path_mean
         losses = model.run_step(batch)
         raw |= {name: losses[key] / scale[name] for key, name in (("R1", "r1"), ("Path", "path"))
                 if key in losses}
-        raw["path_length"] = model.path_mean / PATH_DECAY       # of the only batch so far
+        if "Path" in losses:        # the batch's own mean, from what it changed
+            raw["path_length"] = mean + (model.path_mean - mean) / PATH_DECAY
         losses = {**raw, "d": losses["D"], "g": losses["G"] + losses["Pix"]}
         for name, value in losses.items():
             made[name].append(value)
     with torch.no_grad():
-        image = model.unwrapped["H"](inputs["lq0"])[0]
+        image = model.unwrapped["H"](lqs[0])[0]
     ended = {f"{letter.lower()} change {key}": value
              for letter in "GD" for key, value in model.unwrapped[letter].state_dict().items()}
-    return compare_all(case, case["outputs"], {
-        **{name: torch.stack(values) for name, values in made.items()}, "ema image": image,
+    return checks + compare_all(case, case["outputs"], {
+        **{name: torch.stack(values) for name, values in made.items() if values},
+        "ema image": image,
         **{key: ended[key] - value for key, value in start.items()},
         **{f"g_ema {key}": value for key, value in model.unwrapped["H"].state_dict().items()}})
 
@@ -246,10 +288,11 @@ def blur_kernel(item: dict[str, Any]) -> np.ndarray:
     """A kernel as the cases of GPEN and GFP-GAN describe it."""
     kind, side = item["kind"], item["size"]
     if kind == "sinc":
+        without_effect(item, "sigma_x", "sigma_y", "theta", "isotropic")
         return sinc_kernel(side, item["cutoff"], item["pad_to"])
     along, across, turn = (item.get(short, item.get(long)) for short, long in (
         ("sig_x", "sigma_x"), ("sig_y", "sigma_y"), ("theta", "theta")))
-    if kind == "iso" or item.get("isotropic"):
+    if item.get("isotropic") or kind == "iso":
         across, turn = along, 0.0
     make = plateau_kernel if kind == "plateau" else gaussian_kernel
     return make(side, (along, across), turn, item.get("beta", 1.0))
@@ -257,19 +300,22 @@ def blur_kernel(item: dict[str, Any]) -> np.ndarray:
 
 def blur_kernels(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     items = case["config"].get("items") or case["config"]["kernels"]
-    return compare_all(case, case["outputs"], {
-        record["name"]: blur_kernel(item)
-        for record, item in zip(case["outputs"], items, strict=True)})
+    # GPEN's records are in the items' order, GFP-GAN's have the items' names.
+    names = [item.get("name", record["name"])
+             for item, record in zip(items, case["outputs"], strict=True)]
+    return compare_all(case, case["outputs"], {name: blur_kernel(item)
+                                               for name, item in zip(names, items, strict=True)})
 
 
+SOURCE = "yangxy/GPEN"
 CASES = [
-    ("gpen*", "upfirdn2d", filters),
-    ("gpen*", "gpen_losses", losses),
-    ("gpen*", "gpen_r1", r1),
-    ("gpen*", "gpen_path_length", path_length),
-    ("gpen*", "gpen_id_loss", identity),
-    ("gpen*", "gpen_train_loop", train_loop),
-    ("gpen*", "gpen_blur_kernels", blur_kernels),
-    ("gfpgan*", "blur_kernel", blur_kernels),
-    *(("gpen*", name, network) for name in BUILD),
+    (SOURCE, "upfirdn2d", filters),
+    (SOURCE, "gpen_losses", losses),
+    (SOURCE, "gpen_r1", r1),
+    (SOURCE, "gpen_path_length", path_length),
+    (SOURCE, "gpen_id_loss", identity),
+    (SOURCE, "gpen_train_loop", train_loop),
+    (SOURCE, "gpen_blur_kernels", blur_kernels),
+    ("TencentARC/GFPGAN", "blur_kernel", blur_kernels),
+    *((SOURCE, name, network) for name in BUILD),
 ]

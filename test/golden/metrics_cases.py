@@ -16,14 +16,14 @@ from metrics import ms_ssim
 from metrics.psnr_ssim import pooled_psnr
 from models.networks.pretrained.inception import Inception
 from models.networks.pretrained.lpips import LPIPS
-from tools.golden import Check, compare_all, make_input, run_network, value_for
+from tools.golden import Check, Inputs, compare_all, make_input, run_network, value_for
 
 
 def image_metrics(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     """PSNR over all images at once, SSIM as the mean over images."""
-    images = {entry["name"]: make_input(**entry).double() for entry in case["inputs"]}
-    peak = case["config"]["data_range"]
-    pairs = [(images[f"sr{index}"], images[f"hr{index}"]) for index in range(len(images) // 2)]
+    images, peak = Inputs(case, torch.device("cpu")), case["config"]["data_range"]
+    pairs = [(sr.double(), hr.double()) for sr, hr in zip(images.series("sr"), images.series("hr"),
+                                                          strict=True)]
     errors = [(float((sr - hr).square().mean()), sr.numel()) for sr, hr in pairs]
     found = torch.cat([ms_ssim.similarity(sr, hr, peak)[0].mean(dim=1) for sr, hr in pairs])
     return compare_all(case, case["outputs"], {"psnr": pooled_psnr(errors, peak),
@@ -53,7 +53,7 @@ def lpips(case: dict[str, Any], device: torch.device, folder: Path) -> list[Chec
 
 
 CASES = [
-    ("psfrgan_metrics", "image_metrics", image_metrics),
-    ("fid_inception", "fid.InceptionV3", inception),
-    ("lpips_*", "lpips.LPIPS.*", lpips),
+    ("chaofengc/PSFRGAN", "image_metrics", image_metrics),
+    ("mseitzer/pytorch-fid", "fid.InceptionV3", inception),
+    ("richzhang/PerceptualSimilarity", "lpips.LPIPS.*", lpips),
 ]

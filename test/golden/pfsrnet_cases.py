@@ -1,12 +1,10 @@
 """How the golden cases of PFSRNet are built: networks, losses, metrics, reductions.
 
-Cases in pfsrnet_weights/ need the published landmark network, which is not part of the
-project: FACEZOO_TEST_DATA names the folder of pfsrnet_distilled_fan.pth.
+Some need the published landmark network, which is not part of the project, and are skipped without.
 """
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,30 +22,32 @@ from models.networks.fan import FAN, landmark_network
 from models.networks.pfsrnet import Discriminator, Generator
 from models.networks.pretrained.fan_teacher import FAN2D
 from models.pfsrnet_model import perceptual_network
-from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from tools.golden import (
+    Check,
+    check_keys,
+    compare_all,
+    fill,
+    make_input,
+    run_network,
+    weight_file,
+    without_effect,
+)
 from utils.images.resize import CELEBA_CROP, bilinear, center_crop
 
-WEIGHTS_VARIABLE = "FACEZOO_TEST_DATA"
-
-
-def weight_file(case: dict[str, Any]) -> Path:
-    """The case's weights in the folder the environment names."""
-    folder = os.environ.get(WEIGHTS_VARIABLE)
-    if not folder:
-        raise ValueError(f"{WEIGHTS_VARIABLE} must name the folder of {case['weights']}")
-    return Path(folder) / Path(case["weights"]).name
-
-
 # ---- networks ------------------------------------------------------------------------------------
+
+def arguments(case: dict[str, Any]) -> list[Any]:
+    """Those after the image, by position: they have other names here."""
+    call = case.get("call", [])
+    names = ("step", "alpha")
+    return [call[name] for name in names if name in call] if isinstance(call, dict) else call
+
 
 def forward(case: dict[str, Any], network: nn.Module, device: torch.device, folder: Path,
             ) -> list[Check]:
     """Outputs, buffers after a forward in train mode, and what is derived from the maps."""
-    if "weights" in case:
-        case = {**case, "weights": os.path.relpath(weight_file(case), folder.parent)}
     buffers = case.get("buffers_after", [])
-    # The arguments are called step and alpha in the recorded code.
-    case = {**case, "call": list(case["call"].values()), "buffers_after": []}
+    case = case | {"call": arguments(case), "buffers_after": []}
 
     def named(out: Any) -> dict[str, Tensor]:
         if isinstance(out, list):
@@ -73,12 +73,13 @@ def teacher(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     network = Discriminator()
     checks = check_keys(case, network)
-    fill(network, gain=case["gain"])
+    fill(network, case.get("keep", ()), case.get("gain"))
     network.to(device)
-    x = make_input(**case["inputs"][0]).to(device).requires_grad_()
-    out = network(x, *case["call"].values())
+    x, = (make_input(**entry).to(device).requires_grad_() for entry in case["inputs"])
+    stage = arguments(case)
+    out = network(x, *stage)
     gradient, = torch.autograd.grad(out.sum(), x)
-    norms = gradient_norms(lambda images: network(images, *case["call"].values()), x)
+    norms = gradient_norms(lambda images: network(images, *stage), x)
     return checks + compare_all(case, case["outputs"], {
         "out": out, "grad_input": gradient, "grad_norm": norms})
 
@@ -91,12 +92,14 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
     size, count, images = case["size"], case["n"], case["images"]
     shape, stage, weights = (count, 3, size, size), (case["step"], case["alpha"]), case[
         "loss_weights"]
+    landmarks_from = weight_file(case, folder) if weights["att"] or weights["hm"] else None
+    without_effect(case, "weights")
     other = make_input(images["other"], shape).to(device).requires_grad_()
     gt = make_input(images["target"], shape).to(device)
     fraction = make_input(images["eps"], (count, 1, 1, 1), 0, 1).to(device)
     restored = 0.8 * gt + 0.2 * other
     network = Discriminator()
-    fill(network, gain=case["gain"])
+    fill(network, gain=case.get("gain"))
     network.to(device)
 
     def logits_of(x: Tensor) -> Tensor:
@@ -106,8 +109,8 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
     values |= {"pixel_l1": F.l1_loss(restored, gt), "g_adv": -logits_of(restored).mean()}
     total = (weights["pixel"] * values["pixel_l1"] + weights["adv"] * values["g_adv"]
              + weights["perc"] * values["perceptual"])
-    if weights["att"] or weights["hm"]:
-        found, maps = landmark_terms(case, restored, gt, device)
+    if landmarks_from:
+        found, maps = landmark_terms(landmarks_from, restored, gt, device)
         values |= found
         total = (total + weights["att"] * found["attention_eval"]
                  + weights["hm"] * found["heatmap_eval_fixed"])
@@ -141,13 +144,13 @@ def perceptual_terms(restored: Tensor, gt: Tensor, device: torch.device) -> dict
     return found | {"perceptual": feature_mse(restored_features, gt_features)}
 
 
-def landmark_terms(case: dict[str, Any], restored: Tensor, gt: Tensor, device: torch.device,
+def landmark_terms(weights: Path, restored: Tensor, gt: Tensor, device: torch.device,
                    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Heatmap and attention terms, and maps, with the network in either mode."""
     values = {}
     for mode in ("train", "eval"):
         # Fresh each time, since running statistics change in train mode.
-        network = landmark_network(weight_file(case)).to(device).train(mode == "train")
+        network = landmark_network(weights).to(device).train(mode == "train")
         restored_maps, gt_maps = (normalized_maps(network(0.5 * x + 0.5)) for x in (restored, gt))
         attention = attention_map(gt_maps)
         values[f"attention_{mode}"] = attention_loss(restored, gt, attention)
@@ -208,6 +211,7 @@ def resize(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
     checks = []
     for item in case["items"]:
         image = make_input(item["name"], item["shape"], 0, 256).floor().numpy().astype(np.uint8)
+        without_effect(item, "first")       # the outputs' sides say it
         digests = {"input": (item["input_sha256"], image)}
         if item["crop178"]:
             image = center_crop(image, CELEBA_CROP)
@@ -215,18 +219,21 @@ def resize(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
             side = record["shape"][0]
             image = image if image.shape[0] == side else bilinear(image, side, side)
             digests[record["name"]] = (record["sha256"], image)
+            # The digest is of all bytes.
+            without_effect(record, "mean", "std", "absmax", "samples")
         checks += [Check(f"{item['name']} {name}", float(hashlib.sha256(
             np.ascontiguousarray(found).tobytes()).hexdigest() != expected), 0.0)
             for name, (expected, found) in digests.items()]
     return checks
 
 
+SOURCE = "Progressive-Face-Super-Resolution"      # of DeokyunKim and a fork
 CASES = [
-    ("pfsrnet_*", "pfsrnet.Generator", generator),
-    ("pfsrnet_*", "pfsrnet.Discriminator", discriminator),
-    ("pfsrnet_*", "pfsrnet.DistilledFAN", student),
-    ("pfsrnet_*", "pfsrnet.FAN2D", teacher),
-    ("pfsrnet_losses*", "losses", losses),
-    ("pfsrnet_metrics", "metrics", metrics),
-    ("pfsrnet_resize", "resize", resize),
+    (SOURCE, "pfsrnet.Generator", generator),
+    (SOURCE, "pfsrnet.Discriminator", discriminator),
+    (SOURCE, "pfsrnet.DistilledFAN", student),
+    ("1adrianb/face-alignment", "pfsrnet.FAN2D", teacher),
+    (SOURCE, "losses", losses),
+    (SOURCE, "metrics", metrics),
+    (SOURCE, "resize", resize),
 ]

@@ -18,11 +18,12 @@ import data
 import inference
 import models
 from data.labels import color_map
+from faces.align import template
 from faces.detect import Face
 from faces.photograph import align_crop
 from faces.restorer import FaceRestorer
 from options.enhance_options import EnhanceOptions
-from tools.golden import Check, compare_all, make_input
+from tools.golden import Check, compare_all, make_input, without_effect
 from utils.images.deep import read_layers
 from utils.images.io import read_image, write_image
 
@@ -32,13 +33,18 @@ FLAGS = {"version": "preset", "in_size": "load_size", "size": "load_size", "step
 NEEDED = {"psfrgan": ["--parse_weights", "random"]}
 GIVES_TUPLE = ("gfpgan", "gpen")        # the image, then what training needs
 GRAY_LEVEL = "1 grey level"
+# What an item holds besides records of values.
+NOT_RECORDS = ("image", "variant", "output", "parse_output", "photo", "landmarks", "matrix")
 # What the cases record without a tolerance.
 UNLISTED = {"network_parse_labels": 0, "crop": 1e-6, "face": GRAY_LEVEL, "parse_colours": 0}
 MEAN_LIMIT = 0.01       # the other rounding moves the mean by a third of a gray level
 
 
-def formula_image(width: int, height: int, mode: str, phase: float, rectangles: list[list[int]],
-                  **_: Any) -> np.ndarray:
+FORMULA = ("width", "height", "mode", "phase", "rectangles")
+
+
+def formula_image(*, width: int, height: int, mode: str, phase: float,
+                  rectangles: list[list[int]]) -> np.ndarray:
     """The test image as the case's `image_formula` gives it, uint8 (H, W, C) or (H, W)."""
     y, x, c = np.ogrid[:height, :width, :{"L": 1, "RGB": 3, "RGBA": 4}[mode]]
     waves = (0.11 * (c + 1) * x / (width / 128) + 0.07 * (c + 2) * y / (height / 128) + c + phase)
@@ -70,6 +76,7 @@ class Published:
 def open_restorer(case: dict[str, Any], variant: str | None, device: torch.device) -> FaceRestorer:
     """The model as enhance.py opens it by default, its networks without memory."""
     config = {**case["config"], **case["config"].get("variants", {}).get(variant, {})}
+    without_effect(case["config"], "step", "variants")
     flags = {FLAGS.get(key, key): value for key, value in config.items()}
     flags.pop(None, None)
     opt = EnhanceOptions(models, data, "golden").parse([
@@ -128,12 +135,18 @@ def compared(case: dict[str, Any], item: dict[str, Any], found: dict[str, Any],
              prefix: str) -> list[Check]:
     """Every record of the item, with the case's tolerance of its name."""
     records, checks = [], []
-    for record in item.values():
-        if isinstance(record, dict) and "samples" in record:
-            limit = {**UNLISTED, **case["tolerances"]}[record["name"]]
-            limit = 1 / record["absmax"] if limit == GRAY_LEVEL else limit
-            records.append({**record, "tolerance": limit})
-        if record in (item.get("saved"), item.get("face")):     # one level hides how bytes are made
+    # The names of the original's files, and sizes of what it shows beside the result.
+    without_effect(item, "files", "comparison_size")
+    for field in item:
+        if field in (*NOT_RECORDS, "files", "comparison_size"):
+            continue
+        record = item[field]
+        # Of the file; its bytes depend on the library's version.
+        without_effect(record, "file_mode", "file_size", "crc32", "uint8_crc32", "dtype")
+        limit = {**UNLISTED, **case["tolerances"]}[record["name"]]
+        limit = 1 / record["absmax"] if limit == GRAY_LEVEL else limit
+        records.append(record | {"tolerance": limit})
+        if field in ("saved", "face"):      # one level hides how bytes are made
             checks.append(Check(f"{prefix}mean of {record['name']}, gray levels",
                                 abs(found[record["name"]].mean() - record["mean"]), MEAN_LIMIT))
     values = {name: value if isinstance(value, Tensor) else np.asarray(value, np.float64)
@@ -141,15 +154,25 @@ def compared(case: dict[str, Any], item: dict[str, Any], found: dict[str, Any],
     return checks + compare_all(case, records, values, prefix)
 
 
+def template_check(case: dict[str, Any]) -> list[Check]:
+    """Cases with photographs carry the points they are aligned to."""
+    if "photo_template" not in case:
+        return []
+    given = case["photo_template"]
+    without_effect(given, "template_scale")     # the matrices show it
+    points = np.array(given["points_1024"])
+    return [Check("template", float(np.abs(points - template("psfrgan", 1024)).max()), 1e-9)]
+
+
 def pipeline(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
-    checks, restorers = [], {}
+    checks, restorers = template_check(case), {}
     for item in case["items"]:
         variant = item.get("variant")
         if variant not in restorers:
             restorers[variant] = open_restorer(case, variant, device)
         restorer = restorers[variant]
         prefix = f"{variant or ''} {item['image']['id']} ".lstrip()
-        image = formula_image(**item["image"])
+        image = formula_image(**{key: item["image"][key] for key in FORMULA})
         checks.append(Check(f"{prefix}image", float(
             zlib.crc32(image.tobytes()) != item["image"]["crc32"]), 0.0))
         found = with_inputs(restorer, item, partial(aligned, restorer, image))
@@ -159,4 +182,5 @@ def pipeline(case: dict[str, Any], device: torch.device, folder: Path) -> list[C
     return checks
 
 
-CASES = [("*", "pipeline", pipeline)]
+# Of any source: the network is the name of our model.
+CASES = [("", "pipeline", pipeline)]

@@ -19,7 +19,17 @@ from models.networks.psfrgan import ParsedDiscriminator, PSFRGenerator
 from models.ops.spectral import apply_spectral_norm
 from models.parse_model import ParseModel
 from models.psfrgan_model import PCP_WEIGHTS, STYLE_FROM, VGG_LAYERS, PSFRGANModel
-from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from tools.golden import (
+    Check,
+    Inputs,
+    check_keys,
+    compare_all,
+    fill,
+    make_input,
+    require,
+    run_network,
+    without_effect,
+)
 
 # What newtrain.py would set, in fp32.
 COMMON = {
@@ -34,6 +44,7 @@ PARSENET = {"Pnorm": "bn", "parse_channels": 64, "parse_depth": 10}
 
 def parsing(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
+    require(config, out_size=config["in_size"], relu_type="LeakyReLU")
     low, high = config.get("ch_range", (32, 256))
     network = ParseNet(
         size=config["in_size"], feat_size=config.get("min_feat_size", 32),
@@ -46,6 +57,8 @@ def parsing(case: dict[str, Any], device: torch.device, folder: Path) -> list[Ch
 def generator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
     low, high = config["ch_range"]
+    without_effect(config, "in_size")       # as in the original
+    require(config, min_feat_size=16, relu_type="LeakyReLU", weight_norm="spectral_norm")
     network = PSFRGenerator(size=config["out_size"], norm=config["norm_type"], min_channels=low,
                             max_channels=high)
     return run_network(case, apply_spectral_norm(network), device, folder,
@@ -61,6 +74,7 @@ class Joined(ParsedDiscriminator):
 
 def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
+    require(config, relu_type="LeakyReLU", weight_norm="spectral_norm")
     network = Joined(num_scales=config["num_D"], in_channels=config["input_ch"],
                      base_channels=config["base_ch"], n_layers=config["n_layers"],
                      norm=config["norm_type"])
@@ -77,19 +91,20 @@ def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> l
 
 def blocky_labels(entry: dict[str, Any]) -> Tensor:
     """Labels (B, H, W) of the cases' rule: squares, each of the largest of its channels' values."""
-    batch, channels, size, _ = entry["shape"]
+    if entry["rule"] not in ("blocky_onehot", "blocky_label"):
+        raise ValueError(f"unknown rule {entry['rule']!r}")
+    batch, channels, height, width = entry["shape"]
     grid = entry["grid"]
     cells = make_input(entry["name"], (batch, channels, grid, grid), entry["low"], entry["high"])
-    repeats = size // grid
-    return cells.argmax(dim=1).repeat_interleave(repeats, 1).repeat_interleave(repeats, 2)
+    return cells.argmax(dim=1).repeat_interleave(height // grid, 1).repeat_interleave(
+        width // grid, 2)
 
 
 def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     regions = case["config"]["reg_num"]
-    entries = {entry["name"]: entry for entry in case["inputs"]}
-    x = {name: make_input(**entry).to(device) for name, entry in entries.items()
-         if "rule" not in entry}
-    labels = blocky_labels(entries["mask"]).to(device)
+    require(case["config"], eps=1e-8)
+    x = Inputs(case, device)
+    labels = blocky_labels(x.entries["mask"]).to(device)
     vgg = VGGFeatures("vgg19", VGG_LAYERS, resize=True)
     fill(vgg)
     vgg.to(device)
@@ -102,10 +117,12 @@ def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Che
         "ss.total": style_loss(sr[STYLE_FROM:], hr[STYLE_FROM:], labels, regions),
         "pcp": feature_mse(sr, hr, PCP_WEIGHTS),
         "pix": F.l1_loss(x["sr"], x["hr"]),
-        "fm": feature_mse(*([x[f"f{side}{k}"] for k in range(3)] for side in "xy"))}
+        "fm": feature_mse(x.series("fx"), x.series("fy"))}
     terms = {"d_real": real_term, "d_fake": fake_term, "g": generator_term}
+    modes = {record["name"].split(".")[1] for record in case["outputs"]
+             if record["name"].startswith("gan.")}
     values |= {f"gan.{mode}.{name}": term(x["pred"], mode) for name, term in terms.items()
-               for mode in ("hinge", "lsgan", "vanilla", "wgangp")}
+               for mode in modes}
     return compare_all(case, case["outputs"], values)
 
 
@@ -124,8 +141,22 @@ def psfrgan(config: dict[str, Any], device: torch.device) -> PSFRGANModel:
     return model
 
 
+# Of each step: the prefix of what is recorded, and how often weights have moved.
+STEPS = (("", "step"), ("second.", "two_steps"), ("third.", "three_steps"),
+         ("fourth.", "four_steps"), ("fifth.", "five_steps"))
+
+
+def steps_of(case: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """STEPS up to the last of which something is recorded."""
+    used = [index for index, (prefix, _) in enumerate(STEPS) for record in case["outputs"]
+            if prefix and record["name"].startswith(prefix)]
+    require(case, second_step=bool(used))
+    return STEPS[:max(used, default=0) + 1]
+
+
 def watched(case: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: state[key].detach().clone() for key in (*case["watch"], *case["watch_state"])}
+    return {key: state[key].detach().clone()
+            for key in (*case["watch"], *case.get("watch_state", []))}
 
 
 def changes(case: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor],
@@ -140,11 +171,10 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
     model = psfrgan(config, device)
     checks = [check for name, keys in case.get("state_dicts", {}).items()
               for check in check_keys({"state_dict": keys}, model.unwrapped[name])]
-    entries = {entry["name"]: entry for entry in case["inputs"]}
-    lq_labels, labels = (blocky_labels(entries[name]).to(device) for name in ("lr_mask", "mask"))
+    x = Inputs(case, device)
+    lq_labels, labels = (blocky_labels(x.entries[name]).to(device) for name in ("lr_mask", "mask"))
     model.parse = lambda image: lq_labels       # recorded without a parsing network
-    batch = {"lq": make_input(**entries["lr"]).to(device),
-             "gt": make_input(**entries["hr"]).to(device), "labels": labels}
+    batch = {"lq": x["lr"], "gt": x["hr"], "labels": labels}
     learning_rates = {"G": config["g_lr"], "D": config["d_lr"]}
 
     def state() -> dict[str, Tensor]:
@@ -153,21 +183,19 @@ def enhance_iterations(case: dict[str, Any], device: torch.device, folder: Path)
     before, values, made = state(), {}, []
     hook = model.unwrapped["G"].register_forward_hook(
         lambda _, args, result: made.append(result.detach().clone()))
-    for step, prefix in ((1, ""), (2, "second.")):
+    for step, (prefix, moved) in enumerate(steps_of(case), 1):
         model.start_step(step, 10 ** 6, 10 ** 6)
         # A loss of weight 0 is not computed, but recorded as 0.
         found = {"PCP": torch.zeros(()), **model.run_step(batch)}
         values |= {f"{prefix}loss_{name}": loss for name, loss in found.items()}
         values[f"{prefix}img_SR"] = made[-1]
-        if step == 1:
-            after = state()
-            values |= {f"{name}.{key}:grad": weight.grad.clone() for name in "GD"
-                       for key, weight in model.unwrapped[name].named_parameters()}
-            values |= {f"{key}:after": value for key, value in after.items()}
-            values |= changes(case, before, after, learning_rates, "step_over_lr")
+        after = state()
+        values |= {f"{prefix}{name}.{key}:grad": weight.grad.clone() for name in "GD"
+                   for key, weight in model.unwrapped[name].named_parameters()}
+        values |= {f"{prefix}{key}:after": value for key, value in after.items()}
+        values |= {f"{prefix}{key}": value for key, value in changes(
+            case, before, after, learning_rates, f"{moved}_over_lr").items()}
     hook.remove()
-    values |= {f"second.{key}": value for key, value in
-               changes(case, before, state(), learning_rates, "two_steps_over_lr").items()}
     return checks + compare_all(case, case["outputs"], values)
 
 
@@ -181,29 +209,34 @@ def parse_iteration(case: dict[str, Any], device: torch.device, folder: Path) ->
     fill(network)
     model.setup()
     model.train()
-    entries = {entry["name"]: entry for entry in case["inputs"]}
-    batch = {"lq": make_input(**entries["lr"]).to(device),
-             "gt": make_input(**entries["hr"]).to(device),
-             "labels": blocky_labels(entries["labels"]).to(device)}
-    before, values = watched(case, network.state_dict()), {}
-    hook = network.register_forward_hook(lambda _, args, result: values.update(
-        pred_Parse=result[0].detach(), img_SR=result[1].detach()))
-    model.start_step(1, 10 ** 6, 10 ** 6)
-    values |= {f"loss_{name}": loss for name, loss in model.run_step(batch).items()}
+    x = Inputs(case, device)
+    batch = {"lq": x["lr"], "gt": x["hr"],
+             "labels": blocky_labels(x.entries["labels"]).to(device)}
+    before, values, made = watched(case, network.state_dict()), {}, {}
+    hook = network.register_forward_hook(lambda _, args, result: made.update(
+        pred_Parse=result[0].detach().clone(), img_SR=result[1].detach().clone()))
+    for step, (prefix, moved) in enumerate(steps_of(case), 1):
+        model.start_step(step, 10 ** 6, 10 ** 6)
+        found = {f"loss_{name}": loss for name, loss in model.run_step(batch).items()} | made
+        after = watched(case, network.state_dict())
+        found |= {f"{key}:grad": weight.grad.clone() for key, weight in network.named_parameters()}
+        found |= {f"{key}:after": value for key, value in after.items()}
+        found |= {f"{key}:{moved}_over_lr": (after[key] - before[key]) / config["lr"]
+                  for key in case["watch"]}
+        values |= {f"{prefix}{key}": value for key, value in found.items()}
     hook.remove()
-    after = watched(case, network.state_dict())
-    values |= {f"{key}:grad": weight.grad for key, weight in network.named_parameters()}
-    values |= {f"{key}:after": value for key, value in after.items()}
-    values |= {f"{key}:step_over_lr": (after[key] - before[key]) / config["lr"]
-               for key in case["watch"]}
     return checks + compare_all(case, case["outputs"], values)
 
 
+SOURCE = "chaofengc/PSFRGAN"
 CASES = [
-    ("psfrgan*", "parse_train_step", parse_iteration),
-    ("psfrgan*", "psfrgan_train_step", enhance_iterations),
-    ("*pars*net*", "*[pP]arse[nN]et", parsing),
-    ("psfrgan*", "PSFRGenerator", generator),
-    ("psfrgan*", "MultiScaleDiscriminator", discriminator),
-    ("psfrgan*", "psfrgan_losses", losses),
+    (SOURCE, "parse_train_step", parse_iteration),
+    (SOURCE, "psfrgan_train_step", enhance_iterations),
+    (SOURCE, "PSFRGenerator", generator),
+    (SOURCE, "MultiScaleDiscriminator", discriminator),
+    (SOURCE, "psfrgan_losses", losses),
+    (SOURCE, "ParseNet", parsing),
+    # The same network elsewhere.
+    ("xinntao/facexlib", "ParseNet", parsing),
+    ("yangxy/GPEN", "parsenet", parsing),
 ]

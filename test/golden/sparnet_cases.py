@@ -24,7 +24,18 @@ from models.losses.gan import (
 )
 from models.networks.sparnet import SPARNet
 from models.sparnet_model import SPARNetModel
-from tools.golden import Check, compare_all, fill, make_input, run_network
+from tools.golden import (
+    Check,
+    Inputs,
+    batches,
+    check_keys,
+    compare_all,
+    fill,
+    make_input,
+    require,
+    run_network,
+    without_effect,
+)
 from utils.images.convert import to_image
 from utils.images.resize import bicubic
 
@@ -32,7 +43,8 @@ PLANS = {"sparnet": {}, "sparnethd": {"size": 512, "feat_size": 32, "max_channel
 
 
 def build(config: dict[str, Any]) -> SPARNet:
-    # scale_factor and load_size only say how the data set makes its images.
+    # They only say how the data set makes its images.
+    without_effect(config, "scale_factor", "load_size")
     network = SPARNet(
         res_depth=config.get("res_depth", 10), att_name=config.get("att_name", "spar"),
         norm=config.get("Gnorm", "bn"), bottleneck_size=config.get("bottleneck_size", 4),
@@ -72,28 +84,31 @@ def filled_model(config: dict[str, Any], device: torch.device) -> SPARNetModel:
 
 def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
+    require(config, optimizer="Adam", betas=[config["beta1"], 0.99], eps=1e-8, weight_decay=0.0,
+            precision="fp32")
+    without_effect(config, "scale_factor")
     model = filled_model(config, device)
     net = model.unwrapped["G"]
     start = {key: value.clone() for key, value in net.state_dict().items()}
-    lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
-              for entry in case["inputs"])
-    losses, grads, sr = {}, {}, []
-    hook = net.register_forward_hook(lambda _, args, result: sr.append(result.detach().clone()))
+    checks = check_keys(case, net)
+    losses, grads, sr = {}, {}, {}
+    given = batches(case, device, model.memory_format)
     for step in range(1, config["steps"] + 1):
+        hook = net.register_forward_hook(lambda _, args, result, name=f"sr_step{step}": sr.update(
+            {name: result.detach().clone()}))
         model.start_step(step, 10 ** 6, 10 ** 6)
-        losses[f"loss_Pix_step{step}"] = model.run_step({"lq": lq, "gt": gt})["Pix"]
-        if step == 1:
-            grads = {key: p.grad.clone() for key, p in net.named_parameters()}
-    hook.remove()
+        losses[f"loss_Pix_step{step}"] = model.run_step(next(given))["Pix"]
+        hook.remove()
+        if f"grads_step{step}" in case:
+            grads[f"grads_step{step}"] = {k: p.grad.clone() for k, p in net.named_parameters()}
     after = net.state_dict()
     moments = model.precision.steps["G"].optimizer.state
     values = {
-        "outputs": losses, "grads_step1": grads, "params_after": after, "buffers_after": after,
-        "param_deltas": {key: after[key] - start[key] for key in grads},
+        "outputs": losses, **grads, "params_after": after, "buffers_after": after,
+        "param_deltas": {key: after[key] - start[key] for key, _ in net.named_parameters()},
         "adam_exp_avg": {k: moments[p]["exp_avg"] for k, p in net.named_parameters()},
         "adam_exp_avg_sq": {k: moments[p]["exp_avg_sq"] for k, p in net.named_parameters()}}
-    checks = compare_all(case, [case["sr_step1"]] if "sr_step1" in case else [],
-                         {"sr_step1": sr[0]})
+    checks += compare_all(case, [case[name] for name in sr if name in case], sr)
     for group, actual in values.items():
         prefix = "" if group == "outputs" else f"{group} "
         checks += compare_all(case, case.get(group, []), actual, prefix)
@@ -104,27 +119,27 @@ def train_step(case: dict[str, Any], device: torch.device, folder: Path) -> list
 
 def losses(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
     config = case["config"]
-    x = {entry["name"]: make_input(**entry).to(device) for entry in case["inputs"]}
+    x = Inputs(case, device)
     scales = range(config["num_D"])
     real, fake = ([x[f"{kind}_score{i}"] for i in scales] for kind in ("real", "fake"))
 
-    def features(kind: str, scale: int) -> list[torch.Tensor]:
-        return [x[name] for name in sorted(x) if name.startswith(f"{kind}_feat{scale}_")]
-
-    real_features = [features("real", i) for i in scales]
-    fake_features = [features("fake", i) for i in scales]
+    real_features, fake_features = ([x.series(f"{kind}_feat{i}_") for i in scales]
+                                    for kind in ("real", "fake"))
     pixel = F.l1_loss(x["sr"], x["hr"])
+    without_effect(config, "lambda_pcp")        # no record has perceptual features
     values = {
-        "fm_scale0": feature_matching_loss(real_features[:1], fake_features[:1]),
+        **{f"fm_scale{i}": feature_matching_loss([real_features[i]], [fake_features[i]])
+           for i in scales},
         "loss_FM": config["lambda_fm"] * feature_matching_loss(real_features, fake_features),
         "loss_Pix_sparnet": config["lambda_pix_sparnet"] * pixel,
         "loss_Pix_sparnethd": config["lambda_pix_sparnethd"] * pixel}
     for mode in {record["name"].split(".")[0] for record in case["outputs"]
                  if "." in record["name"]}:
+        for i in scales:
+            values |= {f"{mode}.d_real_scale{i}": real_term(real[i], mode),
+                       f"{mode}.d_fake_scale{i}": fake_term(fake[i], mode),
+                       f"{mode}.g_scale{i}": generator_term(fake[i], mode)}
         values.update({
-            f"{mode}.d_real_scale0": real_term(real[0], mode),
-            f"{mode}.d_fake_scale0": fake_term(fake[0], mode),
-            f"{mode}.g_scale0": generator_term(fake[0], mode),
             f"{mode}.loss_D": discriminator_loss(real, fake, mode),
             f"{mode}.loss_G": config["lambda_g"] * generator_loss(fake, mode)})
     checks = compare_all(case, case["outputs"], values)
@@ -166,16 +181,17 @@ def resize(case: dict[str, Any], entry: dict[str, Any]) -> list[Check]:
     result = bicubic(source, *entry["target"])
     sums = [("source_sum", source), ("result_sum", result)]
     # The mean is a float64 sum in another order; the pixels themselves are compared exactly.
-    exact = {**entry, "samples": entry["samples"]}
-    exact.pop("mean")
-    exact.pop("std")
+    exact = {key: entry[key] for key in ("name", "shape", "absmax", "samples")}
+    exact["tolerance"] = entry.get("tolerance", 0.0)
+    without_effect(entry, "mean", "std")
     return [*compare_all(case, [exact], {entry["name"]: result.astype(np.float64)}, "resize "),
             *(Check(f"resize {entry['name']} {name}", abs(int(image.sum()) - entry[name]), 0.0)
               for name, image in sums if name in entry)]
 
 
+SOURCE = "chaofengc/Face-SPARNet"
 CASES = [
-    ("sparnet*", "losses", losses),
-    ("sparnet*", "SPARNet *training*", train_step),
-    ("sparnet*", "SPARNet* generator*", network),
+    (SOURCE, "losses", losses),
+    (SOURCE, "*training*", train_step, {"model": "sparnet"}),
+    (SOURCE, "SPARNet* generator*", network),
 ]

@@ -14,7 +14,16 @@ from models.networks.patch_discriminator import MultiScaleDiscriminator
 from models.networks.pretrained.vgg import VGGFeatures
 from models.ops.spectral import apply_spectral_norm
 from models.sparnethd_model import VGG_LAYERS, SPARNetHDModel
-from tools.golden import Check, check_keys, compare_all, fill, make_input, run_network
+from tools.golden import (
+    Check,
+    batches,
+    check_keys,
+    compare_all,
+    fill,
+    make_input,
+    require,
+    run_network,
+)
 
 
 def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
@@ -30,9 +39,8 @@ def discriminator(case: dict[str, Any], device: torch.device, folder: Path) -> l
         values = [value for score, features in zip(*result, strict=True)
                   for value in (score, *features)]
         return dict(zip([record["name"] for record in case["outputs"]], values, strict=False))
-    plain = {**case, "config": {key: value for key, value in config.items()
-                                if key != "forward_kwargs"}}
-    return run_network(plain, network, device, folder, published_order)
+    require(config, model="sparnethd", forward_kwargs={"return_feat": True})    # ours always does
+    return run_network(case | {"config": {}}, network, device, folder, published_order)
 
 
 def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list[Check]:
@@ -53,6 +61,7 @@ def perceptual(case: dict[str, Any], device: torch.device, folder: Path) -> list
 
 def filled_model(config: dict[str, Any], device: torch.device) -> SPARNetHDModel:
     """The model as newtrain.py runs it, in fp32, every network filled by its own key names."""
+    require(config, optimizer="Adam", betas=[config["beta1"], 0.99], eps=1e-8, precision="fp32")
     common = {
         "is_train": True, "model": "sparnethd", "verbose": False, "pretrain_model_path": None,
         "max_channels": 512, "ndf": 64, "vgg_weights": "random", "init_type": "default",
@@ -80,23 +89,25 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
     config = case["config"]
     model = filled_model(config, device)
     nets = {f"net{name}": model.unwrapped[name] for name in ("G", "H", "D")}
-    checks = [check for label, network in nets.items() if label in case.get("state_dicts", {})
-              for check in check_keys({"state_dict": case["state_dicts"][label]}, network)]
-    lq, gt = (make_input(**entry).to(device).contiguous(memory_format=model.memory_format)
-              for entry in case["inputs"])
+    named = {**nets, "vgg19": model.unwrapped["VGG"]}
+    checks = check_keys(case, nets["netG"])
+    for label, keys in case.get("state_dicts", {}).items():
+        checks += check_keys({"state_dict": keys}, named[label])
+    given = batches(case, device, model.memory_format)
     values: dict[str, Tensor] = {}
     forwards: list[Tensor] = []
     hook = model.unwrapped["G"].register_forward_hook(
         lambda _, args, result: forwards.append(result.detach().clone()))
     for step in range(1, config["steps"] + 1):
         model.start_step(step, 10 ** 6, 10 ** 6)
-        found = model.run_step({"lq": lq, "gt": gt})
+        batch = next(given)
+        found = model.run_step(batch)
         values |= {f"loss_{name}_step{step}": loss for name, loss in found.items()}
         values[f"sr_step{step}"] = forwards[-1]
         # The published forward of H is its power iteration, which ours has done: eval repeats it.
         model.unwrapped["H"].eval()
         with torch.no_grad():
-            values[f"ema_sr_step{step}"] = model.unwrapped["H"](lq)
+            values[f"ema_sr_step{step}"] = model.unwrapped["H"](batch["lq"])
         model.unwrapped["H"].train()
         if step == 1:
             values |= {f"grad_{name}:{key}": p.grad.clone() for name in "GD"
@@ -105,11 +116,12 @@ def iterations(case: dict[str, Any], device: torch.device, folder: Path) -> list
     hook.remove()
     values |= values_of(model, nets, "")
     return (checks + compare_all(case, case["outputs"], values)
-            + compare_all(case, case["records"], values))
+            + compare_all(case, case.get("records", []), values))
 
 
+SOURCE = "chaofengc/Face-SPARNet"
 CASES = [
-    ("sparnethd*", "multi-scale discriminator*", discriminator),
-    ("sparnethd*", "VGG19*", perceptual),
-    ("sparnethd*", "*training iteration*", iterations),
+    (SOURCE, "multi-scale discriminator*", discriminator),
+    (SOURCE, "VGG19*", perceptual),
+    (SOURCE, "*training*", iterations, {"model": "sparnethd"}),
 ]

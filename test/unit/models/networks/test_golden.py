@@ -19,7 +19,8 @@ SLOW = {
     "facexlib_parsenet_512", "gfpgan_train_step_512", "gpen_bfr512", "psfrgan_generator_512",
     "sparnethd_generator", "gfpgan_train_step_simple_64",
     "gfpgan_v1.3_512", "gfpgan_v1_512", "gfpgan_v1_512_gain", "pfsrnet_d_step3",
-    "pfsrnet_losses_step1", "psfrgan_train_step", "sparnethd_losses", "stylegan2_disc_512",
+    "pfsrnet_losses_step1", "pfsrnet_losses_step2", "pfsrnet_losses_step3", "psfrgan_train_step",
+    "sparnethd_losses", "stylegan2_disc_512",
     "stylegan2_disc_512_gain"}
 CPU = torch.device("cpu")
 
@@ -29,6 +30,8 @@ CPU = torch.device("cpu")
     for path in CASES])
 def test_golden_case_holds(path: Path) -> None:
     row = selftest.run_case(path, selftest.runners(), CPU)
+    if row["skipped"]:
+        pytest.skip(row["problem"])
     assert row["ok"], selftest.line(row)
 
 

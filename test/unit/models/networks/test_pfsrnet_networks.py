@@ -2,15 +2,12 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 from data.pyramid_degradation import PyramidDegradation
 from metrics import ms_ssim
@@ -26,34 +23,8 @@ from models.networks.fan import FAN, landmark_network, peaks
 from models.networks.pfsrnet import Discriminator, Generator, batch_deviation
 from models.networks.pretrained.fan_teacher import FAN2D, teacher_network
 from models.ops.pyramid import halved, pyramid
-from tools import selftest
 from utils.images.convert import to_tensor
 from utils.images.resize import bilinear, center_crop, downscale_through
-
-WITH_WEIGHTS = sorted((ROOT / "test" / "golden" / "pfsrnet_weights").glob("*.json"))
-SLOW = {"pfsrnet_losses_step2", "pfsrnet_losses_step3"}
-
-
-@pytest.mark.skipif(not os.environ.get("FACEZOO_TEST_DATA"),
-                    reason="FACEZOO_TEST_DATA names no folder of weights")
-@pytest.mark.parametrize("path", [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.deep] * (path.stem in SLOW))
-    for path in WITH_WEIGHTS])
-def test_golden_case_with_published_weights_holds(path: Path) -> None:
-    row = selftest.run_case(path, selftest.runners(), torch.device("cpu"))
-    assert row["ok"], selftest.line(row)
-
-
-@pytest.mark.parametrize("path", WITH_WEIGHTS, ids=lambda p: p.stem)
-def test_without_its_folder_such_a_case_names_the_variable(path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FACEZOO_TEST_DATA", raising=False)
-    case = json.loads(path.read_text())
-    if case.get("kind") == "losses":
-        pytest.skip("computes other terms for seconds before it needs the weights")
-    row = selftest.run_case(path, selftest.runners(), torch.device("cpu"))
-    assert not row["ok"] and "FACEZOO_TEST_DATA" in row["problem"]
-
 
 # ---- generator and discriminator -----------------------------------------------------------------
 
