@@ -32,7 +32,7 @@ def test_golden_case_holds(path: Path) -> None:
     row = selftest.run_case(path, selftest.runners(), CPU)
     if row["skipped"]:
         pytest.skip(row["problem"])
-    assert row["ok"], selftest.line(row)
+    assert row["ok"] and not row["unused"], selftest.line(row)
 
 
 def changed(tmp_path: Path, change: Callable[[dict], None], name: str = "sparnet_x4_128_spar3d"
