@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 import preparation
-from options.parser import OneLineParser
+from options.parser import OneLineParser, add_memory_flag
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,6 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         own = commands.add_parser(name, help=summary, description=summary)
         if name in argv:        # the others are not imported
             preparation.find(name).add_arguments(own)
+        add_memory_flag(own)
         own.add_argument("--verbose", action="store_true", help="print the traceback of an error"
                          ).rare = True
     return parser.parse_args(argv)

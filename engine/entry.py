@@ -11,6 +11,7 @@ import torch
 
 from engine import device as devices
 from engine import distributed
+from utils.images import memory
 
 DEFECT = 1          # a traceback
 BAD_INPUT = 2       # wrong options, files or data
@@ -49,6 +50,8 @@ def run(entry: Callable[[Namespace], int], opt: Namespace, name: str) -> int:
     defect and shows its traceback; it ends here, too, since a process that has used gloo must
     end by `engine.distributed.leave`.
     """
+    if hasattr(opt, "max_image_memory"):
+        memory.limit(opt.max_image_memory)
     try:
         return entry(opt)
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from options.layers import NOT_READ, NOT_SAVED, UNDECIDED, Layer, fill
-from options.parser import OneLineParser, count, fraction, positive_int
+from options.parser import OneLineParser, add_memory_flag, count, fraction, positive_int
 from utils.system import FORKS
 
 # Flags whose default most models set themselves.
@@ -30,6 +30,7 @@ class BaseOptions:
     """
     is_train = False
     uses_dataset = True
+    reads_images = True
     usage = "[options]"
     description = ""
 
@@ -56,6 +57,8 @@ class BaseOptions:
         group.add_argument("--seed", type=count, default=123, help="random seed").rare = True
         group.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False,
                            help="print the networks, and the traceback of an error").rare = True
+        if self.reads_images:
+            add_memory_flag(group)
         group = parser.add_argument_group("device")
         group.add_argument("--device", default="auto",
                            help="auto, npu, cuda or cpu; npu:3 is card 3")

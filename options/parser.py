@@ -246,6 +246,13 @@ def non_negative(text: str) -> float:
     return _number(text, float, 0, False, "a non-negative number")
 
 
+def add_memory_flag(group: Any) -> None:
+    """The flag that `engine.entry.run` obeys."""
+    group.add_argument("--max_image_memory", type=positive_int, default=1024, metavar="MIB",
+                       help="refuse images that would take more memory than this to decode, by "
+                            "what their headers say").rare = True
+
+
 def anchors(text: str) -> tuple[tuple[int, int], ...] | None:
     """Two sides in pixels for each of three levels, written 16,32/64,128/256,512; auto is None."""
     if text == "auto":

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from options.parser import positive_int
 from utils.files import parse_json, write_text
+from utils.images import memory
 from utils.images.io import BadImage, find_images, read_image, warn_left_out, write_image
 from utils.images.names import output_stems
 from utils.text import counted
@@ -92,9 +93,9 @@ def spread(task: Callable, items: list, workers: int, unit: str = "image") -> It
     chunks = (items[at:at + CHUNK] for at in range(0, len(items), CHUNK))
     before = multiprocessing.active_children()
     # A fresh interpreter each: forking one whose libraries have threads can hang.
-    with ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"),
-                             _alone) as pool, tqdm(total=len(items), unit=unit,
-                                                   disable=None) as bar:
+    with (ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"),
+                              _alone, (memory.limit_in_mebibytes(),)) as pool,
+          tqdm(total=len(items), unit=unit, disable=None) as bar):
         under_way = deque(pool.submit(_each, task, chunk)
                           for chunk in islice(chunks, CHUNKS_AHEAD * workers))
         try:
@@ -141,7 +142,8 @@ def conclude(failed: list[str]) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _alone() -> None:
+def _alone(max_image_memory: int) -> None:
+    memory.limit(max_image_memory)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # the main process ends the others
 

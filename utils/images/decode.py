@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from utils.images import jp2, jpeg, png, tiff, tiff_tags
+from utils.images import jp2, jpeg, memory, png, tiff, tiff_tags
 from utils.images.color import cmyk_to_srgb, gray_to_srgb, is_rgb, lab_to_srgb
 from utils.images.depth import (
     Decoded,
@@ -26,7 +26,6 @@ from utils.images.depth import (
 from utils.images.errors import ImageError
 from utils.images.metadata import ORIENTATION, Metadata, metadata_of
 
-MAX_PIXELS = 178_956_970    # where Pillow, too, begins to refuse
 # Named because the content decides, not the extension: Pillow's EPS reader would start Ghostscript.
 READ_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF",
                 "ICO", "PCX", "SGI", "QOI", "PSD")
@@ -71,7 +70,7 @@ def checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
 
 def decode_rgb(data: bytes) -> np.ndarray:
     """uint8 RGB (H, W, 3), upright, numbers as the file has them: no profile is applied."""
-    turn = jpeg.plain_jpeg(data, MAX_PIXELS)
+    turn = jpeg.plain_jpeg(data)
     if turn is not None and (pixels := jpeg.decode_plain(data)) is not None:
         return turned(pixels, turn) if turn in range(2, 9) else pixels
     return eight_bits(decode(data, False).pixels)
@@ -139,15 +138,15 @@ def opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     except ValueError:
         image = Image.open(io.BytesIO(png.without_text(data)), formats=READ_FORMATS)
-    _check_size(image.width, image.height,
-                jp2.MAX_PIXELS if image.format == "JPEG2000" else MAX_PIXELS)
+    memory.check(image.width, image.height, _bytes_each(image, data))
     return image
 
 
-def _check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
-    if width * height > limit:
-        raise Image.DecompressionBombError(f"the image has {width} x {height} pixels; the limit "
-                                           f"is {limit}")
+def _bytes_each(image: Image.Image, data: bytes) -> int:
+    """Bytes that each pixel takes while the image is decoded."""
+    if image.format == "JPEG2000" or (image.format == "PNG" and data[24:25] == b"\x10"):
+        return memory.DEEP
+    return memory.PROGRESSIVE if image.info.get("progressive") else memory.SHALLOW
 
 
 def _pillow_opens(tiff_file: bytes) -> bool:
@@ -212,7 +211,7 @@ def _jp2_header(data: bytes) -> jp2.Header | None:
 
 
 def _plain_jpeg_pixels(data: bytes) -> np.ndarray | None:
-    return None if jpeg.plain_jpeg(data, MAX_PIXELS) is None else jpeg.decode_plain(data)
+    return None if jpeg.plain_jpeg(data) is None else jpeg.decode_plain(data)
 
 
 def _upright(found: Decoded, turn: int) -> Decoded:
@@ -277,7 +276,10 @@ def _deep_tiff(data: bytes, directory: tiff_tags.Directory, everything: bool) ->
 
 def _tiff_size(directory: tiff_tags.Directory) -> tuple[int, int]:
     width, height = directory.value(tiff_tags.WIDTH), directory.value(tiff_tags.HEIGHT)
-    _check_size(width, height)
+    # The samples as they are stored, those of one plane or strip again, and the result.
+    stored = directory.value(tiff_tags.SAMPLES, 1) * max(
+        1, directory.value(tiff_tags.BITS, 1) // 8)
+    memory.check(width, height, 2 * stored + memory.SHALLOW)
     return width, height
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 from utils.files import write_atomically
 from utils.images import decode
 from utils.images import pack as packs
-from utils.images.decode import MAX_PIXELS as MAX_PIXELS  # these belong to this module, too
-from utils.images.decode import READ_FORMATS as READ_FORMATS
+from utils.images.decode import READ_FORMATS as READ_FORMATS  # these belong to this module, too
 from utils.images.decode import BadImage, shown
 from utils.images.decode import DamagedImage as DamagedImage
 from utils.images.decode import TooManyPixels as TooManyPixels
@@ -101,7 +100,8 @@ def image_size(data: bytes, name: str | Path) -> tuple[int, int]:
     as they are stored.
 
     Raises:
-        BadImage: no image of a known format; TooManyPixels: more than MAX_PIXELS.
+        BadImage: no image of a known format.
+        TooManyPixels: it would take more memory than `utils.images.memory` allows.
     """
     return decode.checked(lambda: decode.size_of(data), data, name)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
-MAX_PIXELS = 1 << 26        # a decoder takes 4 bytes for each sample, and its result besides
 _SRGB, _GRAY, _YCC, _CMYK = 16, 17, 18, 12
 _SPACES = {14: "CIE L*a*b*", 13: "CIE L*a*b* of another range", 19: "CIEJab", 20: "e-sRGB",
            11: "CMY", 15: "bilevel", 21: "ROMM-RGB", 24: "e-YCC"}

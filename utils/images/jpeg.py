@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.images import memory
+
 EXIF_ORIENTATION = 0x0112
 _DAMAGE = re.compile(r"(Corrupt JPEG data: [^\n]*|Premature end of JPEG file)")
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
@@ -35,10 +37,11 @@ class Damaged(ValueError):
     """libjpeg met data that cannot be part of the image."""
 
 
-def plain_jpeg(data: bytes, max_pixels: int) -> int | None:
+def plain_jpeg(data: bytes) -> int | None:
     """EXIF orientation of an ordinary JPEG, None for another file.
 
-    Ordinary ones are complete, and have 8 bits, three channels and a size up to `max_pixels`.
+    Ordinary ones are complete, and have 8 bits, three channels and a size within the limit of
+    `utils.images.memory`.
     """
     if not data.startswith(b"\xff\xd8\xff") or not data.endswith(b"\xff\xd9"):
         return None
@@ -49,7 +52,9 @@ def plain_jpeg(data: bytes, max_pixels: int) -> int | None:
             turn = _orientation(data[at + 4:at + 2 + length])
         if marker in (0xC0, 0xC1, 0xC2):
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            good = bits == 8 and channels == 3 and 0 < height * width <= max_pixels
+            each = memory.PROGRESSIVE if marker == 0xC2 else memory.SHALLOW
+            good = (bits == 8 and channels == 3
+                    and 0 < height * width <= memory.most_pixels(each))
             return turn if good else None
         at += 2 + length
     return None

@@ -362,7 +362,8 @@ def test_a_small_jpeg_2000_of_many_pixels_is_refused() -> None:
         at = -1
         while (at := data.find(old, at + 1)) >= 0:
             data[at:at + 4] = (9000).to_bytes(4, "big")
-    with pytest.raises(BadImage, match="9000 x 9000 pixels; the limit is 67108864"):
+    with pytest.raises(BadImage, match="9000 x 9000 pixels and would take 1235 MiB of memory; the "
+                                       "limit is 1024 MiB"):
         decode_image(bytes(data), "a")
 
 

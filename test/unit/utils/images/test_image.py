@@ -14,7 +14,6 @@ from utils.images import jpeg
 from utils.images.convert import image_grid, to_image, to_tensor
 from utils.images.io import (
     MAX_BYTES,
-    MAX_PIXELS,
     BadImage,
     find_images,
     list_images,
@@ -229,14 +228,14 @@ def test_fast_jpeg_path_agrees_with_pillow(tmp_path, monkeypatch):
 
 
 def test_ordinary_jpeg_takes_the_fast_path():
-    assert jpeg.plain_jpeg(encoded(Image.fromarray(smooth()), "JPEG"), MAX_PIXELS) == 1
+    assert jpeg.plain_jpeg(encoded(Image.fromarray(smooth()), "JPEG")) == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_jpeg_takes_the_fast_path_and_agrees_with_pillow(orientation, tmp_path,
                                                                   monkeypatch):
     data = encoded(Image.fromarray(smooth()), "JPEG", exif=exif(orientation))
-    assert jpeg.plain_jpeg(data, MAX_PIXELS) == orientation
+    assert jpeg.plain_jpeg(data) == orientation
     fast = read_image(stored(tmp_path, data))
     monkeypatch.setattr(jpeg, "decode_plain", lambda data: None)
     assert np.abs(fast.astype(int) - read_image(tmp_path / "picture.png")).max() <= 3
