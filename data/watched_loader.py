@@ -124,8 +124,9 @@ def _fetch(batches: Any) -> tuple[dict[str, Any] | None, Lost | None]:
             return None, Lost(f"a loader worker has no room for its batch ({why})", MORE_ROOM)
         except (RuntimeError, OSError, EOFError) as error:
             if not str(error).startswith("DataLoader timed out"):
-                # The pipes of a worker break before its death can be seen.
-                wait([worker.sentinel for worker in workers], timeout=1)
+                # The pipes of a worker break before its death can be seen, seconds on a busy host.
+                broken = isinstance(error, (ConnectionError, EOFError))
+                wait([worker.sentinel for worker in workers], timeout=10 if broken else 1)
                 if _death(workers) is None:
                     raise
                 continue

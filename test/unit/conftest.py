@@ -59,11 +59,11 @@ def tiny_arguments(name: str, without: str = "") -> list[str]:
 
 
 def models_and_levels() -> list:
-    """(model, opt_level) of all; fp16 convolutions of wide maps are slow on a CPU, so those are
+    """(model, opt_level) of all; fp16 convolutions are slow on a CPU, so those of most models are
     deep."""
-    slow = {("sparnet", "O2"), ("sparnethd", "O2")}
-    return [pytest.param(name, level, marks=pytest.mark.deep if (name, level) in slow else ())
-            for name in models.names() for level in ("O0", "O1", "O2")]
+    quick = ("fan", "gfpgan")
+    return [pytest.param(name, level, marks=pytest.mark.deep if level == "O2" and name not in quick
+                         else ()) for name in models.names() for level in ("O0", "O1", "O2")]
 
 
 def torchrun_command(script: str | Path, processes: int = 2) -> list[str]:

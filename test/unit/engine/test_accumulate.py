@@ -165,7 +165,7 @@ def test_a_dynamic_loss_scale_counts_steps_not_parts(tiny_run: Callable) -> None
 
 
 @pytest.mark.parametrize("poisoned, level", [
-    (0, "O0"), (3, "O0"), (3, "O2"), pytest.param(0, "O2", marks=pytest.mark.deep)])
+    (0, "O0"), (3, "O0"), *(pytest.param(at, "O2", marks=pytest.mark.deep) for at in (0, 3))])
 def test_one_bad_part_spoils_and_skips_the_whole_step(poisoned: int, level: str,
                                                       tiny_run: Callable) -> None:
     model, batch = make(tiny_run, "sparnet", 4, "--opt_level", level)

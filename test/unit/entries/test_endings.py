@@ -180,7 +180,8 @@ def test_a_folder_deleted_while_training_is_made_again(begin: Callable, tmp_path
 
 # ---- other options -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.deep), ("--seed", "5")])
+@pytest.mark.deep
+@pytest.mark.parametrize("more", [(), ("--seed", "5")])
 def test_changed_options_are_listed_and_another_task_has_a_best_of_its_own(
         more: tuple, train: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "tiny"

@@ -65,7 +65,7 @@ print("imported", len(files))
     assert int(done.stdout.split()[-1]) > 150
 
 
-@pytest.mark.parametrize("platform", ["win32", "darwin"])
+@pytest.mark.parametrize("platform", ["win32", pytest.param("darwin", marks=pytest.mark.deep)])
 def test_a_run_trains_resumes_evaluates_and_restores(platform: str, tmp_path: Path) -> None:
     for index in range(4):
         write_image(tmp_path / "faces" / f"{index}.png", render_face(index, size=64).image)

@@ -99,7 +99,8 @@ def test_saved_options_repeat_the_run(finished: tuple[Path, str], run_script: Ca
     assert_same_weights(finished[0], tmp_path / "again")
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.deep), 2])
+@pytest.mark.deep
+@pytest.mark.parametrize("workers", [0, 2])
 def test_stopping_in_the_middle_of_an_epoch_changes_nothing(
         finished: tuple[Path, str], train: Callable, tmp_path: Path, workers: int) -> None:
     assert train(*STEPS[2:], "--train_steps", "5", "--num_threads", workers).returncode == 0

@@ -1,4 +1,5 @@
 """Reading, writing and converting images."""
+import errno
 import io
 import json
 import os
@@ -337,7 +338,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     before = (tmp_path / "a.png").read_bytes()
 
     def fail(*args, **kwargs):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_image(tmp_path / "a.png", smooth(seed=1))
