@@ -17,7 +17,10 @@ from options.enhance_options import EnhanceOptions
 from options.evaluate_options import EvaluateOptions
 from utils.images.io import read_image, write_image
 
-MODELS = pytest.mark.parametrize("name", models.names())
+# SPARNetHD takes as long as four others; `make deep` has it, too.
+MODELS = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.deep] * (name == "sparnethd"))
+    for name in models.names()])
 O0 = ("--opt_level", "O0", "--train_steps", 3, "--optimizer", "adam")
 
 

@@ -11,6 +11,11 @@ from npu_suite import Run, differing, farthest, leaves, train
 import models
 
 MODELS = pytest.mark.parametrize("name", models.names())
+# SPARNetHD takes as long as four others; `make deep` has it everywhere.
+MOST = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.deep] * (name == "sparnethd"))
+    for name in models.names()])
+QUICK_O2 = ("sparnet", "stylegan2")
 O0 = ("--opt_level", "O0", "--train_steps", 3)
 ADAM = ("--optimizer", "adam")
 
@@ -23,7 +28,7 @@ def test_o0_training_is_bit_identical_to_the_cpus(name: str, trained: Callable[.
     assert differing(npu.weights, cpu.weights) == []
 
 
-@MODELS
+@MOST
 def test_the_fused_optimizer_trains_as_adam_does(name: str, trained: Callable[..., Run]) -> None:
     """Adam's first steps divide gradients by their own size, so that rounding of a gradient near
     zero may move its weight by the learning rate (2e-4) the other way; the losses hardly see it."""
@@ -35,7 +40,7 @@ def test_the_fused_optimizer_trains_as_adam_does(name: str, trained: Callable[..
     assert farthest(fused.weights, adam.weights) < 3 * 2 * 2e-4 * 1.01
 
 
-@MODELS
+@MOST
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
                                              trained: Callable[..., Run]) -> None:
@@ -53,10 +58,10 @@ def test_mixed_precision_stays_close_to_fp32(name: str, level: str,
 
 
 # SPARNetHD's steps take long; with the real front end it resumes, too (test/npu/wheel).
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.deep] * (name == "sparnethd"))
-    for name in models.names()])
-@pytest.mark.parametrize("level", ["O0", "O2"])
+@pytest.mark.parametrize("name, level", [
+    pytest.param(name, level, marks=[pytest.mark.deep] * (
+        name == "sparnethd" or (level == "O2" and name not in QUICK_O2)))
+    for name in models.names() for level in ("O0", "O2")])
 def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
                                       trained: Callable[..., Run]) -> None:
     """With the optimizer that `--optimizer auto` takes, the fused one where the model allows; the
@@ -69,7 +74,7 @@ def test_resuming_equals_not_stopping(name: str, level: str, tmp_path: Path,
     assert differing(again.weights, whole.weights) == []
 
 
-@MODELS
+@MOST
 @pytest.mark.parametrize("first, second", [("cpu", "npu"), ("npu", "cpu")])
 def test_a_run_goes_on_exactly_on_the_other_device(name: str, first: str, second: str,
                                                    tmp_path: Path,
@@ -81,7 +86,7 @@ def test_a_run_goes_on_exactly_on_the_other_device(name: str, first: str, second
     assert differing(again.weights, whole.weights) == []
 
 
-@MODELS
+@MOST
 def test_a_cpu_runs_tensor_steps_go_on_under_the_fused_optimizer(
         name: str, tmp_path: Path, trained: Callable[..., Run]) -> None:
     """Steps that count double for a parameter change its bias correction from 2.9 to 4.7, and with
@@ -98,7 +103,7 @@ def test_a_cpu_runs_tensor_steps_go_on_under_the_fused_optimizer(
     assert steps == {3}
 
 
-@MODELS
+@MOST
 def test_checkpoints_hold_cpu_tensors_only(name: str, trained: Callable[..., Run]) -> None:
     run = trained(name, "npu", "--opt_level", "O2", "--train_steps", 3)
     assert {tensor.device.type for tensor in leaves([run.state, run.weights])} == {"cpu"}
