@@ -16,7 +16,13 @@ import pytest
 import torch
 
 import data
+import enhance
+import evaluate
 import models
+import newtrain
+from engine import entry
+from options.enhance_options import EnhanceOptions
+from options.evaluate_options import EvaluateOptions
 from options.train_options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +135,26 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run([sys.executable, *what, *map(str, arguments)],
                               capture_output=True, text=True, timeout=timeout, env=environment,
                               **settings)
+    return run
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedProcess]:
+    """As `run_script`, in this process, which is some seconds faster."""
+    entries = {"newtrain.py": (TrainOptions, newtrain.train),
+               "evaluate.py": (EvaluateOptions, evaluate.evaluate),
+               "enhance.py": (EnhanceOptions, enhance.enhance)}
+
+    def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+        options, body = entries[script]
+        capsys.readouterr()
+        try:
+            opt = options(models, data, script).parse([str(each) for each in arguments])
+            status = entry.run(body, opt, script)
+        except SystemExit as end:
+            status = end.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
     return run
 
 

@@ -46,10 +46,10 @@ def samples(tmp_path: Path) -> Path:
     return folder
 
 
-def enhance(run_script: Callable, weights: Path, source: object, target: object,
+def enhance(run: Callable, weights: Path, source: object, target: object,
             *more: object) -> subprocess.CompletedProcess:
-    return run_script("enhance.py", "--pretrain_model_path", weights, "--input", source,
-                      "--output", target, "--device", "cpu", *more)
+    return run("enhance.py", "--pretrain_model_path", weights, "--input", source,
+               "--output", target, "--device", "cpu", *more)
 
 
 def test_a_folder_is_restored_names_kept_and_the_corrupt_file_reported(
@@ -64,7 +64,7 @@ def test_a_folder_is_restored_names_kept_and_the_corrupt_file_reported(
     assert read_image(tmp_path / "out" / "d.png").shape == (32, 32, 3)
 
 
-def test_results_are_the_networks_output(weights: Path, run_script: Callable, samples: Path,
+def test_results_are_the_networks_output(weights: Path, run_here: Callable, samples: Path,
                                          tmp_path: Path) -> None:
     from models.networks.sparnet import SPARNet
     from utils.images.convert import to_image, to_tensor
@@ -72,57 +72,57 @@ def test_results_are_the_networks_output(weights: Path, run_script: Callable, sa
     network.load_state_dict(torch.load(weights, weights_only=True))
     with torch.no_grad():
         expected = to_image(network(to_tensor(read_image(samples / "a.png"))), "truncate")[0]
-    done = enhance(run_script, weights, samples / "a.png", tmp_path / "out")
+    done = enhance(run_here, weights, samples / "a.png", tmp_path / "out")
     assert done.returncode == 0
     difference = read_image(tmp_path / "out" / "a.png").astype(int) - expected
     assert np.abs(difference).max() <= 1
 
 
-def test_an_input_is_never_overwritten(run_script: Callable, weights: Path,
+def test_an_input_is_never_overwritten(run_here: Callable, weights: Path,
                                        samples: Path) -> None:
     before = (samples / "a.png").read_bytes()
-    done = enhance(run_script, weights, samples, samples, "--ext", "same")
+    done = enhance(run_here, weights, samples, samples, "--ext", "same")
     assert done.returncode == 2 and "overwrite" in done.stderr
     assert (samples / "a.png").read_bytes() == before
 
 
-def test_a_strip_never_overwrites_an_input_either(run_script: Callable, weights: Path,
+def test_a_strip_never_overwrites_an_input_either(run_here: Callable, weights: Path,
                                                   tmp_path: Path) -> None:
     source = tmp_path / "work" / "compare"
     write_image(source / "a.png", render_face(0, size=64).image)
     before = (source / "a.png").read_bytes()
-    done = enhance(run_script, weights, source, tmp_path / "work", "--compare")
+    done = enhance(run_here, weights, source, tmp_path / "work", "--compare")
     assert done.returncode == 2 and "overwrite" in done.stderr
     assert (source / "a.png").read_bytes() == before
 
 
-def test_a_pattern_and_the_same_extension(run_script: Callable, weights: Path, samples: Path,
+def test_a_pattern_and_the_same_extension(run_here: Callable, weights: Path, samples: Path,
                                           tmp_path: Path) -> None:
-    done = enhance(run_script, weights, f"{samples}/*.jpg", tmp_path / "out", "--ext", "same",
+    done = enhance(run_here, weights, f"{samples}/*.jpg", tmp_path / "out", "--ext", "same",
                    "--simulate_lq", "--scale_factor", "8")
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.jpg"]
 
 
 @pytest.mark.parametrize("source, word", [("nowhere", "nowhere"), ("*.gif", "no image")])
-def test_nothing_to_restore_is_one_line(source: str, word: str, run_script: Callable,
+def test_nothing_to_restore_is_one_line(source: str, word: str, run_here: Callable,
                                         weights: Path, tmp_path: Path) -> None:
-    done = enhance(run_script, weights, tmp_path / source, tmp_path / "out")
+    done = enhance(run_here, weights, tmp_path / source, tmp_path / "out")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert word in done.stderr
 
 
-def test_missing_weights_are_one_line(run_script: Callable, samples: Path,
+def test_missing_weights_are_one_line(run_here: Callable, samples: Path,
                                       tmp_path: Path) -> None:
-    done = enhance(run_script, tmp_path / "none.pth", samples, tmp_path / "out")
+    done = enhance(run_here, tmp_path / "none.pth", samples, tmp_path / "out")
     assert done.returncode == 2 and "none.pth" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "newtrain.py"])
-def test_a_dataset_without_targets_is_refused(script: str, run_script: Callable, weights: Path,
+def test_a_dataset_without_targets_is_refused(script: str, run_here: Callable, weights: Path,
                                               samples: Path, tmp_path: Path) -> None:
     more = ["--name", "one"] if script == "evaluate.py" else []
-    done = run_script(script, "--dataset_name", "single", "--dataroot", samples, "--device", "cpu",
+    done = run_here(script, "--dataset_name", "single", "--dataroot", samples, "--device", "cpu",
                       "--checkpoints_dir", weights.parents[1] if more else tmp_path, *more)
     assert done.returncode == 2 and "targets" in done.stderr
 
@@ -162,15 +162,15 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "made", tmp_path / "gt"
 
 
-def compare_folders(run_script: Callable, made: Path, gt: Path,
+def compare_folders(run_here: Callable, made: Path, gt: Path,
                     *more: object) -> subprocess.CompletedProcess:
-    return run_script("evaluate.py", "--restored", made, "--gt", gt, "--results_dir",
+    return run_here("evaluate.py", "--restored", made, "--gt", gt, "--results_dir",
                       gt.parent / "results", *more)
 
 
-def test_two_folders_are_paired_by_name(run_script: Callable, folders: tuple[Path, Path]) -> None:
+def test_two_folders_are_paired_by_name(run_here: Callable, folders: tuple[Path, Path]) -> None:
     made, gt = folders
-    done = compare_folders(run_script, made, gt)
+    done = compare_folders(run_here, made, gt)
     report = json.loads((gt.parent / "results" / "made" / "report.json").read_text())
     expected = [PROTOCOLS["published"].measure(read_image(made / f"{i}.bmp"),
                                                read_image(gt / f"{i}.png"))["psnr"]
@@ -181,10 +181,10 @@ def test_two_folders_are_paired_by_name(run_script: Callable, folders: tuple[Pat
         pytest.approx(expected))
 
 
-def test_equal_images_give_infinity_in_valid_json(run_script: Callable,
+def test_equal_images_give_infinity_in_valid_json(run_here: Callable,
                                                     folders: tuple[Path, Path]) -> None:
     _, gt = folders
-    assert compare_folders(run_script, gt, gt, "--protocol", "standard").returncode == 0
+    assert compare_folders(run_here, gt, gt, "--protocol", "standard").returncode == 0
     text = (gt.parent / "results" / "gt" / "report.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["mean"]["restored"][
         "standard"]["psnr"] == "inf"
@@ -195,21 +195,21 @@ def test_equal_images_give_infinity_in_valid_json(run_script: Callable,
     (lambda made: write_image(made / "2.bmp", np.zeros((32, 64, 3), np.uint8)),
      ["2.bmp", "64x32", "64x64"])])
 def test_folders_that_do_not_fit_are_refused(spoil: Callable, words: list[str],
-                                             run_script: Callable,
+                                             run_here: Callable,
                                              folders: tuple[Path, Path]) -> None:
     spoil(folders[0])
-    done = compare_folders(run_script, *folders)
+    done = compare_folders(run_here, *folders)
     assert done.returncode == 2
     assert [word for word in words if word not in done.stderr] == []
 
 
 def test_weights_alone_are_enough_and_what_contradicts_them_is_refused(
-        run_script: Callable, weights: Path, samples: Path, tmp_path: Path) -> None:
+        run_here: Callable, weights: Path, samples: Path, tmp_path: Path) -> None:
     moved = tmp_path / "SPARNet.pth"
     moved.write_bytes(weights.read_bytes())
-    done = enhance(run_script, moved, samples / "a.png", tmp_path / "out", "--load_size", "32")
+    done = enhance(run_here, moved, samples / "a.png", tmp_path / "out", "--load_size", "32")
     assert done.returncode == 0, done.stderr
-    done = run_script("evaluate.py", "--pretrain_model_path", moved, "--res_depth", "10")
+    done = run_here("evaluate.py", "--pretrain_model_path", moved, "--res_depth", "10")
     assert done.returncode == 2
     assert done.stderr == (f"evaluate.py: error: --res_depth 10 contradicts {moved}, which needs "
                            "--res_depth 0\n")
