@@ -6,6 +6,7 @@ import os
 # As in every entry: an installed torch_npu must not be loaded by `import torch`.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ import enhance
 import evaluate
 import models
 import newtrain
+import preparation
+import prepare
+from data.loader import STOP_SIGNALS
 from engine import entry
 from options.enhance_options import EnhanceOptions
 from options.evaluate_options import EvaluateOptions
@@ -145,14 +149,24 @@ def run_here(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.Complete
                "evaluate.py": (EvaluateOptions, evaluate.evaluate),
                "enhance.py": (EnhanceOptions, enhance.enhance)}
 
-    def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    def parsed(script: str, argv: list[str]) -> tuple[object, Callable]:
+        if script == "prepare.py":
+            opt = prepare.parse(argv)
+            return opt, preparation.find(opt.command).run
         options, body = entries[script]
+        return options(models, data, script).parse(argv), body
+
+    def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         capsys.readouterr()
         try:
-            opt = options(models, data, script).parse([str(each) for each in arguments])
+            opt, body = parsed(script, [str(each) for each in arguments])
             status = entry.run(body, opt, script)
         except SystemExit as end:
             status = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         said = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, status, said.out, said.err)
     return run

@@ -170,9 +170,9 @@ def test_masks_are_what_the_network_says_and_are_not_made_twice(
     (("--size", "40"), "multiple of 16"), (("--input", "nowhere"), "nowhere"),
     (("--output", "{faces}"), "overwrite"), (("--parse_weights", "nowhere.pth"), "nowhere.pth")])
 def test_masks_refuse_with_one_line(arguments: tuple, word: str, faces: Path, tmp_path: Path,
-                                    run_script: Callable) -> None:
+                                    run_here: Callable) -> None:
     arguments = [text.format(faces=faces) for text in arguments]
-    done = run_script("prepare.py", "masks", "--input", faces, "--output", tmp_path / "m",
+    done = run_here("prepare.py", "masks", "--input", faces, "--output", tmp_path / "m",
                       "--parse_weights", "random", "--device", "cpu", *TINY_PARSER, *arguments)
     lines = [line for line in done.stderr.splitlines() if line]
     assert (done.returncode, len(lines)) == (2, 1) and word in lines[0]
@@ -185,18 +185,18 @@ def part(folder: Path, name: str, rows: slice) -> None:
 
 
 def test_part_masks_become_one_map_later_parts_on_top(tmp_path: Path,
-                                                      run_script: Callable) -> None:
+                                                      run_here: Callable) -> None:
     anno = tmp_path / "anno"
     part(anno / "0", "00003_skin", slice(0, 6))
     part(anno / "0", "00003_hair", slice(0, 2))
     part(anno / "1", "02001_nose", slice(4, 5))
-    done = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
+    done = run_here("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
                       "--workers", 1)
     assert done.returncode == 0, done.stderr
     found = read_label_map(tmp_path / "maps" / "3.png")
     assert found[:, 0].tolist() == [13, 13, 1, 1, 1, 1, 0, 0]
     assert read_label_map(tmp_path / "maps" / "2001.png")[:, 0].tolist() == [0] * 4 + [2] + [0] * 3
-    again = run_script("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
+    again = run_here("prepare.py", "labels", "--input", anno, "--output", tmp_path / "maps",
                       "--workers", 1)
     assert (f"wrote 0 label maps to {tmp_path / 'maps'}; 2 label maps existed already"
             in again.stdout)
@@ -215,9 +215,9 @@ def test_a_face_that_cannot_be_merged_is_named_and_the_others_are_done(
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1.png", "3.png"]
 
 
-def test_an_unknown_part_is_refused(tmp_path: Path, run_script: Callable) -> None:
+def test_an_unknown_part_is_refused(tmp_path: Path, run_here: Callable) -> None:
     part(tmp_path / "anno", "00003_beard", slice(0, 6))
-    done = run_script("prepare.py", "labels", "--input", tmp_path / "anno", "--output", tmp_path)
+    done = run_here("prepare.py", "labels", "--input", tmp_path / "anno", "--output", tmp_path)
     assert done.returncode == 2 and "00003_beard.png" in done.stderr and "skin" in done.stderr
 
 

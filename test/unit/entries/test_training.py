@@ -335,10 +335,11 @@ def test_a_few_unreadable_pictures_are_named_and_skipped(train: Callable, faces:
     (lambda folder: folder.mkdir(), ["no image"]),
     (lambda folder: write_image(folder / "one.png", np.zeros((9, 9, 3), np.uint8)),
      ["--batch_size"])])
-def test_useless_data_is_one_line_and_status_2(make: Callable, words: list[str], train: Callable,
-                                               tmp_path: Path) -> None:
+def test_useless_data_is_one_line_and_status_2(make: Callable, words: list[str],
+                                               run_here: Callable, tmp_path: Path) -> None:
     make(tmp_path / "data")
-    done = train("--dataroot", tmp_path / "data", "--train_steps", "1")
+    done = run_here("newtrain.py", *tiny_arguments("sparnet"), "--checkpoints_dir",
+                    tmp_path / "runs", "--dataroot", tmp_path / "data", "--train_steps", "1")
     assert done.returncode == 2
     assert [word for word in words if word not in done.stderr] == []
     assert "Traceback" not in done.stderr
