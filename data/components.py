@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.face_parts import PARTS, REFERENCE
-from utils.files import check_expansion, parse_json, write_text
+from utils.files import check_expansion, is_zip, parse_json, write_text
 
 # What NumPy's pickled numbers are made of; older NumPy calls its module numpy.core.
 SCALAR = np.float64(0).__reduce__()[0]
@@ -54,7 +54,7 @@ def read_components(path: str | Path) -> tuple[dict[str, Tensor], int]:
 def _read(path: Path) -> tuple[Mapping[str, Any], int]:
     if path.suffix in (".pth", ".pt"):
         check_expansion(path)
-        if zipfile.is_zipfile(path):        # torch.load compares no checksum
+        if is_zip(path):        # torch.load compares no checksum
             with zipfile.ZipFile(path) as archive:
                 if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"the checksum of its record {damaged} is wrong")

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from utils.files import stamp_of
+from utils.files import is_zip, stamp_of
 
 MARK = b"facezoo-sha256 "
 COMMENT = len(MARK) + 64
@@ -77,7 +77,7 @@ def check(path: str | Path) -> None:
         return
     if has_digest(path):
         _check_digest(path)
-    elif zipfile.is_zipfile(path):
+    elif is_zip(path):
         _check_records(path)
     else:
         return      # of another format, or so damaged that no reader takes it

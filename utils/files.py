@@ -124,9 +124,21 @@ def stamp_of(path: str | Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def is_zip(path: str | Path) -> bool:
+    """Whether a file is a zip archive.
+
+    Raises:
+        ValueError: it ends as one, but damaged.
+    """
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged; {error}") from error
+
+
 def check_expansion(path: Path) -> None:
     """Raise ValueError if what a zip holds is much larger than the file."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
