@@ -48,8 +48,8 @@ def paste_settings(opt: Namespace) -> Settings:
     model = models.find(opt.model)
     template = opt.template or model.template
     align.template(template, opt.load_size)
-    return Settings(opt.load_size, template, model.crop_filter, opt.upscale, opt.strength,
-                    opt.match_colors, opt.batch_size)
+    return Settings(opt.load_size, template, model.crop_filter, model.robust_alignment,
+                    opt.upscale, opt.strength, opt.match_colors, opt.batch_size)
 
 
 def open_mask(opt: Namespace, device: torch.device) -> Mask | None:

@@ -60,6 +60,17 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, goal - linear @ center])
 
 
+def robust_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """As `similarity`, but points that do not fit the others are left out: facexlib's alignment.
+
+    OpenCV's least median of squares, whose random choices are the same on every call. Where it
+    finds nothing, the result is `similarity`.
+    """
+    found, _ = cv2.estimateAffinePartial2D(np.asarray(points, np.float32),
+                                           np.asarray(target, np.float32), method=cv2.LMEDS)
+    return similarity(points, target) if found is None else found
+
+
 def inverse(matrix: np.ndarray) -> np.ndarray:
     """The affine transform (2, 3) that undoes another."""
     linear = np.linalg.inv(matrix[:, :2])

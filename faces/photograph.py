@@ -31,6 +31,7 @@ class Settings:
         template: five-point template the network's faces are aligned to.
         crop_filter: how faces are sampled: `bilinear` as facexlib does, in bytes and with large
             faces reduced first; `bicubic` as PSFR-GAN and Face-SPARNet do, see `align`.
+        robust_alignment: leave out points that do not fit the template, as facexlib does.
         scale: the result is so many times as large.
         strength: 0 keeps the crop, 1 takes the restored face.
         match_colors: give the restored face the crop's mean and spread of color.
@@ -41,6 +42,7 @@ class Settings:
     size: int = 512
     template: str = "ffhq"
     crop_filter: str = "bilinear"
+    robust_alignment: bool = False
     scale: float = 1.0
     strength: float = 1.0
     match_colors: bool = False
@@ -84,7 +86,8 @@ def align_crop(photo: np.ndarray, faces: list[Face], settings: Settings,
     Crops are uint8; bicubic ones float32, unless their colors must be converted.
     """
     template = align.template(settings.template, settings.size)
-    matrices = [align.similarity(face.points, template) for face in faces]
+    aligned = align.robust_similarity if settings.robust_alignment else align.similarity
+    matrices = [aligned(face.points, template) for face in faces]
     photo = eight_bits(photo) if faces else photo
     crop = (align.crop_bicubic if settings.crop_filter == "bicubic"
             else partial(align.crop, smooth=True))

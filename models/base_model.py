@@ -32,6 +32,8 @@ class BaseModel(ModelEngine):
         inference_network: letter of the network whose saved weights restore images.
         file_keys: by letter, the key that other tools expect the saved state dict under.
         template: five-point alignment of the faces it was made for, see faces.align.TEMPLATES.
+        robust_alignment: whether its faces are aligned without points that do not fit, as facexlib
+            aligns them.
         crop_filter: how its faces are sampled from photographs, see faces.photograph.Settings.
         best_by: the validation metric, larger is better, that chooses `best`; None if there is
             none: then only the latest weights are saved.
@@ -59,6 +61,7 @@ class BaseModel(ModelEngine):
     file_keys: dict[str, str] = {}
     template = "ffhq"
     crop_filter = "bilinear"
+    robust_alignment = False
     best_by: str | None = "psnr"
     rounding = "round"
     extra_outputs: dict[str, str] = {}

@@ -70,6 +70,7 @@ class GFPGANModel(BaseModel):
     degradation = "gfpgan"
     loss_scale = "dynamic"      # the weight of the component style loss overflows fp16 gradients
     inference_network = "H"
+    robust_alignment = True     # facexlib's, which the published program uses
     weights_license = "Apache-2.0"
     figures = (
         Figure("GFP-GAN, retrained by PaddleGAN, 210,000 steps",

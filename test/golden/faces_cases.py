@@ -109,7 +109,7 @@ def photograph(case: dict[str, Any], device: torch.device, folder: Path) -> list
     result = upscale(scene, scale)
     for index, (points, restored) in enumerate(zip(config["landmarks"], config["restored"],
                                                    strict=True)):
-        matrix = align.similarity(np.array(points), align.template("ffhq", size))
+        matrix = align.robust_similarity(np.array(points), align.template("ffhq", size))
         back = align.inverse(matrix) * scale
         found |= {f"affine{index}": matrix, f"inverse{index}": back.copy()}
         back[:, 2] += scale / 2     # as published; ours is to_upscaled

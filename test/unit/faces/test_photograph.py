@@ -15,7 +15,7 @@ import torch
 import models
 from faces import align, detect
 from faces.detect import CascadeDetector, Face, select
-from faces.photograph import Settings, restore_photograph, with_colors_of
+from faces.photograph import Settings, align_crop, restore_photograph, with_colors_of
 from faces.restorer import FaceRestorer
 from models.networks.pretrained.retinaface import (
     ANCHORS,
@@ -234,6 +234,38 @@ def test_photographs_are_refused_with_one_line(arguments: tuple, word: str, run_
                                                tmp_path: Path) -> None:
     done = enhance(run_script, weights, photos, tmp_path / "out", *arguments)
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", range(5))
+def test_robust_alignment_leaves_out_a_point_that_does_not_fit(wrong: int) -> None:
+    target = align.template("ffhq", 512)
+    turn = np.array([[0.3, -0.1, 40], [0.1, 0.3, 60]])      # from the template to a photograph
+    points = target @ turn[:, :2].T + turn[:, 2]
+    expected = align.inverse(turn)
+    for find in (align.similarity, align.robust_similarity):
+        assert np.abs(find(points, target) - expected).max() < 1e-3
+    points[wrong] += (25, -10)
+    corners = np.array([[60, 80, 1], [180, 80, 1], [120, 200, 1]])
+    moved = [np.abs(corners @ (find(points, target) - expected).T).max()
+             for find in (align.similarity, align.robust_similarity)]
+    assert moved[0] > 15 and moved[1] < 0.1
+
+
+def test_points_without_a_robust_answer_are_aligned_in_least_squares() -> None:
+    target = align.template("ffhq", 512)
+    points = np.array([[10, 10], [20, 10], [10, 10], [10, 10], [20, 10]], float)
+    assert np.isfinite(align.robust_similarity(points, target)).all()
+
+
+def test_the_models_say_how_their_faces_are_aligned() -> None:
+    assert [name for name in models.names() if models.find(name).robust_alignment] == ["gfpgan"]
+    points = align.template("ffhq", 64) + 40
+    points[2] += (9, -9)
+    face = Face(np.array([40, 40, 104, 104]), points, 1.0)
+    photo = np.zeros((160, 160, 3), np.uint8)
+    for robust, find in ((True, align.robust_similarity), (False, align.similarity)):
+        (matrix,), _ = align_crop(photo, [face], Settings(64, robust_alignment=robust))
+        assert np.array_equal(matrix, find(points, align.template("ffhq", 64)))
 
 
 @pytest.mark.parametrize("name", models.names())
