@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import errno
 import json
+import struct
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,17 +88,22 @@ def test_what_cannot_be_written_read_or_restored_is_named_and_the_others_are_don
     for name, level in (("a.png", 10), (f"{LONG}.bmp", 20), ("nan.png", 200), ("sub/c.png", 30),
                         ("z.png", 40)):
         write_image(tmp_path / "in" / name, image(level))
-    (tmp_path / "in" / "cut.png").write_bytes(encode_image(image(9), ".png")[:60])
+    whole = encode_image(image(9), ".png")
+    (tmp_path / "in" / "cut.png").write_bytes(whole[:60])
+    head = b"IHDR" + struct.pack(">II", 20_000, 20_000) + whole[24:29]
+    (tmp_path / "in" / "bomb.png").write_bytes(
+        whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").write_text("a file where a folder is needed")
     status = restore(tmp_path / "in", tmp_path / "out", "--batch_size", batch_size,
                      "--ext", "webp")
     out, lines = failures(capsys)
-    assert status == 1 and "restored 2 of 6 images" in out
+    assert status == 1 and "restored 2 of 7 images" in out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.webp")) == ["a.webp", "z.webp"]
-    assert len(lines) == 4 and all(line.startswith("not restored: ") for line in lines)
+    assert len(lines) == 5 and all(line.startswith("not restored: ") for line in lines)
     for name, reason in (("n.bmp", "File name too long"), ("nan.png", "NaN or infinity"),
-                         ("c.png", "File exists"), ("cut.png", "")):
+                         ("c.png", "File exists"), ("cut.png", ""),
+                         ("bomb.png", "would take 2288 MiB of memory")):
         assert sum(name in line and reason in line for line in lines) == 1, (name, lines)
 
 
