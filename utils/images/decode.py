@@ -60,7 +60,7 @@ def checked(read: Callable[[], Any], data: bytes, name: str | Path) -> Any:
         raise BadImage(f"{shown(name)}: the format is unknown (begins with {data[:12]!r})"
                        ) from error
     except Image.DecompressionBombError as error:
-        raise TooManyPixels(f"{shown(name)}: {error}") from error
+        raise TooManyPixels(f"{shown(name)}: {memory.refusal_of(error)}") from error
     except jpeg.Damaged as error:
         raise DamagedImage(f"{shown(name)}: {error}") from error
     except Exception as error:  # decoders fed arbitrary bytes raise whatever their parsers meet

@@ -4,6 +4,8 @@ The limit holds for the whole process and those it forks; entries set it by --ma
 """
 from __future__ import annotations
 
+import re
+
 from PIL import Image
 
 MIB = 1 << 20
@@ -17,6 +19,8 @@ def limit(mebibytes: int) -> None:
     """Let an image take so many MiB."""
     global _limit
     _limit = mebibytes * MIB
+    # Pillow's own limit also holds for images inside others; it refuses twice as many.
+    Image.MAX_IMAGE_PIXELS = most_pixels() // 2
 
 
 def limit_in_mebibytes() -> int:
@@ -35,7 +39,18 @@ def check(width: int, height: int, each: int = SHALLOW) -> None:
         each: bytes of memory for each pixel.
     """
     if width * height > most_pixels(each):
-        raise Image.DecompressionBombError(
-            f"the image has {width} x {height} pixels and would take "
-            f"{width * height * each // MIB} MiB of memory; the limit is {_limit // MIB} MiB "
-            "(--max_image_memory)")
+        raise Image.DecompressionBombError(_refusal(f"{width} x {height}", width * height * each))
+
+
+def refusal_of(error: Image.DecompressionBombError) -> str:
+    """What an error of `check` or of Pillow says, in the words of `check`."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    return _refusal(found[1], int(found[1]) * SHALLOW) if found else str(error)
+
+
+def _refusal(pixels: str, needed: int) -> str:
+    return (f"the image has {pixels} pixels and would take {needed // MIB} MiB of memory; the "
+            f"limit is {_limit // MIB} MiB (--max_image_memory)")
+
+
+limit(DEFAULT)
