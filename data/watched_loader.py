@@ -124,9 +124,13 @@ def _fetch(batches: Any) -> tuple[dict[str, Any] | None, Lost | None]:
             return None, Lost(f"a loader worker has no room for its batch ({why})", MORE_ROOM)
         except (RuntimeError, OSError, EOFError) as error:
             if not str(error).startswith("DataLoader timed out"):
-                # The pipes of a worker break before its death can be seen, seconds on a busy host.
+                # The pipes of a worker that dies break first, then its sentinel, which is one of
+                # them; its status comes last, on a busy host much later.
                 broken = isinstance(error, (ConnectionError, EOFError))
-                wait([worker.sentinel for worker in workers], timeout=10 if broken else 1)
+                ending = wait([worker.sentinel for worker in workers], timeout=10 if broken else 1)
+                for worker in workers:
+                    if worker.sentinel in ending:
+                        worker.join(10)
                 if _death(workers) is None:
                     raise
                 continue
