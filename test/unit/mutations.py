@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -329,6 +330,7 @@ def _work(name: str, cases: list[int], seed: int, writer: int) -> None:
     """In the child: read case after case, until one has taken too much memory."""
     def say(number: int, what: str) -> None:
         os.write(writer, f"{number} {' '.join(what.split())[:900]}\n".encode())
+    gc.freeze()     # else every collection goes through all that the parent holds
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
