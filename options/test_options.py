@@ -12,8 +12,7 @@ from options.parser import count
 # run started from are not those it ended with.
 NOT_IMPLIED = {"dataroot", "dataset_name", "name", "checkpoints_dir", "device", "batch_size",
                "num_threads", "max_dataset_size", "max_bad_images", "verbose", "seed",
-               "max_image_memory",
-               "synthetic_size", "memory_format", "pretrain_model_path"}
+               "max_image_memory", "synthetic_size", "memory_format", "pretrain_model_path"}
 
 
 class TestOptions(BaseOptions):

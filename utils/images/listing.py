@@ -18,7 +18,7 @@ from utils.system import READ_NOW
 from utils.text import counted
 
 logger = logging.getLogger("facezoo")
-_said: set[str] = set()
+_looked_through: set[str] = set()
 # Of each format the extensions that its files have.
 EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "PNG": (".png", ".apng"),
@@ -119,9 +119,11 @@ def left_out(pattern: str | Path, read_too: Collection[str] = ()) -> str:
 
 
 def warn_left_out(source: str | Path) -> None:
-    """Log what `left_out` says, once."""
-    if (missed := left_out(source)) and missed not in _said:
-        _said.add(missed)
+    """Log what `left_out` says; a source is gone through once, however many splits ask."""
+    if str(source) in _looked_through:
+        return
+    _looked_through.add(str(source))
+    if missed := left_out(source):
         logger.warning(missed)
 
 
